@@ -1,0 +1,94 @@
+"""The command line's conventions: one frozen dataclass per command, every flag one token, one line per error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, NoReturn, TypeVar
+
+import tyro
+from rich.logging import RichHandler
+
+from preprocessing.errors import EXIT_UNEXPECTED, EXIT_USAGE, InputError
+
+OptionsT = TypeVar("OptionsT")
+
+
+def parse_triple(text: str) -> tuple[int, int, int]:
+    """Read ``"128,128,64"`` as three positive integers in D,H,W order.
+
+    Raises ``ValueError`` for anything else.
+    """
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"expected three positive integers D,H,W such as 128,128,64, got {text!r}")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def parse_flag(text: str) -> bool:
+    """Read a boolean as people and SageMaker write it: true/false, yes/no, on/off, 1/0, in any case.
+
+    Raises ``ValueError`` for anything else.
+    """
+    known = {"true": True, "yes": True, "on": True, "1": True}
+    known |= {"false": False, "no": False, "off": False, "0": False}
+    if text.strip().lower() not in known:
+        raise ValueError(f"expected true or false, got {text!r}")
+    return known[text.strip().lower()]
+
+
+Triple = Annotated[
+    tuple[int, int, int],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="D,H,W",
+        instance_from_str=lambda arguments: parse_triple(arguments[0]),
+        is_instance=lambda value: isinstance(value, tuple) and len(value) == 3,
+        str_from_instance=lambda value: [",".join(str(number) for number in value)],
+    ),
+]
+"""Three integers in D,H,W order, written ``128,128,64``."""
+
+Flag = Annotated[
+    bool,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="true|false",
+        instance_from_str=lambda arguments: parse_flag(arguments[0]),
+        is_instance=lambda value: isinstance(value, bool),
+        str_from_instance=lambda value: ["true" if value else "false"],
+    ),
+]
+"""A boolean that is always one token after its flag: ``--amp true``."""
+
+
+def set_up_logging(level: int = logging.INFO) -> None:
+    """Send log records to stderr: coloured in a terminal, plain lines elsewhere."""
+    plain = logging.StreamHandler()
+    plain.setFormatter(logging.Formatter("%(message)s"))
+    handler = RichHandler(show_path=False, show_time=False, show_level=False) if sys.stderr.isatty() else plain
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("torch.distributed").setLevel(logging.WARNING)
+
+
+def main(
+    command: Callable[[OptionsT], int], options_type: type[OptionsT], arguments: Sequence[str] | None = None
+) -> NoReturn:
+    """Parse ``arguments`` (default: the process's) into ``options_type``, run ``command``, exit with its code.
+
+    Wrong usage and unusable input end in one line on stderr and exit code 2; ``command`` returns the other codes.
+    """
+    options = tyro.cli(options_type, args=arguments, description=(options_type.__doc__ or "").strip())
+    set_up_logging()
+    try:
+        sys.exit(command(options))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+    except OSError as error:
+        print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
+        sys.exit(EXIT_UNEXPECTED)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,146 @@
+"""Read one NIfTI file whole, checking that it holds what its header promises, without ever making float64."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import deflate
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from preprocessing.errors import InputError
+
+Array = npt.NDArray[np.generic]
+GIB = 2**30
+HEADER_BYTES = 1024  # more than a NIfTI-1 (348) or NIfTI-2 (540) header
+SUFFIXES = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """One image or label file in memory.
+
+    ``channels`` are read-only views [D,H,W] (z,y,x of the file) in the file's own dtype, before scaling;
+    ``slope`` and ``inter`` are the file's linear scaling (1 and 0 when it has none); ``affine`` is nibabel's, voxel
+    x,y,z to millimetres; ``header`` is nibabel's own header.
+    """
+
+    path: Path
+    channels: list[Array]
+    slope: float
+    inter: float
+    affine: npt.NDArray[np.float64]
+    header: nib.Nifti1Header
+    source_bytes: int
+    source_xxh3: str
+
+    @property
+    def shape_dhw(self) -> tuple[int, int, int]:
+        """Voxels along z, y, x of the file."""
+        depth, height, width = self.channels[0].shape
+        return depth, height, width
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along D, H, W in millimetres."""
+        x_mm, y_mm, z_mm = (float(zoom) for zoom in self.header.get_zooms()[:3])
+        return z_mm, y_mm, x_mm
+
+
+def case_id_of(path: Path) -> str:
+    """Name a case after its file: ``imagesTr/BRATS_001.nii.gz`` is ``BRATS_001``."""
+    for suffix in SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix)
+    raise InputError(f"{path}: not a NIfTI file name (expected one ending in {' or '.join(SUFFIXES)})")
+
+
+def read_nifti(path: Path, max_volume_gib: float = 16.0) -> Volume:
+    """Read ``path`` (.nii or .nii.gz, NIfTI-1 or NIfTI-2, any byte order; 3D, or 4D with channels last).
+
+    Raises ``InputError`` for a file that is missing, is not NIfTI, holds fewer bytes than its header promises, fails
+    its checksum, or whose header promises more than ``max_volume_gib``: nothing of that size is allocated first.
+    """
+    try:
+        packed = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    zipped = packed[:2] == b"\x1f\x8b"
+    header = _parse_header(path, _first_bytes(path, packed) if zipped else packed[:HEADER_BYTES])
+    shape_xyzc = _shape_xyzc(path, header)
+    dtype = header.get_data_dtype()
+    if dtype.fields or dtype.kind not in "iuf":
+        raise InputError(f"{path}: voxel type {dtype} is not a number; convert it to integers or floats")
+    offset = int(header.get_data_offset())
+    promised = offset + int(np.prod(shape_xyzc, dtype=np.int64)) * dtype.itemsize
+    if promised > max_volume_gib * GIB:
+        raise InputError(
+            f"{path}: its header promises {promised / GIB:.1f} GiB, the limit is {max_volume_gib:g} GiB; "
+            "raise --max-volume-gib if that is right"
+        )
+    content = _inflate(path, packed) if zipped else packed
+    if len(content) < promised:
+        raise InputError(
+            f"{path}: truncated: its header promises {promised} bytes, it holds {len(content)}; copy it again"
+        )
+    flat = np.frombuffer(content, dtype=dtype, count=(promised - offset) // dtype.itemsize, offset=offset)
+    czyx = flat.reshape(shape_xyzc[::-1])  # x fastest in the file, so C order reads c,z,y,x
+    slope, inter = header.get_slope_inter()
+    return Volume(
+        path=path,
+        channels=list(czyx),
+        slope=1.0 if slope is None else float(slope),
+        inter=0.0 if inter is None else float(inter),
+        affine=np.asarray(header.get_best_affine(), dtype=np.float64),
+        header=header,
+        source_bytes=len(packed),
+        source_xxh3=xxhash.xxh3_64_hexdigest(packed),
+    )
+
+
+def _first_bytes(path: Path, packed: bytes) -> bytes:
+    try:
+        return zlib.decompressobj(wbits=31).decompress(packed, HEADER_BYTES)
+    except zlib.error as error:
+        raise InputError(f"{path}: not a readable gzip file ({error}); copy it again") from error
+
+
+def _parse_header(path: Path, start: bytes) -> nib.Nifti1Header:
+    if len(start) < 348:
+        raise InputError(f"{path}: {len(start)} bytes are too few for a NIfTI header (348); copy it again")
+    is_nifti2 = int.from_bytes(start[:4], "little") == 540 or int.from_bytes(start[:4], "big") == 540
+    kind = nib.Nifti2Header if is_nifti2 else nib.Nifti1Header
+    try:
+        return kind.from_fileobj(io.BytesIO(start), check=True)
+    except Exception as error:  # nibabel raises several unrelated types for a broken header
+        raise InputError(f"{path}: not a NIfTI header ({error})") from error
+
+
+def _shape_xyzc(path: Path, header: nib.Nifti1Header) -> tuple[int, int, int, int]:
+    shape = tuple(int(size) for size in header.get_data_shape())
+    while len(shape) > 4 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        raise InputError(f"{path}: shape {shape} is neither x,y,z nor x,y,z,channel")
+    return shape[0], shape[1], shape[2], shape[3] if len(shape) == 4 else 1
+
+
+def _inflate(path: Path, packed: bytes) -> bytes | bytearray:
+    """Unpack gzip with length and CRC checked; libdeflate stops after one member, the standard library goes on."""
+    length = int.from_bytes(packed[-4:], "little")
+    try:
+        content: bytes | bytearray = deflate.gzip_decompress(packed)
+        if len(content) % 2**32 == length:
+            return content
+    except (deflate.DeflateError, ValueError):
+        pass  # the standard library says what is wrong
+    try:
+        return gzip.decompress(packed)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: broken or truncated gzip ({error}); copy it again") from error

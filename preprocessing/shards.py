@@ -1,0 +1,328 @@
+"""The bytes on disk: the one place that writes and reads a shard store (DESIGN section 3).
+
+    STORE/
+      manifest.json              what the store holds, one line per shard; written last; checks itself
+      shard-00000/
+        index.json               one entry per case; its checksum is in the manifest
+        BRATS_001.image.npy      [D,H,W,C]; its checksum is in the index
+        BRATS_001.label.npy      [D,H,W,1] uint8
+        BRATS_001.foreground.npy [n,3] uint16, sampled voxels grouped by label
+      errors.json                refused cases and why (only when there are any); its checksum is in the manifest
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import numpy.typing as npt
+import xxhash
+from fsspec.implementations.local import LocalFileSystem
+
+from preprocessing.errors import InputError
+from preprocessing.statistics import ChannelStatistics, LabelStatistics
+
+Array = npt.NDArray[np.generic]
+FORMAT_VERSION = 1
+DATA_OFFSET = 4096  # voxel data starts on a page: O_DIRECT, GPUDirect Storage and page-wise mmap need it
+NPY_MAGIC = b"\x93NUMPY\x01\x00"
+MANIFEST, INDEX, ERRORS = "manifest.json", "index.json", "errors.json"
+NO_CHECKSUM = "0" * 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """Name of a file beside its index, its size, and xxh3-64 of all its bytes in hexadecimal."""
+
+    name: str
+    size_bytes: int
+    xxh3: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseEntry:
+    """One case in ``index.json``. Shapes and origins are D,H,W; ``affine`` is the source's, for voxels x,y,z."""
+
+    case_id: str
+    shape_dhw: tuple[int, int, int]
+    image_dtype: str
+    max_abs_error: float
+    nonfinite_voxels: int
+    spacing_mm: tuple[float, float, float]
+    affine: list[list[float]]
+    source_shape_dhw: tuple[int, int, int]
+    origin_dhw: tuple[int, int, int]
+    channels: list[ChannelStatistics]
+    labels: dict[int, LabelStatistics]
+    foreground_counts: dict[int, int]
+    image: FileRecord
+    label: FileRecord | None
+    foreground: FileRecord | None
+    sources: list[FileRecord]
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> CaseEntry:
+        """Build an entry from its JSON form (lists become tuples, text keys become label ids)."""
+        made = dict(entry)
+        for name in ("shape_dhw", "spacing_mm", "source_shape_dhw", "origin_dhw"):
+            made[name] = tuple(entry[name])
+        made["channels"] = [ChannelStatistics(**channel) for channel in entry["channels"]]
+        made["labels"] = {int(k): _label_statistics(v) for k, v in entry["labels"].items()}
+        made["foreground_counts"] = {int(k): v for k, v in entry["foreground_counts"].items()}
+        for name in ("image", "label", "foreground"):
+            made[name] = None if entry[name] is None else FileRecord(**entry[name])
+        made["sources"] = [FileRecord(**record) for record in entry["sources"]]
+        return cls(**made)
+
+    @property
+    def files(self) -> list[FileRecord]:
+        """The case's files in the shard."""
+        return [record for record in (self.image, self.label, self.foreground) if record is not None]
+
+
+def _label_statistics(entry: dict[str, Any]) -> LabelStatistics:
+    start, stop = tuple(entry["start_dhw"]), tuple(entry["stop_dhw"])
+    return LabelStatistics(voxels=entry["voxels"], start_dhw=start, stop_dhw=stop)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One shard in the manifest: its cases in order, those of them without a label, its size and index checksum."""
+
+    name: str
+    case_ids: list[str]
+    unlabelled: list[str]
+    size_bytes: int
+    index_xxh3: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What the whole store holds; ``image_dtype`` is the smallest dtype that holds every case without loss.
+
+    ``channels`` summarises each channel over all cases: mean and standard deviation pooled exactly, percentiles as the
+    voxel-weighted mean of the cases' own. ``regions`` is ``None`` for a data set without overlapping regions.
+    """
+
+    format_version: int
+    name: str
+    channel_names: list[str]
+    label_names: dict[int, str]
+    modality: str
+    regions: dict[str, list[int]] | None
+    image_dtype: str
+    max_abs_error: float
+    channels: list[ChannelStatistics]
+    options: dict[str, Any]
+    shards: list[ShardEntry]
+    errors: FileRecord | None
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> Manifest:
+        """Build a manifest from its JSON form."""
+        made = {key: value for key, value in entry.items() if key != "checksum"}
+        made["label_names"] = {int(k): v for k, v in entry["label_names"].items()}
+        made["channels"] = [ChannelStatistics(**channel) for channel in entry["channels"]]
+        made["shards"] = [ShardEntry(**shard) for shard in entry["shards"]]
+        made["errors"] = None if entry["errors"] is None else FileRecord(**entry["errors"])
+        return cls(**made)
+
+
+# Writing ---------------------------------------------------------------------------------------------------------
+
+
+def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """Make a .npy 1.0 header of exactly 4096 bytes: magic, version, length, a dict literal, spaces, newline."""
+    literal = repr({"descr": dtype.str, "fortran_order": False, "shape": shape}).encode("latin1")
+    length = DATA_OFFSET - len(NPY_MAGIC) - 2
+    return NPY_MAGIC + struct.pack("<H", length) + literal.ljust(length - 1) + b"\n"
+
+
+def write_npy(path: Path, array: Array) -> FileRecord:
+    """Write ``array`` (made C-contiguous and little-endian) with its data at byte 4096, fsynced; return its record."""
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    header = npy_header(array.shape, array.dtype)
+    checksum = xxhash.xxh3_64(header)
+    content = array.reshape(-1).view(np.uint8)
+    checksum.update(content.data)
+    with path.open("wb") as file:
+        file.write(header)
+        file.write(content.data)
+        file.flush()
+        os.fsync(file.fileno())
+    return FileRecord(name=path.name, size_bytes=DATA_OFFSET + array.nbytes, xxh3=checksum.hexdigest())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> FileRecord:
+    """Write ``content`` as JSON to a temporary file, fsync it, rename it into place; return its record."""
+    text = (json.dumps(content, indent=1) + "\n").encode()
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+    return FileRecord(name=path.name, size_bytes=len(text), xxh3=xxhash.xxh3_64_hexdigest(text))
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Write the manifest with a checksum over its own bytes (taken with zeros in the checksum's place)."""
+    content = dataclasses.asdict(manifest) | {"checksum": NO_CHECKSUM}
+    text = json.dumps(content, indent=1) + "\n"
+    write_json(root / MANIFEST, content | {"checksum": xxhash.xxh3_64_hexdigest(text.encode())})
+
+
+def sync_folder(path: Path) -> None:
+    """Make renames inside ``path`` durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# Reading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """One stored case; arrays are read-only memory maps, opened when asked for."""
+
+    folder: str
+    entry: CaseEntry
+
+    def image(self) -> Array:
+        """Map the image [D,H,W,C] in the case's own dtype."""
+        return self._map(self.entry.image)
+
+    def label(self) -> npt.NDArray[np.uint8] | None:
+        """Map the label [D,H,W,1] uint8, or return ``None`` for an unlabelled case."""
+        return None if self.entry.label is None else self._map(self.entry.label).view(np.uint8)
+
+    def foreground(self) -> dict[int, npt.NDArray[np.uint16]]:
+        """Read the sampled voxels of each label: label id to coordinates uint16 [n,3] in D,H,W order."""
+        if self.entry.foreground is None:
+            return {}
+        rows = np.array(self._map(self.entry.foreground), dtype=np.uint16)
+        ends = np.cumsum(list(self.entry.foreground_counts.values()))
+        return dict(zip(self.entry.foreground_counts, np.split(rows, ends[:-1]), strict=True))
+
+    def _map(self, record: FileRecord) -> Array:
+        path = Path(self.folder) / record.name
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"case {self.case_id}: {path} is missing or damaged ({error}); run preprocessing.check") from error
+
+    case_id = property(lambda self: self.entry.case_id)
+    shape_dhw = property(lambda self: self.entry.shape_dhw)
+    origin_dhw = property(lambda self: self.entry.origin_dhw)
+    source_shape_dhw = property(lambda self: self.entry.source_shape_dhw)
+    spacing_mm = property(lambda self: self.entry.spacing_mm)
+    affine = property(lambda self: np.asarray(self.entry.affine))
+    channel_mean = property(lambda self: np.array([c.mean for c in self.entry.channels], dtype=np.float32))
+    channel_std = property(lambda self: np.array([c.std for c in self.entry.channels], dtype=np.float32))
+
+
+@dataclass
+class Store:
+    """An opened store: the manifest is in memory, a shard's index is read when one of its cases is asked for."""
+
+    root: str
+    manifest: Manifest
+    filesystem: fsspec.AbstractFileSystem
+    _position: dict[str, int] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for number, shard in enumerate(self.manifest.shards):
+            self._position.update(dict.fromkeys(shard.case_ids, number))
+        self._index = functools.lru_cache(maxsize=256)(self._read_index)
+
+    @property
+    def case_ids(self) -> list[str]:
+        """Every case, in store order."""
+        return list(self._position)
+
+    @property
+    def labelled_ids(self) -> list[str]:
+        """The cases that can be trained on, in store order."""
+        unlabelled = {case_id for shard in self.manifest.shards for case_id in shard.unlabelled}
+        return [case_id for case_id in self._position if case_id not in unlabelled]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether volumes can be memory-mapped; a remote store has to be copied first."""
+        return isinstance(self.filesystem, LocalFileSystem)
+
+    def case(self, case_id: str) -> Case:
+        """Return a case by id; raises ``InputError`` naming the store when it has none of that name."""
+        if case_id not in self._position:
+            raise InputError(f"{self.root}: no case {case_id!r} among its {len(self._position)} cases")
+        shard = self.manifest.shards[self._position[case_id]]
+        return Case(folder=f"{self.root}/{shard.name}", entry=self._index(shard.name)[case_id])
+
+    def entries(self) -> Iterator[tuple[str, CaseEntry]]:
+        """Yield (shard name, entry) for every case, shard by shard."""
+        for shard in self.manifest.shards:
+            for entry in self._index(shard.name).values():
+                yield shard.name, entry
+
+    def _read_index(self, shard: str) -> dict[str, CaseEntry]:
+        path = f"{self.root}/{shard}/{INDEX}"
+        content = parse_json(path, read_bytes(self.filesystem, path))
+        try:
+            return {entry["case_id"]: CaseEntry.from_json(entry) for entry in content["cases"]}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: damaged ({error!r}); run preprocessing.check, then convert again") from error
+
+
+def open_store(path: str | Path) -> Store:
+    """Open the store at ``path`` (local, or any URL that fsspec speaks).
+
+    Raises ``InputError`` when there is no manifest, it fails its own checksum, or it was written by a newer format.
+    """
+    filesystem, root = fsspec.core.url_to_fs(str(path))
+    manifest_path = f"{root}/{MANIFEST}"
+    if not filesystem.exists(manifest_path):
+        raise InputError(f"{path}: no {MANIFEST} there; make a store with python -m preprocessing.to_shards")
+    raw = read_bytes(filesystem, manifest_path)
+    content = parse_json(manifest_path, raw)
+    claimed = str(content.get("checksum", ""))
+    zeroed = raw.replace(f'"checksum": "{claimed}"'.encode(), f'"checksum": "{NO_CHECKSUM}"'.encode())
+    if xxhash.xxh3_64_hexdigest(zeroed) != claimed:
+        raise InputError(f"{manifest_path}: checksum does not match its content; restore it or convert again")
+    if content["format_version"] != FORMAT_VERSION:
+        raise InputError(
+            f"{manifest_path}: store format {content['format_version']}, this version reads {FORMAT_VERSION}; "
+            "use the voxelfeed that wrote it, or convert again"
+        )
+    return Store(root=root, manifest=Manifest.from_json(content), filesystem=filesystem)
+
+
+def read_bytes(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
+    """Read a whole small file; raises ``InputError`` naming it when that fails."""
+    try:
+        return bytes(filesystem.cat_file(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def parse_json(path: str, raw: bytes) -> dict[str, Any]:
+    """Parse a JSON object; raises ``InputError`` naming the file when it is not one."""
+    try:
+        content = json.loads(raw)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: damaged JSON ({error}); run preprocessing.check, then convert again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
