@@ -1,0 +1,242 @@
+"""Turn one case's NIfTI files into the arrays and facts that a shard stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocessing.errors import CaseError, InputError
+from preprocessing.layouts import Dataset, Source
+from preprocessing.nifti import Volume, read_nifti
+from preprocessing.statistics import (
+    ChannelStatistics,
+    LabelStatistics,
+    bounding_box,
+    label_statistics,
+    summarise,
+)
+
+Array = npt.NDArray[np.generic]
+Box = tuple[slice, slice, slice]
+LOSSLESS_DTYPES = ("uint8", "int16", "uint16", "float32")
+DTYPES = ("auto", *LOSSLESS_DTYPES, "float16")
+AFFINE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """What decides the bytes of a store; the manifest keeps it.
+
+    ``dtype`` is one of ``DTYPES``; ``auto`` keeps the smallest lossless one.
+    """
+
+    crop_foreground: bool = True
+    dtype: str = "auto"
+    ignore_affine: bool = False
+    max_volume_gib: float = 16.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """An image ready to store or to predict on: ``voxels`` [D,H,W,C] of the box at ``origin_dhw`` in the source grid."""
+
+    voxels: Array
+    origin_dhw: tuple[int, int, int]
+    source_shape_dhw: tuple[int, int, int]
+    channels: list[ChannelStatistics]
+    max_abs_error: float
+    nonfinite_voxels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertedCase:
+    """Everything of one case: ``label`` is uint8 [D,H,W,1] or ``None``; ``foreground`` maps label id to voxels [n,3]."""
+
+    source: Source
+    image: Image
+    image_volume: Volume
+    label: npt.NDArray[np.uint8] | None
+    label_volume: Volume | None
+    labels: dict[int, LabelStatistics]
+    foreground: dict[int, npt.NDArray[np.uint16]]
+
+
+def convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> ConvertedCase:
+    """Read, check, crop and summarise one case.
+
+    Raises ``CaseError`` naming the case, the file and both values for anything that does not fit.
+    """
+    try:
+        return _convert_case(source, dataset, options)
+    except CaseError:
+        raise
+    except InputError as error:
+        raise CaseError(source.case_id, str(error)) from error
+
+
+def _convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> ConvertedCase:
+    if source.label is not None and not source.label.exists():
+        raise InputError(f'no label at {source.label}; add it, or list the image under "test" in dataset.json')
+    image_volume = read_nifti(source.image, options.max_volume_gib)
+    if len(image_volume.channels) != len(dataset.channel_names):
+        raise InputError(
+            f"{source.image} has {len(image_volume.channels)} channels, the data set names "
+            f'{len(dataset.channel_names)} ({", ".join(dataset.channel_names)}); mend "modality" or the file'
+        )
+    label_volume = None if source.label is None else read_nifti(source.label, options.max_volume_gib)
+    full_label = None
+    if label_volume is not None:
+        _check_grids(image_volume, label_volume, options.ignore_affine)
+        full_label = read_label(label_volume, dataset.label_names)
+    image = prepare_image(image_volume, options, dataset.modality, full_label)
+    label = None if full_label is None else full_label[_box_of(image)][..., None]
+    labels, foreground = ({}, {}) if label is None else label_statistics(label[..., 0], source.case_id)
+    return ConvertedCase(
+        source=source,
+        image=image,
+        image_volume=image_volume,
+        label=label,
+        label_volume=label_volume,
+        labels=labels,
+        foreground=foreground,
+    )
+
+
+def prepare_image(
+    volume: Volume, options: ConvertOptions, modality: str = "mr", label: npt.NDArray[np.uint8] | None = None
+) -> Image:
+    """Crop, interleave and summarise an image; conversion and prediction share it, so both see the same voxels.
+
+    The box holds every nonzero voxel of every channel and of ``label`` [D,H,W], so nothing that differs from zero is
+    lost. Statistics cover nonzero voxels (MR) or labelled voxels (CT, nnU-Net's choice; nonzero without a label).
+    """
+    channels, nonfinite = _scaled(volume)
+    box = _crop_box(channels, label) if options.crop_foreground else _whole(volume.shape_dhw)
+    cut = [channel[box] for channel in channels]
+    dtype, error = _choose_dtype(cut, options.dtype, volume)
+    voxels = np.empty((*cut[0].shape, len(cut)), dtype=dtype)
+    for number, channel in enumerate(cut):
+        voxels[..., number] = channel
+    labelled = None if label is None or modality != "ct" else label[box] > 0
+    statistics = [summarise(c[c != 0] if labelled is None else c[labelled]) for c in cut]
+    return Image(
+        voxels=voxels,
+        origin_dhw=(box[0].start, box[1].start, box[2].start),
+        source_shape_dhw=volume.shape_dhw,
+        channels=statistics,
+        max_abs_error=error,
+        nonfinite_voxels=nonfinite,
+    )
+
+
+def restore_to_source(
+    stored: Array, origin_dhw: tuple[int, int, int], source_shape_dhw: tuple[int, int, int]
+) -> Array:
+    """Undo crop and axis order: a box [D,H,W] becomes the whole source grid [x,y,z], zero outside the box."""
+    whole = np.zeros(source_shape_dhw, dtype=stored.dtype)
+    whole[tuple(slice(o, o + n) for o, n in zip(origin_dhw, stored.shape, strict=True))] = stored
+    return whole.transpose(2, 1, 0)
+
+
+def read_label(volume: Volume, label_names: dict[int, str]) -> npt.NDArray[np.uint8]:
+    """Return a label volume as uint8 [D,H,W].
+
+    Raises ``InputError`` for more than one channel, a value that is not a whole number, or one that is not named in
+    the data set, each with the value.
+    """
+    if len(volume.channels) != 1:
+        raise InputError(f"{volume.path} has {len(volume.channels)} channels, a label has 1")
+    channels, _ = _scaled(volume)
+    values = channels[0]
+    if values.dtype.kind == "f":
+        broken = values[values != np.rint(values)]
+        if broken.size:
+            raise InputError(
+                f"{volume.path} holds {float(broken[0]):g} in {broken.size} voxels; labels are whole numbers"
+            )
+    lowest, highest = float(values.min()), float(values.max())
+    if lowest < 0 or highest > 255:
+        raise InputError(f"{volume.path} holds values {lowest:g} to {highest:g}; labels are 0 to 255")
+    label = np.ascontiguousarray(values, dtype=np.uint8)
+    unknown = sorted(set(np.flatnonzero(np.bincount(label.reshape(-1))).tolist()) - set(label_names))
+    if unknown:
+        raise InputError(
+            f'{volume.path} holds label {unknown[0]}, dataset.json names {sorted(label_names)}; add it to "labels"'
+        )
+    return label
+
+
+def _check_grids(image: Volume, label: Volume, ignore_affine: bool) -> None:
+    if image.shape_dhw != label.shape_dhw:
+        raise InputError(
+            f"{label.path} has {label.shape_dhw} voxels (D,H,W), its image {image.shape_dhw}; resample one to the other"
+        )
+    difference = float(np.abs(image.affine - label.affine).max())
+    if difference > AFFINE_TOLERANCE and not ignore_affine:
+        raise InputError(
+            f"{label.path} has another affine than its image (they differ by up to {difference:.4g}); mend the header, "
+            "or pass --ignore-affine true if the voxels do match"
+        )
+
+
+def _scaled(volume: Volume) -> tuple[list[Array], int]:
+    """Apply scl_slope and scl_inter where there are any; replace and count what is not finite."""
+    channels: list[Array] = list(volume.channels)
+    if (volume.slope, volume.inter) != (1.0, 0.0):
+        channels = [channel * np.float64(volume.slope) + np.float64(volume.inter) for channel in channels]
+    if channels[0].dtype.kind != "f":
+        return channels, 0
+    broken = [~np.isfinite(channel) for channel in channels]
+    count = int(sum(mask.sum() for mask in broken))
+    if count:
+        channels = [np.where(mask, channel.dtype.type(0), channel) for mask, channel in zip(broken, channels, strict=True)]
+    return channels, count
+
+
+def _whole(shape_dhw: tuple[int, int, int]) -> Box:
+    return slice(0, shape_dhw[0]), slice(0, shape_dhw[1]), slice(0, shape_dhw[2])
+
+
+def _box_of(image: Image) -> Box:
+    d, h, w = (slice(o, o + n) for o, n in zip(image.origin_dhw, image.voxels.shape[:3], strict=True))
+    return d, h, w
+
+
+def _crop_box(channels: list[Array], label: npt.NDArray[np.uint8] | None) -> Box:
+    mask = channels[0] != 0
+    for other in [*channels[1:], *([] if label is None else [label])]:
+        mask |= other != 0
+    return bounding_box(mask)
+
+
+def _choose_dtype(channels: list[Array], wanted: str, volume: Volume) -> tuple[np.dtype[np.generic], float]:
+    """Pick the stored dtype; return it with the largest absolute error that storing in it makes."""
+    if wanted == "auto":
+        lossless = [name for name in LOSSLESS_DTYPES if all(_fits(channel, np.dtype(name)) for channel in channels)]
+        chosen = np.dtype(lossless[0] if lossless else "float32")
+    else:
+        chosen = np.dtype(wanted)
+    error = 0.0 if all(_fits(channel, chosen) for channel in channels) else _largest_error(channels, chosen)
+    if error and wanted != "auto" and chosen.kind in "iu":
+        raise InputError(
+            f"{volume.path} cannot be stored as {wanted} (values would change by up to {error:.4g}); use --dtype auto"
+        )
+    return chosen, error
+
+
+def _fits(channel: Array, dtype: np.dtype[np.generic]) -> bool:
+    if np.can_cast(channel.dtype, dtype, casting="safe"):
+        return True
+    lowest, highest = channel.min(), channel.max()
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if lowest < limits.min or highest > limits.max:
+            return False
+        return channel.dtype.kind in "iu" or bool((channel == np.rint(channel)).all())
+    return bool((channel.astype(dtype) == channel).all())
+
+
+def _largest_error(channels: list[Array], dtype: np.dtype[np.generic]) -> float:
+    return max(float(np.abs(c.astype(dtype).astype(np.float64) - c).max()) for c in channels)
