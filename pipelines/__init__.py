@@ -1,0 +1,1 @@
+"""Turn shards into batches of augmented patches on the device."""

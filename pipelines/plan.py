@@ -1,0 +1,248 @@
+"""Decide, for every sample of a run, which case, which patch, which flips and which augmentation: pure numpy.
+
+Randomness is a function of position, not a stream: sample t of epoch e is computed from (seed, e, t) with Philox, in
+O(1) and without replay. Loaders only execute what stands here, so any two of them can be compared voxel by voxel and
+resuming is exact (DESIGN section 4).
+
+The global batch has G slots, called lanes. An epoch's permutation of the cases is dealt over the lanes like cards, and
+a lane that comes out one card short takes one from the front again, so all lanes are equally long. Each case gives
+``samples_per_case`` patches, shuffled inside windows of ``window`` cases. With 5 cases, G = 2, two samples per case and
+a permutation of C A E B D the lanes read::
+
+    lane 0: C E D    steps: C E C E  D D     (windows of 2 cases, then the rest)
+    lane 1: A B C    steps: B A A B  C C     (C again: 5 cases do not fill 2 lanes)
+
+A rank owns a contiguous run of lanes, so the global batches do not depend on the number of ranks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocessing.errors import InputError
+
+AUGMENTS = ("none", "basic")
+STATE_VERSION = 1
+STREAM_CASES, STREAM_WINDOW, STREAM_SAMPLE = 1, 2, 3
+DRAWS = 16  # random numbers reserved for one sample; new parameters take unused ones, so old streams stay as they are
+SCALE_RANGE = 0.1  # MONAI RandScaleIntensityd(factors=0.1) and RandShiftIntensityd(offsets=0.1), as in the article
+SHIFT_RANGE = 0.1
+
+Coordinates = npt.NDArray[np.uint16]
+Int3 = tuple[int, int, int]
+
+
+class PlanCase(Protocol):
+    """What the plan needs to know of a case."""
+
+    @property
+    def shape_dhw(self) -> Int3:
+        """Voxels along D, H, W."""
+
+    def foreground(self) -> Mapping[int, Coordinates]:
+        """Label id to sampled voxel coordinates [n,3]."""
+
+
+class PlanStore(Protocol):
+    """Where the plan looks cases up."""
+
+    def case(self, case_id: str) -> PlanCase:
+        """Return the case of that id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """Everything that decides the sample stream, apart from the cases.
+
+    ``global_batch`` is batch size times world size; ``foreground`` is the probability that a patch is centred on a
+    labelled voxel; ``window`` is the number of cases a lane mixes at a time.
+    """
+
+    seed: int
+    global_batch: int
+    patch: Int3
+    samples_per_case: int = 4
+    window: int = 4
+    foreground: float = 0.5
+    augment: str = "basic"
+
+    def __post_init__(self) -> None:
+        for name in ("global_batch", "samples_per_case", "window"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.foreground <= 1:
+            raise InputError(f"foreground is {self.foreground:g}; it is a probability between 0 and 1")
+        if min(self.patch) < 1:
+            raise InputError(f"patch is {self.patch}; every side must be at least 1 voxel")
+        if self.augment not in AUGMENTS:
+            raise InputError(f"unknown augment {self.augment!r}; known: {', '.join(AUGMENTS)}")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed is {self.seed}; it must be between 0 and 2**63 - 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One patch to make. ``position_dhw`` is its first voxel in the stored volume; negative where padding goes first.
+
+    ``flips_dhw`` tells the axes to reverse; normalised intensities become ``value * scale + shift``.
+    """
+
+    epoch: int
+    step: int
+    slot: int
+    case_id: str
+    position_dhw: Int3
+    flips_dhw: tuple[bool, bool, bool]
+    scale: float
+    shift: float
+
+
+def random_words(seed: int, stream: int, epoch: int, position: int, count: int) -> npt.NDArray[np.uint64]:
+    """Return ``count`` random 64-bit words that depend on nothing but the arguments.
+
+    NumPy guarantees the raw words of a bit generator for ever, unlike those of ``Generator.permutation`` (NEP 19).
+    """
+    counter = np.array([0, position, epoch, stream], dtype=np.uint64)
+    return np.asarray(np.random.Philox(key=seed, counter=counter).random_raw(count))
+
+
+def unit(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Turn random words into floats in [0, 1) with 53 random bits each."""
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+class Plan:
+    """The sample stream over ``case_ids`` of ``store``.
+
+    Raises ``InputError`` when there is no case to draw from.
+    """
+
+    def __init__(self, store: PlanStore, case_ids: Sequence[str], options: PlanOptions) -> None:
+        if not case_ids:
+            raise InputError("there is no labelled case to draw patches from")
+        self.store = store
+        self.case_ids = tuple(case_ids)
+        self.options = options
+        cases_per_lane = -(-len(self.case_ids) // options.global_batch)
+        self.steps_per_epoch = cases_per_lane * options.samples_per_case
+        self._order = functools.lru_cache(maxsize=2)(self._permutation)
+        self._window_order = functools.lru_cache(maxsize=4 * options.global_batch)(self._shuffle_window)
+        self._foreground = functools.lru_cache(maxsize=64)(lambda case_id: store.case(case_id).foreground())
+
+    @functools.cached_property
+    def key(self) -> dict[str, Any]:
+        """What must agree for two plans to be the same stream; kept in every checkpoint."""
+        named = dataclasses.asdict(self.options) | {"patch": list(self.options.patch)}
+        cases = hashlib.sha256("\n".join(self.case_ids).encode()).hexdigest()[:16]
+        return {"state_version": STATE_VERSION, "num_cases": len(self.case_ids), "cases_sha256": cases, **named}
+
+    def lanes_of(self, rank: int, world_size: int) -> range:
+        """Return the slots of the global batch that ``rank`` owns.
+
+        Raises ``InputError`` when the global batch does not divide evenly.
+        """
+        total = self.options.global_batch
+        if total % world_size:
+            raise InputError(
+                f"global batch {total} does not divide over {world_size} ranks; use a rank count that divides it"
+            )
+        share = total // world_size
+        return range(rank * share, (rank + 1) * share)
+
+    def batch(self, epoch: int, step: int, lanes: Sequence[int]) -> list[Sample]:
+        """Return the samples of ``lanes`` at one step."""
+        return [self.sample(epoch, step, lane) for lane in lanes]
+
+    def sample(self, epoch: int, step: int, lane: int) -> Sample:
+        """Compute one sample; costs the same wherever in the run it lies."""
+        options = self.options
+        case_id = self.case_ids[self._case_at(epoch, step, lane)]
+        words = random_words(
+            options.seed, STREAM_SAMPLE, epoch, step * options.global_batch + lane, DRAWS
+        )
+        draws = unit(words)
+        basic = options.augment != "none"
+        flips = draws[6:9] < 0.5
+        return Sample(
+            epoch=epoch,
+            step=step,
+            slot=lane,
+            case_id=case_id,
+            position_dhw=self._position(case_id, draws),
+            flips_dhw=(bool(flips[0]), bool(flips[1]), bool(flips[2])) if basic else (False, False, False),
+            scale=1.0 + SCALE_RANGE * (2 * float(draws[9]) - 1) if basic else 1.0,
+            shift=SHIFT_RANGE * (2 * float(draws[10]) - 1) if basic else 0.0,
+        )
+
+    def _case_at(self, epoch: int, step: int, lane: int) -> int:
+        per_case, window = self.options.samples_per_case, self.options.window
+        number, offset = divmod(step, window * per_case)
+        in_window = self._window_order(epoch, lane, number)[offset]
+        card = (number * window + in_window) * self.options.global_batch + lane
+        return int(self._order(epoch)[card % len(self.case_ids)])
+
+    def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
+        keys = random_words(self.options.seed, STREAM_CASES, epoch, 0, len(self.case_ids))
+        return np.argsort(keys, kind="stable")
+
+    def _shuffle_window(self, epoch: int, lane: int, number: int) -> list[int]:
+        """Order the samples of one window of one lane: a list of case numbers within the window."""
+        per_case, window = self.options.samples_per_case, self.options.window
+        cases = min(window, self.steps_per_epoch // per_case - number * window)
+        position = number * self.options.global_batch + lane
+        keys = random_words(self.options.seed, STREAM_WINDOW, epoch, position, cases * per_case)
+        return [int(index) // per_case for index in np.argsort(keys, kind="stable")]
+
+    def _position(self, case_id: str, draws: npt.NDArray[np.float64]) -> Int3:
+        """Draw the patch position: a uniformly drawn label's voxel in the middle, or uniform; clipped to bounds.
+
+        Along an axis where the volume is smaller than the patch the volume is centred, the rest is padding.
+        """
+        shape, patch = self.store.case(case_id).shape_dhw, self.options.patch
+        wants_foreground = draws[0] < self.options.foreground
+        voxels = self._foreground(case_id) if wants_foreground else {}
+        present = [coordinates for coordinates in voxels.values() if len(coordinates)]
+        position = [0, 0, 0]
+        if present:
+            chosen = present[int(draws[1] * len(present))]
+            voxel = chosen[int(draws[2] * len(chosen))]
+        for axis, (size, side) in enumerate(zip(shape, patch, strict=True)):
+            if size <= side:
+                position[axis] = -((side - size) // 2)
+            elif present:
+                position[axis] = min(max(int(voxel[axis]) - side // 2, 0), size - side)
+            else:
+                position[axis] = int(draws[3 + axis] * (size - side + 1))
+        return position[0], position[1], position[2]
+
+
+def check_state(plan: Plan, state: Mapping[str, Any]) -> tuple[int, int]:
+    """Return (epoch, step) of a saved loader state after checking that it belongs to ``plan``.
+
+    Raises ``InputError`` that names the first field that differs, with both values.
+    """
+    saved = json.loads(json.dumps(state.get("plan", {})))
+    for name, value in plan.key.items():
+        if saved.get(name) != value:
+            raise InputError(f"cannot resume: the saved run has {name} = {saved.get(name)!r}, this one has {value!r}")
+    return int(state["epoch"]), int(state["step"])
+
+
+def fits_memory(patch: Int3, num_channels: int, itemsize: int, batch_size: int, available_bytes: int) -> None:
+    """Refuse a batch that cannot fit: raises ``InputError`` with the bytes needed, the bytes there are and a remedy."""
+    voxels = int(np.prod(patch, dtype=np.int64)) * batch_size
+    needed = voxels * (num_channels * (itemsize * 4 + 4 * 4) + 8)  # four staging buffers, four float32 stages
+    if needed > available_bytes:
+        raise InputError(
+            f"patch {','.join(map(str, patch))} with batch size {batch_size} and {num_channels} channels needs about "
+            f"{needed / 2**30:.1f} GiB, {available_bytes / 2**30:.1f} GiB are free; choose a smaller --patch or --batch-size"
+        )

@@ -1,0 +1,120 @@
+"""The augmentation in plain numpy: the specification, the oracle of the tests, and what the CPU-worker loader runs.
+
+Every function has a twin of the same name and argument order in ``dali_graph.py``. Volumes are channels last
+[D,H,W,C]; nothing is drawn here, parameters come from the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.plan import Int3, Sample
+from preprocessing.shards import Case, Manifest
+
+Array = npt.NDArray[np.generic]
+Float = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intensity:
+    """How intensities become network input: per channel float32 [C] each.
+
+    MR keeps zero as background: ``(x - mean) / std`` where ``x != 0``. CT clips to [low, high] first and has no
+    background.
+    """
+
+    mean: Float
+    std: Float
+    low: Float
+    high: Float
+    keep_zero: bool
+
+
+def intensity_of(case: Case, manifest: Manifest) -> Intensity:
+    """Choose the statistics for one case: its own for MR, the whole data set's for CT (nnU-Net's rule)."""
+    is_ct = manifest.modality == "ct"
+    return intensity_from(manifest.channels if is_ct else case.entry.channels, keep_zero=not is_ct)
+
+
+def intensity_from(channels: Sequence[object], *, keep_zero: bool) -> Intensity:
+    """Collect channel statistics into arrays."""
+
+    def column(name: str) -> Float:
+        return np.array([getattr(channel, name) for channel in channels], dtype=np.float32)
+
+    return Intensity(
+        mean=column("mean"),
+        std=column("std"),
+        low=column("percentile_00_5"),
+        high=column("percentile_99_5"),
+        keep_zero=keep_zero,
+    )
+
+
+def crop(volume: Array, position_dhw: Int3, out: Array) -> Array:
+    """Copy the patch that starts at ``position_dhw`` of ``volume`` [D,H,W,C] into ``out`` [d,h,w,C]; zero outside.
+
+    ``out`` may have a wider dtype than ``volume``; the copy converts. Returns ``out``.
+    """
+    source, target = [], []
+    padded = False
+    for start, size, side in zip(position_dhw, volume.shape, out.shape, strict=False):
+        first, last = max(start, 0), min(start + side, size)
+        source.append(slice(first, last))
+        target.append(slice(first - start, last - start))
+        padded |= last - first < side
+    if padded:
+        out[...] = 0
+    np.copyto(out[tuple(target)], volume[tuple(source)], casting="safe")
+    return out
+
+
+def flip(patch: Array, flips_dhw: tuple[bool, bool, bool]) -> Array:
+    """Reverse the axes marked true; returns a view."""
+    return patch[tuple(slice(None, None, -1 if reverse else None) for reverse in flips_dhw)]
+
+
+def normalize(patch: Array, intensity: Intensity, scale: float, shift: float) -> Float:
+    """Standardise each channel, then ``* scale + shift``; float32 [D,H,W,C].
+
+    With ``keep_zero`` this equals MONAI's ``NormalizeIntensity(nonzero=True, channel_wise=True)`` with the whole
+    volume's statistics, followed by its ``ScaleIntensity`` factor ``scale - 1`` and ``ShiftIntensity`` offset ``shift``
+    (which, as there, also shifts the background).
+    """
+    values = patch.astype(np.float32)
+    if not intensity.keep_zero:
+        np.clip(values, intensity.low, intensity.high, out=values)
+    values -= intensity.mean
+    values *= np.float32(scale) / intensity.std
+    if intensity.keep_zero:
+        values *= patch != 0
+    values += np.float32(shift)
+    return values
+
+
+def region_channels(label: npt.NDArray[np.uint8], regions: Sequence[Sequence[int]]) -> npt.NDArray[np.uint8]:
+    """Turn class ids [D,H,W,1] into overlapping region masks [D,H,W,R] of 0 and 1."""
+    return np.concatenate([np.isin(label, numbers) for numbers in regions], axis=-1).astype(np.uint8)
+
+
+def make_sample(
+    case: Case,
+    sample: Sample,
+    intensity: Intensity,
+    buffers: tuple[Array, npt.NDArray[np.uint8]],
+    regions: Sequence[Sequence[int]] | None,
+) -> tuple[Float, npt.NDArray[np.uint8]]:
+    """Make one sample from start to end: image float32 [d,h,w,C] and label uint8 [d,h,w,1] (or [d,h,w,R]).
+
+    ``buffers`` are scratch space for the raw patch: image in the store's dtype and label uint8 [d,h,w,1].
+    """
+    label_volume = case.label()
+    assert label_volume is not None  # the plan draws from labelled cases only
+    image = flip(crop(case.image(), sample.position_dhw, buffers[0]), sample.flips_dhw)
+    label = flip(crop(label_volume, sample.position_dhw, buffers[1]), sample.flips_dhw)
+    label = label if regions is None else region_channels(label, regions)
+    return normalize(image, intensity, sample.scale, sample.shift), np.ascontiguousarray(label)

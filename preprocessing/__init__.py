@@ -1,0 +1,1 @@
+"""Turn folders of NIfTI volumes into a store of shards."""
