@@ -1,0 +1,128 @@
+"""What every loader delivers, and how every loader behaves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import torch
+from typing_extensions import Self
+
+from pipelines.plan import Plan, Sample, check_state
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One batch on the loader's device.
+
+    ``image`` float32 [N,C,D,H,W] with channels_last_3d strides, normalised; ``label`` uint8 [N,1,D,H,W] class ids, or
+    [N,R,D,H,W] region masks when the loader was asked for regions; ``samples`` is what the plan drew, in order.
+    """
+
+    image: torch.Tensor
+    label: torch.Tensor
+    samples: Sequence[Sample]
+
+    @property
+    def case_ids(self) -> list[str]:
+        """The case of each sample."""
+        return [sample.case_id for sample in self.samples]
+
+    def clone(self) -> Batch:
+        """Copy the tensors, so that the batch outlives the next one even with ``reuse_buffers``."""
+        return Batch(image=self.image.clone(), label=self.label.clone(), samples=self.samples)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the form that MONAI's trainers and transforms take."""
+        return {"image": self.image, "label": self.label, "case_ids": self.case_ids}
+
+
+def channels_first(batch: torch.Tensor) -> torch.Tensor:
+    """View a [N,D,H,W,C] batch as [N,C,D,H,W]: the same memory is what torch calls channels_last_3d."""
+    return batch.permute(0, 4, 1, 2, 3)
+
+
+@dataclass
+class StageSeconds:
+    """Seconds the consumer waited, by cause, and busy seconds of the workers behind it; sums since the start.
+
+    ``wait_read_s`` + ``wait_graph_s`` is time in which training stood still; ``read_s`` and ``graph_s`` are work done
+    meanwhile by other threads or processes (``graph_s`` only where it can be told apart).
+    """
+
+    wait_read_s: float = 0.0
+    wait_graph_s: float = 0.0
+    read_s: float = 0.0
+    graph_s: float = 0.0
+    read_bytes: int = 0
+
+
+@dataclass
+class Loader:
+    """Base of all loaders: where it stands in the plan, how it is saved and closed.
+
+    Iterating continues where the last iteration stopped, and a finished epoch is followed by the next one. A subclass
+    implements ``_batches`` (and ``_release`` when it holds threads, processes or memory).
+    """
+
+    plan: Plan
+    rank: int
+    world_size: int
+    stages: StageSeconds = field(default_factory=StageSeconds, init=False)
+
+    def __post_init__(self) -> None:
+        self.lanes = self.plan.lanes_of(self.rank, self.world_size)
+        self._epoch, self._step, self._closed = 0, 0, False
+
+    def __len__(self) -> int:
+        """Batches per epoch; the same on every rank."""
+        return self.plan.steps_per_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the first batch of ``epoch``."""
+        self._epoch, self._step = epoch, 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the rest of the current epoch."""
+        if self._closed:
+            raise RuntimeError("this loader is closed; build a new one")
+        if self._step >= len(self):
+            self.set_epoch(self._epoch + 1)
+        for batch in self._batches(self._epoch, self._step):
+            self._step += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the exact position: the next batch to come, and the key of the plan it belongs to."""
+        return {"plan": self.plan.key, "epoch": self._epoch, "step": self._step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a saved position; raises ``InputError`` when it belongs to another plan."""
+        self._epoch, self._step = check_state(self.plan, state)
+
+    def close(self) -> None:
+        """Free threads, processes and buffers; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def __enter__(self) -> Self:
+        """Enter a block at whose end the loader is closed."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the loader."""
+        self.close()
+
+    def _batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        raise NotImplementedError
+
+    def _release(self) -> None:
+        """Free what the loader holds."""

@@ -1,0 +1,117 @@
+"""The ``dali`` loader: patches through the host path into the DALI graph, batches out without a copy."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipelines.batch import Batch, Loader, channels_first
+from pipelines.dali_graph import INPUTS, LAYOUTS, GraphOptions, build_graph
+from pipelines.host_path import Filled, HostPath
+from pipelines.plan import Plan
+from preprocessing.shards import Store
+
+if TYPE_CHECKING:
+    from pipelines.loaders import LoaderConfig
+
+GRAPH_AHEAD = 2  # batches inside DALI: one being made while the consumer works on the other
+
+
+class DaliLoader(Loader):
+    """Read, flip and normalise with DALI on the CPU or the GPU.
+
+    Three stages run at once: threads cut the patches of step t+2, DALI works on t+1, the consumer on t.
+    """
+
+    def __init__(self, store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> None:
+        super().__init__(plan, rank, world_size)
+        on_gpu = config.device != "cpu"
+        self.reuse_buffers = config.reuse_buffers or on_gpu
+        self.host = HostPath(
+            store,
+            plan,
+            self.lanes,
+            num_slots=2 * GRAPH_AHEAD + 1,
+            num_threads=config.num_threads,
+            pinned=on_gpu,
+        )
+        self.pipeline: Any = build_graph(
+            GraphOptions(
+                batch_size=len(self.lanes),
+                num_channels=len(store.manifest.channel_names),
+                augment=config.augment,
+                keep_zero=store.manifest.modality != "ct",
+                regions=config.region_numbers(store),
+                device="gpu" if on_gpu else "cpu",
+                num_threads=config.num_threads,
+                prefetch=GRAPH_AHEAD,
+            )
+        )
+
+    def _batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        steps = iter(range(first_step, len(self)))
+        in_graph: deque[Filled] = deque()
+        delivered: Filled | None = None
+        try:
+            self._read_ahead(epoch, steps)
+            while True:
+                while len(in_graph) < GRAPH_AHEAD and self.host.num_pending:
+                    in_graph.append(self._feed())
+                    self._read_ahead(epoch, steps)
+                if not in_graph:
+                    return
+                begin = time.perf_counter()
+                image, label = self.pipeline.outputs()  # invalidates the batch delivered before
+                self.stages.wait_graph_s += time.perf_counter() - begin
+                delivered = in_graph.popleft()
+                yield self._batch(image, label, delivered)
+                self.host.give_back(delivered.slot)
+                delivered = None
+                self._read_ahead(epoch, steps)
+        finally:
+            if delivered is not None:
+                self.host.give_back(delivered.slot)
+            self._drain(in_graph)
+
+    def _read_ahead(self, epoch: int, steps: Iterator[int]) -> None:
+        while self.host.has_free_slot:
+            step = next(steps, None)
+            if step is None:
+                return
+            self.host.submit(epoch, step)
+
+    def _feed(self) -> Filled:
+        begin = time.perf_counter()
+        filled = self.host.take()
+        self.stages.wait_read_s += time.perf_counter() - begin
+        self.stages.read_s += filled.read_s
+        self.stages.read_bytes += filled.read_bytes
+        for name in INPUTS:
+            self.pipeline.feed_input(name, getattr(filled.slot, name), layout=LAYOUTS.get(name, ""))
+        self.pipeline.schedule_run()
+        return filled
+
+    def _batch(self, image: Any, label: Any, filled: Filled) -> Batch:
+        batch = Batch(
+            image=channels_first(torch.from_dlpack(image.as_tensor())),
+            label=channels_first(torch.from_dlpack(label.as_tensor())),
+            samples=filled.samples,
+        )
+        return batch if self.reuse_buffers else batch.clone()
+
+    def _drain(self, in_graph: deque[Filled]) -> None:
+        """Finish what was started when an epoch is left early, so that the next one starts clean."""
+        while in_graph:
+            self.pipeline.outputs()
+            self.host.give_back(in_graph.popleft().slot)
+        self.host.abandon()
+
+    def _release(self) -> None:
+        self.host.close()
+        self.pipeline = None
+
+

@@ -1,0 +1,117 @@
+"""The table of loaders and the one way to build them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from pipelines.batch import Loader
+from pipelines.plan import Int3, Plan, PlanOptions, fits_memory
+from preprocessing.errors import InputError
+from preprocessing.shards import Store, open_store
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """What a loader delivers and how; the first block decides the samples, the second only the speed.
+
+    ``batch_size`` is per rank. ``cases`` restricts the loader to some case ids (default: every labelled case).
+    ``regions`` asks for overlapping region masks as labels. ``device`` is ``"cpu"`` or ``"gpu"``. ``num_threads``
+    serves the ``dali`` loader, ``num_workers`` the ``torch`` one. With ``reuse_buffers`` a CPU batch is overwritten
+    when the next one is asked for, which saves a copy in loops that are then done with it.
+    """
+
+    store: str | Path
+    patch: Int3
+    batch_size: int = 2
+    seed: int = 0
+    augment: str = "basic"
+    samples_per_case: int = 4
+    window: int = 4
+    foreground: float = 0.5
+    cases: tuple[str, ...] | None = None
+    regions: bool = False
+
+    device: str = "cpu"
+    num_threads: int = 2
+    num_workers: int = 2
+    reuse_buffers: bool = False
+
+    def __post_init__(self) -> None:
+        if self.device not in ("cpu", "gpu"):
+            raise InputError(f"unknown device {self.device!r}; known: cpu, gpu")
+        for name, least in (("batch_size", 1), ("num_threads", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+
+    def region_numbers(self, store: Store) -> tuple[tuple[int, ...], ...] | None:
+        """Return the label ids of each region when regions are asked for; raises ``InputError`` if there are none."""
+        if not self.regions:
+            return None
+        if store.manifest.regions is None:
+            raise InputError(f"{store.root} has no regions; convert it with --regions, for example WT=1+2+3,TC=2+3,ET=3")
+        return tuple(tuple(numbers) for numbers in store.manifest.regions.values())
+
+    def without_workers(self) -> LoaderConfig:
+        """Return the same configuration for use inside this process."""
+        return dataclasses.replace(self, num_workers=0)
+
+
+LoaderBuilder = Callable[[Store, Plan, LoaderConfig, int, int], Loader]
+
+
+def _dali(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
+    from pipelines.dali_loader import DaliLoader
+
+    return DaliLoader(store, plan, config, rank, world_size)
+
+
+def _torch(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
+    from pipelines.torch_loader import TorchLoader
+
+    return TorchLoader(store, plan, config, rank, world_size)
+
+
+def _synthetic(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
+    from pipelines.synthetic_loader import SyntheticLoader
+
+    return SyntheticLoader(store, plan, config, rank, world_size)
+
+
+LOADERS: dict[str, LoaderBuilder] = {"dali": _dali, "torch": _torch, "synthetic": _synthetic}
+
+
+def build_loader(name: str, config: LoaderConfig, rank: int = 0, world_size: int = 1) -> Loader:
+    """Build the loader ``name`` (a key of ``LOADERS``) for one rank.
+
+    Raises ``InputError`` for an unknown name, a store without labelled cases, or a patch that does not fit in memory.
+    """
+    if name not in LOADERS:
+        raise InputError(f"unknown loader {name!r}; known: {', '.join(LOADERS)}")
+    store = open_store(config.store)
+    if not store.is_local:
+        raise InputError(f"{config.store} is remote; copy the store to a local or mounted folder and train from there")
+    manifest = store.manifest
+    fits_memory(
+        config.patch,
+        len(manifest.channel_names),
+        np.dtype(manifest.image_dtype).itemsize,
+        config.batch_size,
+        psutil.virtual_memory().available,
+    )
+    options = PlanOptions(
+        seed=config.seed,
+        global_batch=config.batch_size * world_size,
+        patch=config.patch,
+        samples_per_case=config.samples_per_case,
+        window=config.window,
+        foreground=config.foreground,
+        augment=config.augment,
+    )
+    plan = Plan(store, config.cases or store.labelled_ids, options)
+    return LOADERS[name](store, plan, config, rank, world_size)

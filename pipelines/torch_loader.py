@@ -1,0 +1,78 @@
+"""The ``torch`` loader: DataLoader workers that run the numpy reference on the same shards, the CPU-worker baseline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pipelines.batch import Batch, Loader, channels_first
+from pipelines.plan import Plan, Sample
+from pipelines.reference import intensity_of, make_sample
+from preprocessing.shards import Store
+
+if TYPE_CHECKING:
+    from pipelines.loaders import LoaderConfig
+
+Made = tuple[torch.Tensor, torch.Tensor, float]
+
+
+class SampleDataset(Dataset[Made]):
+    """Makes the sample that a plan position names: image [D,H,W,C], label [D,H,W,1 or R], seconds spent."""
+
+    def __init__(self, store: Store, plan: Plan, regions: tuple[tuple[int, ...], ...] | None) -> None:
+        self.store, self.plan, self.regions = store, plan, regions
+        self._buffers: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __getitem__(self, sample: Sample) -> Made:  # type: ignore[override]
+        """Make one sample."""
+        begin = time.perf_counter()
+        manifest, patch = self.store.manifest, self.plan.options.patch
+        if self._buffers is None:  # once per worker process
+            image = np.empty((*patch, len(manifest.channel_names)), manifest.image_dtype)
+            self._buffers = image, np.empty((*patch, 1), np.uint8)
+        case = self.store.case(sample.case_id)
+        made = make_sample(case, sample, intensity_of(case, manifest), self._buffers, self.regions)
+        return torch.from_numpy(made[0]), torch.from_numpy(made[1]), time.perf_counter() - begin
+
+
+class TorchLoader(Loader):
+    """Hand plan samples to a DataLoader tuned as PyTorch documents: persistent workers, prefetch, pinned memory."""
+
+    def __init__(self, store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> None:
+        super().__init__(plan, rank, world_size)
+        self.device = torch.device("cpu" if config.device == "cpu" else "cuda")
+        self._todo: list[list[Sample]] = []
+        workers = config.num_workers
+        self._loader = DataLoader(
+            SampleDataset(store, plan, config.region_numbers(store)),
+            batch_sampler=self._todo,  # type: ignore[arg-type]
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=2 if workers else None,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        self._todo[:] = [self.plan.batch(epoch, step, self.lanes) for step in range(first_step, len(self))]
+        made = iter(self._loader)
+        for samples in list(self._todo):
+            begin = time.perf_counter()
+            image, label, seconds = next(made)
+            self.stages.wait_graph_s += time.perf_counter() - begin
+            self.stages.graph_s += float(seconds.sum())
+            yield Batch(
+                image=channels_first(image.to(self.device, non_blocking=True)),
+                label=channels_first(label.to(self.device, non_blocking=True)),
+                samples=samples,
+            )
+
+    def _release(self) -> None:
+        iterator = getattr(self._loader, "_iterator", None)
+        if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
+        self._loader._iterator = None
