@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -63,7 +64,7 @@ class StageSeconds:
 
 
 @dataclass
-class Loader:
+class Loader(ABC):
     """Base of all loaders: where it stands in the plan, how it is saved and closed.
 
     Iterating continues where the last iteration stopped, and a finished epoch is followed by the next one. A subclass
@@ -78,6 +79,7 @@ class Loader:
     def __post_init__(self) -> None:
         self.lanes = self.plan.lanes_of(self.rank, self.world_size)
         self._epoch, self._step, self._closed = 0, 0, False
+        self._active: Generator[Batch] | None = None
 
     def __len__(self) -> int:
         """Batches per epoch; the same on every rank."""
@@ -91,11 +93,19 @@ class Loader:
         """Yield the rest of the current epoch."""
         if self._closed:
             raise RuntimeError("this loader is closed; build a new one")
+        self._stop()
         if self._step >= len(self):
             self.set_epoch(self._epoch + 1)
-        for batch in self._batches(self._epoch, self._step):
+        self._active = self._batches(self._epoch, self._step)
+        for batch in self._active:
             self._step += 1
             yield batch
+
+    def _stop(self) -> None:
+        """End an iteration that was left half-way, so that what it had started is settled."""
+        if self._active is not None:
+            self._active.close()
+            self._active = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the exact position: the next batch to come, and the key of the plan it belongs to."""
@@ -109,6 +119,7 @@ class Loader:
         """Free threads, processes and buffers; a second call does nothing."""
         if not self._closed:
             self._closed = True
+            self._stop()
             self._release()
 
     def __enter__(self) -> Self:
@@ -121,8 +132,9 @@ class Loader:
         """Close the loader."""
         self.close()
 
-    def _batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
-        raise NotImplementedError
+    @abstractmethod
+    def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:
+        """Yield the batches of one epoch from ``first_step`` on; clean up when closed early."""
 
     def _release(self) -> None:
         """Free what the loader holds."""

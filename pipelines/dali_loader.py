@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pipelines.batch import Batch, Loader, channels_first
 from pipelines.dali_graph import INPUTS, LAYOUTS, GraphOptions, build_graph
-from pipelines.host_path import Filled, HostPath
+from pipelines.host_path import Filled, HostPath, Slot
 from pipelines.plan import Plan
 from preprocessing.shards import Store
 
@@ -52,7 +52,22 @@ class DaliLoader(Loader):
             )
         )
 
-    def _batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Run the graph on empty slots, so that all its buffers are there before the first real batch.
+
+        DALI's first ``schedule_run`` runs as many batches as its queue is deep, whether or not an epoch has that many.
+        """
+        slots = self.host.empty_slots(GRAPH_AHEAD)
+        for slot in slots:
+            self._feed_slot(slot)
+        self.pipeline.schedule_run()
+        for slot in slots:
+            self.pipeline.outputs()
+            self.host.give_back(slot)
+
+    def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:
         steps = iter(range(first_step, len(self)))
         in_graph: deque[Filled] = deque()
         delivered: Filled | None = None
@@ -90,10 +105,13 @@ class DaliLoader(Loader):
         self.stages.wait_read_s += time.perf_counter() - begin
         self.stages.read_s += filled.read_s
         self.stages.read_bytes += filled.read_bytes
-        for name in INPUTS:
-            self.pipeline.feed_input(name, getattr(filled.slot, name), layout=LAYOUTS.get(name, ""))
+        self._feed_slot(filled.slot)
         self.pipeline.schedule_run()
         return filled
+
+    def _feed_slot(self, slot: Slot) -> None:
+        for name in INPUTS:
+            self.pipeline.feed_input(name, getattr(slot, name), layout=LAYOUTS.get(name, ""))
 
     def _batch(self, image: Any, label: Any, filled: Filled) -> Batch:
         batch = Batch(
@@ -113,5 +131,3 @@ class DaliLoader(Loader):
     def _release(self) -> None:
         self.host.close()
         self.pipeline = None
-
-

@@ -71,7 +71,9 @@ class HostPath:
         self.store, self.plan, self.lanes = store, plan, lanes
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="voxelfeed-read")
         self._free = [
-            _make_slot(plan.options.patch, len(manifest.channel_names), manifest.image_dtype, len(lanes), pinned)
+            _make_slot(
+                plan.options.patch, len(manifest.channel_names), manifest.image_dtype, len(lanes), pinned
+            )
             for _ in range(num_slots)
         ]
         self._pending: deque[tuple[Slot, list[Sample], list[Future[tuple[float, int]]]]] = deque()
@@ -104,6 +106,10 @@ class HostPath:
         return Filled(
             slot=slot, samples=samples, read_s=sum(s for s, _ in costs), read_bytes=sum(n for _, n in costs)
         )
+
+    def empty_slots(self, count: int) -> list[Slot]:
+        """Lend ``count`` slots as they are; ``give_back`` returns them."""
+        return [self._free.pop() for _ in range(count)]
 
     def give_back(self, slot: Slot) -> None:
         """Let ``slot`` be filled again."""

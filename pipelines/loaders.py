@@ -54,7 +54,9 @@ class LoaderConfig:
         if not self.regions:
             return None
         if store.manifest.regions is None:
-            raise InputError(f"{store.root} has no regions; convert it with --regions, for example WT=1+2+3,TC=2+3,ET=3")
+            raise InputError(
+                f"{store.root} has no regions; convert it with --regions, for example WT=1+2+3,TC=2+3,ET=3"
+            )
         return tuple(tuple(numbers) for numbers in store.manifest.regions.values())
 
     def without_workers(self) -> LoaderConfig:
@@ -95,7 +97,9 @@ def build_loader(name: str, config: LoaderConfig, rank: int = 0, world_size: int
         raise InputError(f"unknown loader {name!r}; known: {', '.join(LOADERS)}")
     store = open_store(config.store)
     if not store.is_local:
-        raise InputError(f"{config.store} is remote; copy the store to a local or mounted folder and train from there")
+        raise InputError(
+            f"{config.store} is remote; copy the store to a local or mounted folder and train from there"
+        )
     manifest = store.manifest
     fits_memory(
         config.patch,

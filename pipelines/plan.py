@@ -34,7 +34,9 @@ AUGMENTS = ("none", "basic")
 STATE_VERSION = 1
 STREAM_CASES, STREAM_WINDOW, STREAM_SAMPLE = 1, 2, 3
 DRAWS = 16  # random numbers reserved for one sample; new parameters take unused ones, so old streams stay as they are
-SCALE_RANGE = 0.1  # MONAI RandScaleIntensityd(factors=0.1) and RandShiftIntensityd(offsets=0.1), as in the article
+SCALE_RANGE = (
+    0.1  # MONAI RandScaleIntensityd(factors=0.1) and RandShiftIntensityd(offsets=0.1), as in the article
+)
 SHIFT_RANGE = 0.1
 
 Coordinates = npt.NDArray[np.uint16]
@@ -143,7 +145,12 @@ class Plan:
         """What must agree for two plans to be the same stream; kept in every checkpoint."""
         named = dataclasses.asdict(self.options) | {"patch": list(self.options.patch)}
         cases = hashlib.sha256("\n".join(self.case_ids).encode()).hexdigest()[:16]
-        return {"state_version": STATE_VERSION, "num_cases": len(self.case_ids), "cases_sha256": cases, **named}
+        return {
+            "state_version": STATE_VERSION,
+            "num_cases": len(self.case_ids),
+            "cases_sha256": cases,
+            **named,
+        }
 
     def lanes_of(self, rank: int, world_size: int) -> range:
         """Return the slots of the global batch that ``rank`` owns.
@@ -166,9 +173,7 @@ class Plan:
         """Compute one sample; costs the same wherever in the run it lies."""
         options = self.options
         case_id = self.case_ids[self._case_at(epoch, step, lane)]
-        words = random_words(
-            options.seed, STREAM_SAMPLE, epoch, step * options.global_batch + lane, DRAWS
-        )
+        words = random_words(options.seed, STREAM_SAMPLE, epoch, step * options.global_batch + lane, DRAWS)
         draws = unit(words)
         basic = options.augment != "none"
         flips = draws[6:9] < 0.5
@@ -233,7 +238,9 @@ def check_state(plan: Plan, state: Mapping[str, Any]) -> tuple[int, int]:
     saved = json.loads(json.dumps(state.get("plan", {})))
     for name, value in plan.key.items():
         if saved.get(name) != value:
-            raise InputError(f"cannot resume: the saved run has {name} = {saved.get(name)!r}, this one has {value!r}")
+            raise InputError(
+                f"cannot resume: the saved run has {name} = {saved.get(name)!r}, this one has {value!r}"
+            )
     return int(state["epoch"]), int(state["step"])
 
 

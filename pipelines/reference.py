@@ -117,4 +117,4 @@ def make_sample(
     image = flip(crop(case.image(), sample.position_dhw, buffers[0]), sample.flips_dhw)
     label = flip(crop(label_volume, sample.position_dhw, buffers[1]), sample.flips_dhw)
     label = label if regions is None else region_channels(label, regions)
-    return normalize(image, intensity, sample.scale, sample.shift), np.ascontiguousarray(label)
+    return normalize(image, intensity, sample.scale, sample.shift), label.copy()  # the buffer is reused

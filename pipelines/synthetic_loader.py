@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 from pipelines.batch import Batch, Loader
@@ -23,6 +23,6 @@ class SyntheticLoader(Loader):
         with TorchLoader(store, plan, config.without_workers(), rank, world_size) as loader:
             self.batch: Batch = next(iter(loader))
 
-    def _batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:
         for _ in range(first_step, len(self)):
             yield self.batch

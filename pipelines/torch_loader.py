@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,7 +57,7 @@ class TorchLoader(Loader):
             pin_memory=self.device.type == "cuda",
         )
 
-    def _batches(self, epoch: int, first_step: int) -> Iterator[Batch]:
+    def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:
         self._todo[:] = [self.plan.batch(epoch, step, self.lanes) for step in range(first_step, len(self))]
         made = iter(self._loader)
         for samples in list(self._todo):

@@ -78,7 +78,9 @@ def convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> C
 
 def _convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> ConvertedCase:
     if source.label is not None and not source.label.exists():
-        raise InputError(f'no label at {source.label}; add it, or list the image under "test" in dataset.json')
+        raise InputError(
+            f'no label at {source.label}; add it, or list the image under "test" in dataset.json'
+        )
     image_volume = read_nifti(source.image, options.max_volume_gib)
     if len(image_volume.channels) != len(dataset.channel_names):
         raise InputError(
@@ -191,7 +193,10 @@ def _scaled(volume: Volume) -> tuple[list[Array], int]:
     broken = [~np.isfinite(channel) for channel in channels]
     count = int(sum(mask.sum() for mask in broken))
     if count:
-        channels = [np.where(mask, channel.dtype.type(0), channel) for mask, channel in zip(broken, channels, strict=True)]
+        channels = [
+            np.where(mask, channel.dtype.type(0), channel)
+            for mask, channel in zip(broken, channels, strict=True)
+        ]
     return channels, count
 
 
@@ -214,7 +219,9 @@ def _crop_box(channels: list[Array], label: npt.NDArray[np.uint8] | None) -> Box
 def _choose_dtype(channels: list[Array], wanted: str, volume: Volume) -> tuple[np.dtype[np.generic], float]:
     """Pick the stored dtype; return it with the largest absolute error that storing in it makes."""
     if wanted == "auto":
-        lossless = [name for name in LOSSLESS_DTYPES if all(_fits(channel, np.dtype(name)) for channel in channels)]
+        lossless = [
+            name for name in LOSSLESS_DTYPES if all(_fits(channel, np.dtype(name)) for channel in channels)
+        ]
         chosen = np.dtype(lossless[0] if lossless else "float32")
     else:
         chosen = np.dtype(wanted)

@@ -127,4 +127,8 @@ def _mention_unlisted(root: Path, sources: list[Source]) -> None:
     found = [path for folder in ("imagesTr", "imagesTs") for path in sorted((root / folder).glob("*.nii*"))]
     unlisted = [path for path in found if path.resolve() not in listed and not path.name.startswith(".")]
     if unlisted:
-        log.warning("%d images are not listed in dataset.json and are left out, the first: %s", len(unlisted), unlisted[0])
+        log.warning(
+            "%d images are not listed in dataset.json and are left out, the first: %s",
+            len(unlisted),
+            unlisted[0],
+        )

@@ -1,13 +1,13 @@
 """The bytes on disk: the one place that writes and reads a shard store (DESIGN section 3).
 
-    STORE/
-      manifest.json              what the store holds, one line per shard; written last; checks itself
-      shard-00000/
-        index.json               one entry per case; its checksum is in the manifest
-        BRATS_001.image.npy      [D,H,W,C]; its checksum is in the index
-        BRATS_001.label.npy      [D,H,W,1] uint8
-        BRATS_001.foreground.npy [n,3] uint16, sampled voxels grouped by label
-      errors.json                refused cases and why (only when there are any); its checksum is in the manifest
+STORE/
+  manifest.json              what the store holds, one line per shard; written last; checks itself
+  shard-00000/
+    index.json               one entry per case; its checksum is in the manifest
+    BRATS_001.image.npy      [D,H,W,C]; its checksum is in the index
+    BRATS_001.label.npy      [D,H,W,1] uint8
+    BRATS_001.foreground.npy [n,3] uint16, sampled voxels grouped by label
+  errors.json                refused cases and why (only when there are any); its checksum is in the manifest
 """
 
 from __future__ import annotations
@@ -222,7 +222,9 @@ class Case:
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise InputError(f"case {self.case_id}: {path} is missing or damaged ({error}); run preprocessing.check") from error
+            raise InputError(
+                f"case {self.case_id}: {path} is missing or damaged ({error}); run preprocessing.check"
+            ) from error
 
     case_id = property(lambda self: self.entry.case_id)
     shape_dhw = property(lambda self: self.entry.shape_dhw)
@@ -283,7 +285,9 @@ class Store:
         try:
             return {entry["case_id"]: CaseEntry.from_json(entry) for entry in content["cases"]}
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: damaged ({error!r}); run preprocessing.check, then convert again") from error
+            raise InputError(
+                f"{path}: damaged ({error!r}); run preprocessing.check, then convert again"
+            ) from error
 
 
 def open_store(path: str | Path) -> Store:
@@ -322,7 +326,9 @@ def parse_json(path: str, raw: bytes) -> dict[str, Any]:
     try:
         content = json.loads(raw)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: damaged JSON ({error}); run preprocessing.check, then convert again") from error
+        raise InputError(
+            f"{path}: damaged JSON ({error}); run preprocessing.check, then convert again"
+        ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content

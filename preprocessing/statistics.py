@@ -89,7 +89,9 @@ def label_statistics(
             stop_dhw=(box[0].stop, box[1].stop, box[2].stop),
         )
         if number:
-            samples[number] = _draw_voxels(mask, box, seed=xxhash.xxh3_64_intdigest(f"{case_id}/{number}".encode()))
+            samples[number] = _draw_voxels(
+                mask, box, seed=xxhash.xxh3_64_intdigest(f"{case_id}/{number}".encode())
+            )
     return statistics, samples
 
 

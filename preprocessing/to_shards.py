@@ -135,7 +135,9 @@ def _only_converter(root: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
-        raise InputError(f"{root}: another converter is writing there; wait for it or give another --output") from error
+        raise InputError(
+            f"{root}: another converter is writing there; wait for it or give another --output"
+        ) from error
     finally:
         os.close(descriptor)
 
@@ -191,7 +193,13 @@ def _run(jobs: list[ShardJob], workers: int) -> int:
         log.info("%d of %d shards are there already", len(jobs) - len(todo), len(jobs))
     total = sum(len(job.sources) for job in todo)
     console = Console(stderr=True)
-    columns = (TextColumn("converting"), BarColumn(), MofNCompleteColumn(), TextColumn("cases"), TimeRemainingColumn())
+    columns = (
+        TextColumn("converting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("cases"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("cases", total=total)
         if workers == 1 or len(todo) <= 1:
@@ -225,7 +233,11 @@ def convert_shard(job: ShardJob) -> None:
             if job.stop_on_error:
                 raise
             refused.append({"case_id": error.case_id, "reason": error.reason})
-    content = {"made_from": _made_from(job), "cases": [dataclasses.asdict(e) for e in entries], "refused": refused}
+    content = {
+        "made_from": _made_from(job),
+        "cases": [dataclasses.asdict(e) for e in entries],
+        "refused": refused,
+    }
     write_json(temporary / INDEX, content)
     sync_folder(temporary)
     temporary.rename(job.root / job.name)
@@ -258,7 +270,9 @@ def _write_case(folder: Path, case: ConvertedCase) -> CaseEntry:
         if labelled
         else None,
         sources=[
-            FileRecord(name=f"{v.path.parent.name}/{v.path.name}", size_bytes=v.source_bytes, xxh3=v.source_xxh3)
+            FileRecord(
+                name=f"{v.path.parent.name}/{v.path.name}", size_bytes=v.source_bytes, xxh3=v.source_xxh3
+            )
             for v in volumes
         ],
     )
@@ -323,7 +337,9 @@ def _pool(parts: list[ChannelStatistics]) -> ChannelStatistics:
         return ChannelStatistics(voxels=0, mean=0.0, std=1.0, percentile_00_5=0.0, percentile_99_5=0.0)
     weights = [part.voxels / voxels for part in parts]
     mean = sum(w * part.mean for w, part in zip(weights, parts, strict=True))
-    variance = sum(w * (part.std**2 + (part.mean - mean) ** 2) for w, part in zip(weights, parts, strict=True))
+    variance = sum(
+        w * (part.std**2 + (part.mean - mean) ** 2) for w, part in zip(weights, parts, strict=True)
+    )
     return ChannelStatistics(
         voxels=voxels,
         mean=mean,

@@ -1,0 +1,1 @@
+"""Measure loaders and training steps, with machine, data, runs and spread."""

@@ -1,0 +1,1 @@
+"""Train, predict with and score segmentation networks."""
