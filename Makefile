@@ -47,8 +47,8 @@ clean:
 $(READY): constraints.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || \
 		{ echo "$(PYTHON) not found: install Python 3.10 or later, or name one: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "$$($(PYTHON) --version 2>&1) is too old: name Python 3.10 or later: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+		{ echo "$(PYTHON) is older than Python 3.10: name a later one: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 		{ echo "$(PYTHON) has no venv: install it (Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	@echo "setting up .venv from constraints.txt (once; torch and DALI are large downloads)"

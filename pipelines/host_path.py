@@ -71,9 +71,7 @@ class HostPath:
         self.store, self.plan, self.lanes = store, plan, lanes
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="voxelfeed-read")
         self._free = [
-            _make_slot(
-                plan.options.patch, len(manifest.channel_names), manifest.image_dtype, len(lanes), pinned
-            )
+            _make_slot(plan.options.patch, len(manifest.channel_names), manifest.image_dtype, len(lanes), pinned)
             for _ in range(num_slots)
         ]
         self._pending: deque[tuple[Slot, list[Sample], list[Future[tuple[float, int]]]]] = deque()
@@ -103,9 +101,7 @@ class HostPath:
         except BaseException:
             self._settle(slot, fills)
             raise
-        return Filled(
-            slot=slot, samples=samples, read_s=sum(s for s, _ in costs), read_bytes=sum(n for _, n in costs)
-        )
+        return Filled(slot=slot, samples=samples, read_s=sum(s for s, _ in costs), read_bytes=sum(n for _, n in costs))
 
     def empty_slots(self, count: int) -> list[Slot]:
         """Lend ``count`` slots as they are; ``give_back`` returns them."""

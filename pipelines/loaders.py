@@ -97,9 +97,7 @@ def build_loader(name: str, config: LoaderConfig, rank: int = 0, world_size: int
         raise InputError(f"unknown loader {name!r}; known: {', '.join(LOADERS)}")
     store = open_store(config.store)
     if not store.is_local:
-        raise InputError(
-            f"{config.store} is remote; copy the store to a local or mounted folder and train from there"
-        )
+        raise InputError(f"{config.store} is remote; copy the store to a local or mounted folder and train from there")
     manifest = store.manifest
     fits_memory(
         config.patch,

@@ -34,9 +34,7 @@ AUGMENTS = ("none", "basic")
 STATE_VERSION = 1
 STREAM_CASES, STREAM_WINDOW, STREAM_SAMPLE = 1, 2, 3
 DRAWS = 16  # random numbers reserved for one sample; new parameters take unused ones, so old streams stay as they are
-SCALE_RANGE = (
-    0.1  # MONAI RandScaleIntensityd(factors=0.1) and RandShiftIntensityd(offsets=0.1), as in the article
-)
+SCALE_RANGE = 0.1  # MONAI RandScaleIntensityd(factors=0.1) and RandShiftIntensityd(offsets=0.1), as in the article
 SHIFT_RANGE = 0.1
 
 Coordinates = npt.NDArray[np.uint16]
@@ -238,9 +236,7 @@ def check_state(plan: Plan, state: Mapping[str, Any]) -> tuple[int, int]:
     saved = json.loads(json.dumps(state.get("plan", {})))
     for name, value in plan.key.items():
         if saved.get(name) != value:
-            raise InputError(
-                f"cannot resume: the saved run has {name} = {saved.get(name)!r}, this one has {value!r}"
-            )
+            raise InputError(f"cannot resume: the saved run has {name} = {saved.get(name)!r}, this one has {value!r}")
     return int(state["epoch"]), int(state["step"])
 
 

@@ -45,11 +45,7 @@ def check(options: Options) -> int:
         options.shards,
         len(store.case_ids),
         len(store.manifest.shards),
-        f"{len(problems)} problems"
-        if problems
-        else "sizes match"
-        if options.fast
-        else "every checksum matches",
+        f"{len(problems)} problems" if problems else "sizes match" if options.fast else "every checksum matches",
     )
     return EXIT_UNEXPECTED if problems else EXIT_DONE
 
@@ -73,17 +69,13 @@ def find_problems(store: Store, *, fast: bool) -> Iterator[str]:
         for entry in entries:
             yield from _check_case(folder, entry, fast=fast)
         expected = {INDEX} | {record.name for entry in entries for record in entry.files}
-        yield from (
-            f"{path}: not part of the store" for path in sorted(folder.iterdir()) if path.name not in expected
-        )
+        yield from (f"{path}: not part of the store" for path in sorted(folder.iterdir()) if path.name not in expected)
 
 
 def _check_case(folder: Path, entry: CaseEntry, *, fast: bool) -> Iterator[str]:
     for record in entry.files:
         yield from _check_file(folder, record, f"case {entry.case_id}", fast=fast)
-    expected = npy_header(
-        (*entry.shape_dhw, len(entry.channels)), np.dtype(entry.image_dtype).newbyteorder("<")
-    )
+    expected = npy_header((*entry.shape_dhw, len(entry.channels)), np.dtype(entry.image_dtype).newbyteorder("<"))
     image = folder / entry.image.name
     if not fast and image.is_file():
         with image.open("rb") as file:

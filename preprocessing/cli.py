@@ -67,9 +67,7 @@ def set_up_logging(level: int = logging.INFO) -> None:
     """Send log records to stderr: coloured in a terminal, plain lines elsewhere."""
     plain = logging.StreamHandler()
     plain.setFormatter(logging.Formatter("%(message)s"))
-    handler = (
-        RichHandler(show_path=False, show_time=False, show_level=False) if sys.stderr.isatty() else plain
-    )
+    handler = RichHandler(show_path=False, show_time=False, show_level=False) if sys.stderr.isatty() else plain
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("torch.distributed").setLevel(logging.WARNING)
 

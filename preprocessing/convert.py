@@ -78,9 +78,7 @@ def convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> C
 
 def _convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> ConvertedCase:
     if source.label is not None and not source.label.exists():
-        raise InputError(
-            f'no label at {source.label}; add it, or list the image under "test" in dataset.json'
-        )
+        raise InputError(f'no label at {source.label}; add it, or list the image under "test" in dataset.json')
     image_volume = read_nifti(source.image, options.max_volume_gib)
     if len(image_volume.channels) != len(dataset.channel_names):
         raise InputError(
@@ -133,9 +131,7 @@ def prepare_image(
     )
 
 
-def restore_to_source(
-    stored: Array, origin_dhw: tuple[int, int, int], source_shape_dhw: tuple[int, int, int]
-) -> Array:
+def restore_to_source(stored: Array, origin_dhw: tuple[int, int, int], source_shape_dhw: tuple[int, int, int]) -> Array:
     """Undo crop and axis order: a box [D,H,W] becomes the whole source grid [x,y,z], zero outside the box."""
     whole = np.zeros(source_shape_dhw, dtype=stored.dtype)
     whole[tuple(slice(o, o + n) for o, n in zip(origin_dhw, stored.shape, strict=True))] = stored
@@ -194,8 +190,7 @@ def _scaled(volume: Volume) -> tuple[list[Array], int]:
     count = int(sum(mask.sum() for mask in broken))
     if count:
         channels = [
-            np.where(mask, channel.dtype.type(0), channel)
-            for mask, channel in zip(broken, channels, strict=True)
+            np.where(mask, channel.dtype.type(0), channel) for mask, channel in zip(broken, channels, strict=True)
         ]
     return channels, count
 
@@ -219,9 +214,7 @@ def _crop_box(channels: list[Array], label: npt.NDArray[np.uint8] | None) -> Box
 def _choose_dtype(channels: list[Array], wanted: str, volume: Volume) -> tuple[np.dtype[np.generic], float]:
     """Pick the stored dtype; return it with the largest absolute error that storing in it makes."""
     if wanted == "auto":
-        lossless = [
-            name for name in LOSSLESS_DTYPES if all(_fits(channel, np.dtype(name)) for channel in channels)
-        ]
+        lossless = [name for name in LOSSLESS_DTYPES if all(_fits(channel, np.dtype(name)) for channel in channels)]
         chosen = np.dtype(lossless[0] if lossless else "float32")
     else:
         chosen = np.dtype(wanted)

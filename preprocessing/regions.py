@@ -27,9 +27,7 @@ def resolve_regions(label_names: Mapping[int, str], wanted: str = "auto") -> Reg
     foreground = {number: name.lower() for number, name in label_names.items() if number != 0}
     edema = [number for number, name in foreground.items() if re.search(r"o?edema", name)]
     enhancing = [
-        number
-        for number, name in foreground.items()
-        if "enhanc" in name and not re.search(r"non[-_ ]?enhanc", name)
+        number for number, name in foreground.items() if "enhanc" in name and not re.search(r"non[-_ ]?enhanc", name)
     ]
     if len(edema) != 1 or len(enhancing) != 1:
         return None

@@ -285,9 +285,7 @@ class Store:
         try:
             return {entry["case_id"]: CaseEntry.from_json(entry) for entry in content["cases"]}
         except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{path}: damaged ({error!r}); run preprocessing.check, then convert again"
-            ) from error
+            raise InputError(f"{path}: damaged ({error!r}); run preprocessing.check, then convert again") from error
 
 
 def open_store(path: str | Path) -> Store:
@@ -326,9 +324,7 @@ def parse_json(path: str, raw: bytes) -> dict[str, Any]:
     try:
         content = json.loads(raw)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(
-            f"{path}: damaged JSON ({error}); run preprocessing.check, then convert again"
-        ) from error
+        raise InputError(f"{path}: damaged JSON ({error}); run preprocessing.check, then convert again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content

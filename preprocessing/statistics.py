@@ -89,15 +89,11 @@ def label_statistics(
             stop_dhw=(box[0].stop, box[1].stop, box[2].stop),
         )
         if number:
-            samples[number] = _draw_voxels(
-                mask, box, seed=xxhash.xxh3_64_intdigest(f"{case_id}/{number}".encode())
-            )
+            samples[number] = _draw_voxels(mask, box, seed=xxhash.xxh3_64_intdigest(f"{case_id}/{number}".encode()))
     return statistics, samples
 
 
-def _draw_voxels(
-    mask: npt.NDArray[np.bool_], box: tuple[slice, slice, slice], seed: int
-) -> npt.NDArray[np.uint16]:
+def _draw_voxels(mask: npt.NDArray[np.bool_], box: tuple[slice, slice, slice], seed: int) -> npt.NDArray[np.uint16]:
     inner = mask[box]
     flat = np.flatnonzero(inner)
     if flat.size > FOREGROUND_SAMPLES:

@@ -135,9 +135,7 @@ def _only_converter(root: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
-        raise InputError(
-            f"{root}: another converter is writing there; wait for it or give another --output"
-        ) from error
+        raise InputError(f"{root}: another converter is writing there; wait for it or give another --output") from error
     finally:
         os.close(descriptor)
 
@@ -270,9 +268,7 @@ def _write_case(folder: Path, case: ConvertedCase) -> CaseEntry:
         if labelled
         else None,
         sources=[
-            FileRecord(
-                name=f"{v.path.parent.name}/{v.path.name}", size_bytes=v.source_bytes, xxh3=v.source_xxh3
-            )
+            FileRecord(name=f"{v.path.parent.name}/{v.path.name}", size_bytes=v.source_bytes, xxh3=v.source_xxh3)
             for v in volumes
         ],
     )
@@ -337,9 +333,7 @@ def _pool(parts: list[ChannelStatistics]) -> ChannelStatistics:
         return ChannelStatistics(voxels=0, mean=0.0, std=1.0, percentile_00_5=0.0, percentile_99_5=0.0)
     weights = [part.voxels / voxels for part in parts]
     mean = sum(w * part.mean for w, part in zip(weights, parts, strict=True))
-    variance = sum(
-        w * (part.std**2 + (part.mean - mean) ** 2) for w, part in zip(weights, parts, strict=True)
-    )
+    variance = sum(w * (part.std**2 + (part.mean - mean) ** 2) for w, part in zip(weights, parts, strict=True))
     return ChannelStatistics(
         voxels=voxels,
         mean=mean,

@@ -1,0 +1,250 @@
+"""The contract of all loaders, and DALI against its numpy twin, voxel by voxel."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.batch import Batch, Loader
+from pipelines.loaders import LOADERS, LoaderConfig, build_loader
+from pipelines.plan import Sample
+from pipelines.reference import crop, flip, intensity_of, normalize, region_channels
+from preprocessing.errors import InputError
+from preprocessing.shards import Store, open_store
+from preprocessing.to_shards import Options, convert
+
+PATCH = (16, 16, 20)
+DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
+PLANNED = ["dali", "torch"]
+
+
+def config_for(store: Path, **changes: object) -> LoaderConfig:
+    settings: dict[str, object] = {"batch_size": 2, "samples_per_case": 3, "num_workers": 0}
+    return LoaderConfig(store=store, patch=PATCH, **(settings | changes))  # type: ignore[arg-type]
+
+
+def expected(store: Store, sample: Sample, patch: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Make one sample from the specification: image [C,D,H,W] and label [1,D,H,W]."""
+    case = store.case(sample.case_id)
+    image = np.empty((*patch, case.image().shape[3]), store.manifest.image_dtype)
+    label = np.empty((*patch, 1), np.uint8)
+    image = flip(crop(case.image(), sample.position_dhw, image), sample.flips_dhw)
+    label = flip(crop(case.label(), sample.position_dhw, label), sample.flips_dhw)
+    values = normalize(image, intensity_of(case, store.manifest), sample.scale, sample.shift)
+    return values.transpose(3, 0, 1, 2), label.transpose(3, 0, 1, 2)
+
+
+def assert_same(left: Batch, right: Batch) -> None:
+    assert list(left.samples) == list(right.samples)
+    torch.testing.assert_close(left.image, right.image, rtol=0, atol=1e-5)
+    assert torch.equal(left.label, right.label)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("augment", ["none", "basic"])
+def test_dali_equals_the_reference_on_coordinate_volumes(coordinate_store: Path, augment: str, device: str) -> None:
+    store = open_store(coordinate_store)
+    with build_loader("dali", config_for(coordinate_store, augment=augment, device=device)) as loader:
+        seen_flips = set()
+        for batch in loader:
+            for index, sample in enumerate(batch.samples):
+                image, label = expected(store, sample, PATCH)
+                np.testing.assert_array_equal(batch.label[index].cpu().numpy(), label)
+                np.testing.assert_allclose(batch.image[index].cpu().numpy(), image, rtol=0, atol=1e-5)
+                seen_flips.add(sample.flips_dhw)
+        assert len(seen_flips) == (1 if augment == "none" else len(seen_flips)) > 0
+        assert augment == "none" or len(seen_flips) > 3
+
+
+@pytest.mark.parametrize("loader_name", PLANNED)
+def test_voxels_tell_the_case_and_position_the_plan_drew(coordinate_store: Path, loader_name: str) -> None:
+    """Undo the normalisation: the numbers in a patch are its coordinates, whatever the reference says."""
+    store = open_store(coordinate_store)
+    with build_loader(loader_name, config_for(coordinate_store)) as loader:
+        for batch in loader:
+            for index, sample in enumerate(batch.samples):
+                case = store.case(sample.case_id)
+                raw = batch.image[index].numpy().transpose(1, 2, 3, 0).astype(np.float64) - sample.shift
+                raw = raw / sample.scale * case.channel_std + case.channel_mean
+                raw = raw[tuple(slice(None, None, -1 if reverse else None) for reverse in sample.flips_dhw)]
+                inside = [slice(max(-p, 0), s - p) for p, s in zip(sample.position_dhw, case.shape_dhw, strict=True)]
+                voxel = np.rint(raw[tuple(inside)]).astype(int)
+                start = [max(p, 0) + 1 for p in sample.position_dhw]
+                assert voxel[0, 0, 0, :3].tolist() == start
+                assert (voxel[..., 3] == int(sample.case_id[-3:]) + 1).all()
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_all_planned_loaders_deliver_the_same_batches(coordinate_store: Path, regions: bool) -> None:
+    config = config_for(coordinate_store, regions=regions)
+    with build_loader("dali", config) as dali, build_loader("torch", config) as workers:
+        for left, right in zip(dali, workers, strict=True):
+            assert_same(left, right)
+
+
+def test_regions_are_the_labels_they_unite(coordinate_store: Path) -> None:
+    with (
+        build_loader("dali", config_for(coordinate_store)) as plain,
+        build_loader("dali", config_for(coordinate_store, regions=True)) as joined,
+    ):
+        regions = list((open_store(coordinate_store).manifest.regions or {}).values())
+        assert regions == [[1, 2, 3], [2, 3], [3]]
+        for classes, masks in zip(plain, joined, strict=True):
+            wanted = region_channels(classes.label.permute(0, 2, 3, 4, 1).numpy(), regions)
+            np.testing.assert_array_equal(masks.label.permute(0, 2, 3, 4, 1).numpy(), wanted)
+
+
+@pytest.mark.data
+def test_dali_equals_the_reference_on_a_real_case(real_data: Path, tmp_path: Path) -> None:
+    source = Options(input=real_data / "Task01_BrainTumour", output=tmp_path / "S", workers=1)
+    assert convert(source) == 0
+    store = open_store(tmp_path / "S")
+    config = LoaderConfig(store=tmp_path / "S", patch=(48, 64, 32), batch_size=1, samples_per_case=2, foreground=1.0)
+    with build_loader("dali", config) as loader:
+        for batch in loader:
+            image, label = expected(store, batch.samples[0], config.patch)
+            np.testing.assert_array_equal(batch.label[0].numpy(), label)
+            np.testing.assert_allclose(batch.image[0].numpy(), image, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("loader_name", list(LOADERS))
+def test_contract_shapes_strides_and_length(coordinate_store: Path, loader_name: str) -> None:
+    with build_loader(loader_name, config_for(coordinate_store)) as loader:
+        batches = list(loader)
+        assert len(batches) == len(loader) == 9  # 5 cases over 2 lanes: 3 cases a lane, 3 samples each
+        for batch in batches:
+            assert batch.image.shape == (2, 4, *PATCH)
+            assert batch.image.dtype == torch.float32
+            assert batch.image.is_contiguous(memory_format=torch.channels_last_3d)
+            assert batch.label.shape == (2, 1, *PATCH)
+            assert batch.label.dtype == torch.uint8
+            assert len(batch.case_ids) == 2
+
+
+@pytest.mark.parametrize("loader_name", PLANNED)
+def test_contract_epochs_differ_and_repeat_by_seed(coordinate_store: Path, loader_name: str) -> None:
+    with build_loader(loader_name, config_for(coordinate_store)) as loader:
+        first, second = list(loader), list(loader)
+        loader.set_epoch(0)
+        again = list(loader)
+    for left, right in zip(first, again, strict=True):
+        assert_same(left, right)
+    assert all(left.samples != right.samples for left, right in zip(first, second, strict=True))
+    with build_loader(loader_name, config_for(coordinate_store, seed=1)) as other:
+        assert next(iter(other)).samples != first[0].samples
+
+
+@pytest.mark.parametrize("loader_name", PLANNED)
+def test_contract_restores_at_every_step(coordinate_store: Path, loader_name: str) -> None:
+    with build_loader(loader_name, config_for(coordinate_store)) as loader:
+        whole, states = [], [loader.state_dict()]
+        for batch in itertools.chain(loader):
+            whole.append(batch)
+            states.append(loader.state_dict())
+    with build_loader(loader_name, config_for(coordinate_store)) as restored:
+        for step, state in enumerate(states[:-1]):
+            restored.load_state_dict(state)
+            for left, right in zip(restored, whole[step:], strict=True):
+                assert_same(left, right)
+        restored.load_state_dict(states[-1])
+        assert next(iter(restored)).samples[0].epoch == 1
+
+
+@pytest.mark.parametrize("loader_name", list(LOADERS))
+def test_contract_close_twice_and_leave_no_thread(coordinate_store: Path, loader_name: str) -> None:
+    before = threading.active_count()
+    loader = build_loader(loader_name, config_for(coordinate_store))
+    next(iter(loader))
+    loader.close()
+    loader.close()
+    assert threading.active_count() == before
+    with pytest.raises(RuntimeError, match="closed"):
+        next(iter(loader))
+
+
+@pytest.mark.parametrize("loader_name", PLANNED)
+def test_leaving_an_epoch_half_way_goes_on_there(coordinate_store: Path, loader_name: str) -> None:
+    with build_loader(loader_name, config_for(coordinate_store)) as loader:
+        first = list(itertools.islice(loader, 4))
+        rest = list(loader)
+        loader.set_epoch(0)
+        for left, right in zip([*first, *rest], loader, strict=True):
+            assert_same(left, right)
+
+
+def test_batches_own_their_memory_unless_told_otherwise(coordinate_store: Path) -> None:
+    with build_loader("dali", config_for(coordinate_store)) as loader:
+        kept = [(batch, batch.image.clone()) for batch in loader]
+        assert all(torch.equal(batch.image, copy) for batch, copy in kept)
+
+
+def test_ranks_share_the_global_batch(coordinate_store: Path) -> None:
+    with build_loader("dali", config_for(coordinate_store, batch_size=4)) as whole:
+        wanted = [batch.samples for batch in whole]
+    parts: list[list[Sample]] = [[] for _ in wanted]
+    for rank in range(2):
+        with build_loader("dali", config_for(coordinate_store), rank=rank, world_size=2) as loader:
+            for step, batch in enumerate(loader):
+                parts[step] += batch.samples
+    assert parts == [list(samples) for samples in wanted]
+
+
+def test_an_error_in_a_reading_thread_reaches_the_consumer(coordinate_store: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = shutil.copytree(coordinate_store, tmp_path / "broken")
+    for image in broken.glob("*/case_002.image.npy"):
+        image.unlink()
+    with (
+        build_loader("dali", config_for(broken)) as loader,
+        pytest.raises(InputError, match="case_002.*missing or damaged"),
+    ):
+        list(loader)
+
+
+def test_worker_processes_deliver_the_same(coordinate_store: Path) -> None:
+    with (
+        build_loader("torch", config_for(coordinate_store, num_workers=2)) as workers,
+        build_loader("torch", config_for(coordinate_store)) as inline,
+    ):
+        for _ in range(2):
+            for left, right in zip(workers, inline, strict=True):
+                assert_same(left, right)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("dahli", {}, "unknown loader 'dahli'; known: dali, torch, synthetic"),
+        ("dali", {"augment": "loud"}, "unknown augment 'loud'"),
+        ("dali", {"batch_size": 0}, "batch_size is 0"),
+        ("dali", {"foreground": 2.0}, "foreground is 2"),
+        ("dali", {"cases": ("nobody",)}, "no case 'nobody'"),
+    ],
+)
+def test_wrong_settings_are_one_clear_line(
+    coordinate_store: Path, name: str, changes: dict[str, object], message: str
+) -> None:
+    def use() -> None:
+        with build_loader(name, config_for(coordinate_store, **changes)) as loader:
+            next(iter(loader))
+
+    with pytest.raises(InputError, match=message):
+        use()
+
+
+def test_a_patch_larger_than_memory_is_refused(coordinate_store: Path) -> None:
+    config = LoaderConfig(store=coordinate_store, patch=(4000, 4000, 4000), batch_size=2)
+    with pytest.raises(InputError, match=r"needs about .* GiB, .* GiB are free"):
+        build_loader("dali", config)
+
+
+def test_loader_is_a_loader(coordinate_store: Path) -> None:
+    for name in LOADERS:
+        with build_loader(name, config_for(coordinate_store)) as loader:
+            assert isinstance(loader, Loader)
