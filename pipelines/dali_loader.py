@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipelines.batch import Batch, Loader, channels_first
-from pipelines.dali_graph import INPUTS, LAYOUTS, GraphOptions, build_graph
+from pipelines.dali_graph import LAYOUTS, GraphOptions, build_graph, input_names
 from pipelines.host_path import Filled, HostPath, Slot
 from pipelines.plan import Plan
 from preprocessing.shards import Store
@@ -110,7 +110,7 @@ class DaliLoader(Loader):
         return filled
 
     def _feed_slot(self, slot: Slot) -> None:
-        for name in INPUTS:
+        for name in input_names(self.plan.options.augment):
             self.pipeline.feed_input(name, getattr(slot, name), layout=LAYOUTS.get(name, ""))
 
     def _batch(self, image: Any, label: Any, filled: Filled) -> Batch:

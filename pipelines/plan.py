@@ -247,5 +247,5 @@ def fits_memory(patch: Int3, num_channels: int, itemsize: int, batch_size: int, 
     if needed > available_bytes:
         raise InputError(
             f"patch {','.join(map(str, patch))} with batch size {batch_size} and {num_channels} channels needs about "
-            f"{needed / 2**30:.1f} GiB, {available_bytes / 2**30:.1f} GiB are free; choose a smaller --patch or --batch-size"
+            f"{needed / 2**30:.1f} GiB, {available_bytes / 2**30:.1f} GiB are free; lower --patch or --batch-size"
         )
