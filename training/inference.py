@@ -1,0 +1,125 @@
+"""Whole-volume prediction shared by validation and ``predict``: sliding window, decoding, structures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.inferers import sliding_window_inference
+from torch import nn
+
+from pipelines.plan import Int3
+from pipelines.reference import Intensity, normalize
+from preprocessing.regions import label_of_regions
+from preprocessing.shards import Manifest
+from preprocessing.statistics import ChannelStatistics
+from training.recipes import Task, build_network
+
+Labels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Everything that a checkpoint's weights need around them to predict: kept in the checkpoint as plain values.
+
+    ``groups`` are the scored structures, name to label ids: the regions, or each label but the background.
+    """
+
+    net: str
+    patch: Int3
+    channel_names: list[str]
+    label_names: dict[int, str]
+    modality: str
+    channels: list[ChannelStatistics]
+    regions: dict[str, tuple[int, ...]] | None
+    crop_foreground: bool
+
+    @classmethod
+    def of_store(cls, manifest: Manifest, net: str, patch: Int3) -> ModelSpec:
+        """Describe a network to be trained on a store."""
+        regions = manifest.regions
+        return cls(
+            net=net,
+            patch=patch,
+            channel_names=manifest.channel_names,
+            label_names=manifest.label_names,
+            modality=manifest.modality,
+            channels=manifest.channels,
+            regions=None if regions is None else {name: tuple(numbers) for name, numbers in regions.items()},
+            crop_foreground=bool(manifest.options["crop_foreground"]),
+        )
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> ModelSpec:
+        """Rebuild what ``to_plain`` made."""
+        made = dict(plain)
+        made["patch"] = tuple(plain["patch"])
+        made["channels"] = [ChannelStatistics(**channel) for channel in plain["channels"]]
+        if plain["regions"] is not None:
+            made["regions"] = {name: tuple(numbers) for name, numbers in plain["regions"].items()}
+        return cls(**made)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return dicts, lists and numbers only."""
+        return dataclasses.asdict(self)
+
+    @property
+    def task(self) -> Task:
+        """Channels in and out: classes are 0 to the largest label id, regions one channel each."""
+        classes = max(self.label_names) + 1
+        return Task(
+            in_channels=len(self.channel_names),
+            out_channels=classes if self.regions is None else len(self.regions),
+            has_regions=self.regions is not None,
+        )
+
+    @property
+    def groups(self) -> dict[str, tuple[int, ...]]:
+        """Name to label ids of every structure that is scored."""
+        return self.regions or {name: (number,) for number, name in sorted(self.label_names.items()) if number}
+
+    def build(self) -> nn.Module:
+        """Build the network with fresh weights."""
+        return build_network(self.net, self.task, self.patch)
+
+
+def to_input(voxels: npt.NDArray[Any], intensity: Intensity, device: torch.device) -> torch.Tensor:
+    """Normalise a whole volume [D,H,W,C] as training does; returns [1,C,D,H,W] in channels_last_3d."""
+    values = normalize(voxels, intensity, scale=1.0, shift=0.0)
+    return torch.from_numpy(values[None]).permute(0, 4, 1, 2, 3).to(device)
+
+
+@torch.inference_mode()
+def predict_volume(network: nn.Module, image: torch.Tensor, spec: ModelSpec, overlap: float) -> Labels:
+    """Slide the training patch over ``image`` [1,C,D,H,W] and return label ids uint8 [D,H,W].
+
+    Windows overlap by the fraction ``overlap`` and are blended with Gaussian weights (MONAI's
+    ``sliding_window_inference``); a volume smaller than the patch is padded.
+    """
+    network.eval()
+    logits = sliding_window_inference(image, spec.patch, 1, network, overlap=overlap, mode="gaussian")
+    return decode(logits[0].float().cpu(), spec)
+
+
+def decode(logits: torch.Tensor, spec: ModelSpec) -> Labels:
+    """Turn logits [K,D,H,W] into label ids uint8 [D,H,W].
+
+    Classes: the largest. Regions: each where its probability exceeds one half, painted from the largest region to the
+    smallest with the label that the region stands for (``preprocessing.regions.label_of_regions``).
+    """
+    if spec.regions is None:
+        return np.asarray(logits.argmax(dim=0).to(torch.uint8).numpy())
+    label = np.zeros(tuple(logits.shape[1:]), dtype=np.uint8)
+    for channel, number in enumerate(label_of_regions(spec.regions).values()):
+        label[logits[channel].numpy() > 0] = number
+    return label
+
+
+def structures(label: npt.NDArray[Any], groups: Mapping[str, tuple[int, ...]]) -> torch.Tensor:
+    """Split a label map [D,H,W] into masks bool [1,S,D,H,W], one for each group."""
+    return torch.from_numpy(np.stack([np.isin(label, numbers) for numbers in groups.values()])[None])
