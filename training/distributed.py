@@ -13,7 +13,7 @@ from preprocessing.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """This process's place: ``rank`` among ``world_size`` processes, ``local_rank`` among those of its machine."""
+    """Place of this process: ``rank`` among ``world_size`` processes, ``local_rank`` among those of its machine."""
 
     rank: int
     local_rank: int
@@ -31,7 +31,9 @@ def read_world(environment: Mapping[str, str] = os.environ) -> World:
         world_size=int(environment.get("WORLD_SIZE", "1")),
     )
     if world.world_size > 1:
-        raise InputError(f"started as {world.world_size} processes; this version trains in one, start it without torchrun")
+        raise InputError(
+            f"started as {world.world_size} processes; this version trains in one, start it without torchrun"
+        )
     return world
 
 

@@ -26,9 +26,10 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A recipe: network, learning rate, weight decay, optimiser and loss. ``epochs`` is what a small set needs."""
+    """A recipe: network, number of steps, peak learning rate, weight decay, loss variant and warm-up."""
 
     net: str
+    steps: int
     lr: float
     weight_decay: float
     squared_dice: bool
@@ -36,9 +37,9 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "fast": Preset(net="segresnet", lr=2e-3, weight_decay=1e-5, squared_dice=False, warmup_steps=20),
+    "fast": Preset(net="segresnet", steps=1500, lr=2e-3, weight_decay=1e-5, squared_dice=False, warmup_steps=20),
     # AWS's article: UNet 16-32-64-128-256 with 2 residual units, Dice with squared denominator, Adam
-    "article": Preset(net="unet", lr=1e-3, weight_decay=1e-5, squared_dice=True, warmup_steps=0),
+    "article": Preset(net="unet", steps=25_000, lr=1e-3, weight_decay=1e-5, squared_dice=True, warmup_steps=0),
 }
 
 
@@ -91,17 +92,38 @@ def build_network(name: str, task: Task, patch: Int3) -> nn.Module:
     if any(side % STRIDE[name] for side in patch):
         sides = ",".join(str(-(-side // STRIDE[name]) * STRIDE[name]) for side in patch)
         raise InputError(f"--patch {','.join(map(str, patch))}: {name} needs multiples of {STRIDE[name]}; use {sides}")
-    return NETWORKS[name](task).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    network = NETWORKS[name](task)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return network
 
 
 def build_loss(task: Task, preset: Preset) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Build the loss of network output [N,K,D,H,W] and label uint8 [N,1 or R,D,H,W]: Dice plus cross-entropy."""
-    common = {"squared_pred": preset.squared_dice, "smooth_nr": 1e-5, "smooth_dr": 1e-5}
-    if task.has_regions:
-        dice = DiceLoss(sigmoid=True, **common) if preset.squared_dice else DiceCELoss(sigmoid=True, **common)
-        return lambda logits, label: dice(logits, label.to(logits.dtype))
-    classes = DiceCELoss(softmax=True, to_onehot_y=True, include_background=False, **common)
-    return lambda logits, label: classes(logits, label.long())
+    """Build the loss of network output [N,K,D,H,W] and label uint8 [N,1 or R,D,H,W].
+
+    Dice plus cross-entropy for classes, Dice plus binary cross-entropy for regions (nnU-Net's pair), or for regions
+    with ``squared_dice`` Dice alone (the article's). MONAI's ``DiceCELoss(sigmoid=True)`` would not do for regions:
+    with more than one channel its cross-entropy is a softmax, which overlapping regions can never satisfy.
+    """
+    smooth = 1e-5
+    if not task.has_regions:
+        classes = DiceCELoss(
+            softmax=True,
+            to_onehot_y=True,
+            include_background=False,
+            squared_pred=preset.squared_dice,
+            smooth_nr=smooth,
+            smooth_dr=smooth,
+        )
+        return lambda logits, label: classes(logits, label.long())
+    dice = DiceLoss(sigmoid=True, squared_pred=preset.squared_dice, smooth_nr=smooth, smooth_dr=smooth)
+    entropy = nn.BCEWithLogitsLoss()
+
+    def regions(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        wanted = label.to(logits.dtype)
+        loss: torch.Tensor = dice(logits, wanted)
+        return loss if preset.squared_dice else loss + entropy(logits, wanted)
+
+    return regions
 
 
 def build_optimizer(network: nn.Module, lr: float, preset: Preset) -> torch.optim.Optimizer:

@@ -105,6 +105,8 @@ def describe_limit(split: Split) -> str:
     name, (seconds, remedy) = max(parts.items(), key=lambda part: part[1][0])
     share = seconds / split.wall_s if split.wall_s else 0.0
     if split.waiting < 0.05:
-        return f"Limited by the model: it waits for data {split.waiting:.1%} of the time."
+        return f"Limited by the model: it waits for data {100 * split.waiting:.1f} % of the time."
     rate = split.read_bytes / split.wall_s / 1e6 if split.wall_s else 0.0
-    return f"Limited by {name} ({share:.0%} of each step waits on it, data arriving at {rate:.0f} MB/s): {remedy}."
+    return (
+        f"Limited by {name} ({100 * share:.0f} % of each step waits on it, data arriving at {rate:.0f} MB/s): {remedy}."
+    )

@@ -6,18 +6,19 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from monai.metrics import compute_dice
 from torch import nn
 
 from pipelines.plan import random_words
 from pipelines.reference import intensity_of
 from preprocessing.errors import InputError
 from preprocessing.shards import Store
-from training.inference import Labels, ModelSpec, predict_volume, structures, to_input
+from training.inference import ModelSpec, predict_volume, to_input
+from training.scores import dice_of
 
 STREAM_SPLIT = 4
+OVERLAP = 0.25  # MONAI's default; predict takes more windows for a little more accuracy
 CaseScores = dict[str, dict[str, float]]
-"""Case id to structure name to Dice; NaN where the case does not have the structure."""
+"""Case id to structure name to Dice."""
 
 
 def split_cases(case_ids: Sequence[str], fraction: float, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -40,36 +41,23 @@ def validate(
     case_ids: Sequence[str],
     spec: ModelSpec,
     device: torch.device,
-    *,
-    overlap: float = 0.25,
-    on_case: Callable[[str, Labels], None] | None = None,
+    on_case: Callable[[], None],
 ) -> CaseScores:
-    """Predict every case and return its Dice per structure; ``on_case`` gets each prediction [D,H,W]."""
+    """Predict every case whole and return its Dice per structure; ``on_case`` is called after each."""
     scores: CaseScores = {}
     for case_id in case_ids:
         case = store.case(case_id)
         label = case.label()
         assert label is not None  # the split holds labelled cases only
         image = to_input(case.image(), intensity_of(case, store.manifest), device)
-        predicted = predict_volume(network, image, spec, overlap)
-        scores[case_id] = dice_scores(predicted, label[..., 0], spec.groups)
-        if on_case is not None:
-            on_case(case_id, predicted)
+        predicted = predict_volume(network, image, spec, OVERLAP)
+        scores[case_id] = dice_of(predicted, label[..., 0], spec.groups)
+        on_case()
     return scores
 
 
-def dice_scores(predicted: Labels, label: Labels, groups: dict[str, tuple[int, ...]]) -> dict[str, float]:
-    """Return Dice per structure of two label maps [D,H,W]; NaN where ``label`` lacks the structure (MONAI's rule)."""
-    dice = compute_dice(structures(predicted, groups), structures(label, groups), include_background=True)
-    return dict(zip(groups, dice[0].tolist(), strict=True))
-
-
 def mean_scores(scores: CaseScores) -> dict[str, float]:
-    """Average each structure over the cases that have it, then add ``mean`` over the structures."""
+    """Average each structure over the cases, then add ``mean`` over the structures."""
     names = list(next(iter(scores.values())))
-    averages: dict[str, float] = {}
-    for name in names:
-        values = [case[name] for case in scores.values() if not np.isnan(case[name])]
-        averages[name] = float(np.mean(values)) if values else float("nan")
-    averages["mean"] = float(np.nanmean(list(averages.values())))
-    return averages
+    averages = {name: float(np.mean([case[name] for case in scores.values()])) for name in names}
+    return averages | {"mean": float(np.mean(list(averages.values())))}

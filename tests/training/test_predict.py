@@ -1,0 +1,136 @@
+"""Predictions lie on the grid of their image, and a label survives the way through shards and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from preprocessing.convert import restore_to_source
+from preprocessing.errors import InputError
+from preprocessing.nifti import read_nifti
+from preprocessing.shards import open_store
+from preprocessing.to_shards import Options as ConvertOptions
+from preprocessing.to_shards import convert
+from training.checkpoint import save_checkpoint
+from training.inference import ModelSpec, decode
+from training.predict import Options, find_images, predict, save_label
+
+
+def assert_same_grid(prediction: Path, source: Path) -> None:
+    """Compare shape, affine, codes and voxel sizes; labels are uint8 and not rescaled."""
+    made, image = nib.load(prediction), nib.load(source)
+    assert made.shape == image.shape[:3]
+    np.testing.assert_array_equal(made.affine, image.affine)
+    np.testing.assert_array_equal(made.header.get_zooms(), image.header.get_zooms()[:3])
+    for name in ("qform_code", "sform_code"):
+        assert made.header[name] == image.header[name]
+    assert made.header.get_xyzt_units()[0] == image.header.get_xyzt_units()[0]
+    assert made.get_data_dtype() == np.uint8
+
+
+def options_for(tiny_run: Path, images: Path, output: Path) -> Options:
+    return Options(checkpoint=tiny_run / "checkpoints" / "best.pt", input=images, output=output, device="cpu")
+
+
+def test_predictions_lie_on_the_grid_of_their_image(tiny_run: Path, msd_folder: Path, tmp_path: Path) -> None:
+    assert predict(options_for(tiny_run, msd_folder / "imagesTr", tmp_path / "P")) == 0
+    images = sorted((msd_folder / "imagesTr").iterdir())
+    assert len(images) == 5
+    for image in images:
+        assert_same_grid(tmp_path / "P" / image.name, image)
+    found = set(
+        np.unique(np.concatenate([np.asanyarray(nib.load(p).dataobj).ravel() for p in tmp_path.glob("P/*.gz")]))
+    )
+    assert found <= {0, 1, 2, 3}
+    assert len(found) > 1
+
+
+def test_one_file_gives_what_the_folder_gives(tiny_run: Path, msd_folder: Path, tmp_path: Path) -> None:
+    image = sorted((msd_folder / "imagesTr").iterdir())[2]
+    predict(options_for(tiny_run, msd_folder / "imagesTr", tmp_path / "all"))
+    predict(options_for(tiny_run, image, tmp_path / "one"))
+    one, other = (np.asanyarray(nib.load(tmp_path / part / image.name).dataobj) for part in ("one", "all"))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_bad_volumes_are_named_and_the_others_predicted(
+    tiny_run: Path, msd_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = shutil.copytree(msd_folder / "imagesTr", tmp_path / "images")
+    cut = images / "case_001.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:-200])
+    nib.save(nib.Nifti1Image(np.ones((16, 16, 16), np.int16), np.eye(4)), images / "case_002.nii.gz")
+    with caplog.at_level(logging.INFO):
+        assert predict(options_for(tiny_run, images, tmp_path / "P")) == 3
+    assert "refused case case_001" in caplog.text
+    assert "case_002.nii.gz has 1 channels, the checkpoint was trained on 4" in caplog.text
+    assert sorted(p.name for p in tmp_path.glob("P/*.gz")) == [f"case_00{n}.nii.gz" for n in (0, 3, 4)]
+
+
+def test_a_folder_without_volumes_says_where_to_look(tiny_run: Path, msd_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no .nii.gz or .nii file in it; did you mean .*imagesTr"):
+        predict(options_for(tiny_run, msd_folder, tmp_path / "P"))
+    with pytest.raises(InputError, match="nowhere: no such file or folder"):
+        find_images(Path("nowhere"))
+    with pytest.raises(InputError, match="no such checkpoint"):
+        predict(options_for(tmp_path, msd_folder / "imagesTr", tmp_path / "P"))
+    options = options_for(tiny_run, msd_folder / "imagesTr", tmp_path / "P")
+    with pytest.raises(InputError, match="--overlap 2"):
+        predict(dataclasses.replace(options, overlap=2.0))
+
+
+def spec_of(store: Path, patch: tuple[int, int, int]) -> ModelSpec:
+    return ModelSpec.of_store(open_store(store).manifest, "unet", patch)
+
+
+@pytest.mark.parametrize("has_regions", [True, False])
+def test_decode_paints_regions_from_large_to_small(coordinate_store: Path, has_regions: bool) -> None:
+    spec = spec_of(coordinate_store, (16, 16, 16))
+    spec = spec if has_regions else dataclasses.replace(spec, regions=None)
+    true = torch.randint(0, 4, (5, 6, 7), generator=torch.Generator().manual_seed(0))
+    if has_regions:
+        masks = [sum((true == number) for number in numbers) for numbers in ((1, 2, 3), (2, 3), (3,))]
+        logits = torch.stack([mask.float() * 2 - 1 for mask in masks])  # type: ignore[union-attr]
+    else:
+        logits = torch.nn.functional.one_hot(true, 4).permute(3, 0, 1, 2).float()
+    np.testing.assert_array_equal(decode(logits, spec), true.numpy())
+
+
+def label_through_shards(store: Path, case_id: str, source: Path, output: Path) -> npt.NDArray[np.uint8]:
+    case = open_store(store).case(case_id)
+    label = case.label()
+    assert label is not None
+    whole = restore_to_source(label[..., 0], case.origin_dhw, case.source_shape_dhw)
+    save_label(output, whole.view(np.uint8), read_nifti(source))
+    return np.asanyarray(nib.load(output).dataobj)
+
+
+def test_a_label_survives_shards_and_back(msd_folder: Path, coordinate_store: Path, tmp_path: Path) -> None:
+    for image in (msd_folder / "imagesTr").iterdir():
+        case_id = image.name.removesuffix(".nii.gz")
+        made = label_through_shards(coordinate_store, case_id, image, tmp_path / image.name)
+        np.testing.assert_array_equal(made, np.asanyarray(nib.load(msd_folder / "labelsTr" / image.name).dataobj))
+        assert_same_grid(tmp_path / image.name, image)
+
+
+@pytest.mark.data
+def test_real_volumes_predict_on_their_own_grid(real_data: Path, tmp_path: Path) -> None:
+    source = real_data / "Task01_BrainTumour"
+    assert convert(ConvertOptions(input=source, output=tmp_path / "S")) == 0
+    spec = spec_of(tmp_path / "S", (64, 64, 64))
+    checkpoint = {"model": spec.build().state_dict(), "spec": spec.to_plain()}
+    save_checkpoint(tmp_path / "checkpoints" / "best.pt", checkpoint)
+    image = source / "imagesTr" / "BRATS_001.nii.gz"
+    assert predict(dataclasses.replace(options_for(tmp_path, image, tmp_path / "P"), overlap=0.0)) == 0
+    assert_same_grid(tmp_path / "P" / image.name, image)
+    for path in sorted((source / "imagesTr").iterdir()):
+        made = label_through_shards(tmp_path / "S", path.name.removesuffix(".nii.gz"), path, tmp_path / path.name)
+        np.testing.assert_array_equal(made, np.asanyarray(nib.load(source / "labelsTr" / path.name).dataobj))

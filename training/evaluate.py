@@ -1,0 +1,157 @@
+"""Score predicted label maps against true ones: ``python -m training.evaluate``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from preprocessing.cli import main
+from preprocessing.convert import read_label
+from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
+from preprocessing.nifti import case_id_of, read_nifti
+from preprocessing.shards import write_json
+from training.overlay import save_overlay
+from training.predict import DESCRIPTION, find_images
+from training.scores import METRICS, CaseScore, Groups, Scores, average, mean_of, score_pair
+
+log = logging.getLogger(__name__)
+SCORES = "scores.json"
+ANY_LABEL = {number: str(number) for number in range(256)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Score label maps: Dice, 95 % Hausdorff distance, surface Dice and volumes per case and structure.
+
+    Writes scores.csv, scores.json and scores.md, worst case first. Labels without a prediction, and pairs that do not
+    fit, are named; the exit code is then 3.
+    """
+
+    predictions: Path = Path("predictions")
+    """Folder of predicted label maps."""
+    labels: Path = Path("data/phantom/labelsTs")
+    """Folder of true label maps of the same names."""
+    output: Path = Path("evaluation")
+    """Folder for the scores."""
+    images: Path | None = None
+    """Folder of the images: adds pictures with both outlines to --output."""
+    tolerance_mm: float = 1.0
+    """Surface Dice counts surface voxels nearer than this as matched."""
+
+
+def evaluate(options: Options) -> int:
+    """Run the command; returns the exit code."""
+    labels = find_images(options.labels)
+    groups = _read_groups(options.predictions)
+    options.output.mkdir(parents=True, exist_ok=True)
+    scores: Scores = {}
+    refused: list[str] = []
+    for path in labels:
+        name = case_id_of(path)
+        try:
+            scores[name] = _score_case(name, path, groups, options)
+        except InputError as error:
+            refused.append(f"case {name}: {error}")
+    for reason in refused:
+        log.error("%s", reason)
+    if not scores:
+        raise InputError(f"nothing to score: no label of {options.labels} has a usable prediction")
+    ordered = dict(sorted(scores.items(), key=lambda item: mean_of(item[1], "dice")))
+    means = average(ordered)
+    write_json(options.output / SCORES, _jsonable({"mean": means, "cases": ordered, "refused": refused}))
+    _write_csv(options.output / "scores.csv", ordered)
+    (options.output / "scores.md").write_text(_markdown(ordered, means), encoding="utf-8")
+    Console().print(_table(ordered, means))
+    log.info("%s: %d cases, mean dice %.4f", options.output / SCORES, len(ordered), mean_of(means, "dice"))
+    return EXIT_REFUSED if refused else EXIT_DONE
+
+
+def _read_groups(predictions: Path) -> Groups | None:
+    """Read which labels make a structure from what ``predict`` wrote; ``None`` scores every label id by itself."""
+    path = predictions / DESCRIPTION
+    if not path.exists():
+        return None
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        return {name: tuple(numbers) for name, numbers in described["groups"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: damaged ({error!r}); predict again") from error
+
+
+def _score_case(name: str, label_path: Path, groups: Groups | None, options: Options) -> CaseScore:
+    found = [options.predictions / f"{name}{suffix}" for suffix in (".nii.gz", ".nii")]
+    predicted_path = next((path for path in found if path.exists()), None)
+    if predicted_path is None:
+        raise InputError(f"no prediction at {found[0]}")
+    true_volume, predicted_volume = read_nifti(label_path), read_nifti(predicted_path)
+    if true_volume.shape_dhw != predicted_volume.shape_dhw:
+        raise InputError(
+            f"{predicted_path} has {predicted_volume.shape_dhw} voxels (D,H,W), "
+            f"{label_path} has {true_volume.shape_dhw}; predict on the image of that label"
+        )
+    true, predicted = read_label(true_volume, ANY_LABEL), read_label(predicted_volume, ANY_LABEL)
+    if groups is None:
+        present = np.union1d(np.unique(true), np.unique(predicted))
+        groups = {f"label {number}": (int(number),) for number in present if number}
+    if options.images is not None:
+        save_overlay(options.output / "overlays" / f"{name}.png", _find_image(options.images, name), true, predicted)
+    return score_pair(predicted, true, groups, true_volume.spacing_mm, options.tolerance_mm)
+
+
+def _find_image(folder: Path, name: str) -> Path:
+    for suffix in (".nii.gz", ".nii"):
+        if (folder / f"{name}{suffix}").exists():
+            return folder / f"{name}{suffix}"
+    raise InputError(f"no image at {folder / name}.nii.gz; leave --images out, or give its folder")
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _write_csv(path: Path, scores: Scores) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case_id", "structure", *METRICS])
+        for case_id, case in scores.items():
+            for name, metrics in case.items():
+                writer.writerow([case_id, name, *(f"{metrics[metric]:.6g}" for metric in METRICS)])
+
+
+def _rows(scores: Scores, means: CaseScore) -> list[list[str]]:
+    def text(metrics: Mapping[str, float]) -> list[str]:
+        return ["n/a" if math.isnan(metrics[metric]) else f"{metrics[metric]:.3f}" for metric in METRICS]
+
+    rows = [[case_id, name, *text(metrics)] for case_id, case in scores.items() for name, metrics in case.items()]
+    return rows + [["mean", name, *text(metrics)] for name, metrics in means.items()]
+
+
+def _markdown(scores: Scores, means: CaseScore) -> str:
+    head = ["case", "structure", *METRICS]
+    rows = [head, ["---"] * 2 + ["---:"] * len(METRICS), *_rows(scores, means)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _table(scores: Scores, means: CaseScore) -> Table:
+    table = Table(title="worst case first")
+    for name in ("case", "structure", *METRICS):
+        table.add_column(name, justify="left" if name in ("case", "structure") else "right")
+    for row in _rows(scores, means):
+        table.add_row(*row)
+    return table
+
+
+if __name__ == "__main__":
+    main(evaluate, Options)

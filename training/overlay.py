@@ -1,0 +1,49 @@
+"""Pictures for people: a volume's three planes with the outlines of the true and the predicted label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from preprocessing.nifti import read_nifti
+from training.inference import Labels
+
+TRUE_COLOUR, PREDICTED_COLOUR = "#35d07f", "#ff4fa3"
+PLANES = ("axial", "coronal", "sagittal")
+
+
+def save_overlay(path: Path, image_path: Path, true: Labels, predicted: Labels) -> None:
+    """Draw the first channel of ``image_path`` through the middle of the label, true outline green, predicted pink."""
+    volume = read_nifti(image_path)
+    image, spacing = np.asarray(volume.channels[0]), volume.spacing_mm
+    centre = _centre(true if true.any() else predicted)
+    figure = Figure(figsize=(9, 3.2), facecolor="black", layout="constrained")
+    low, high = np.percentile(image[image != 0], (1, 99)) if image.any() else (0.0, 1.0)
+    for axis, axes in enumerate(figure.subplots(1, 3)):
+        cut = [np.flipud(np.take(array, centre[axis], axis=axis)) for array in (image, true, predicted)]
+        rows, columns = (side for side in range(3) if side != axis)
+        axes.imshow(cut[0], cmap="gray", vmin=low, vmax=max(high, low + 1), aspect=spacing[rows] / spacing[columns])
+        _outline(axes, cut[1], TRUE_COLOUR)
+        _outline(axes, cut[2], PREDICTED_COLOUR)
+        axes.set_title(PLANES[axis], color="white", fontsize=9)
+        axes.set_axis_off()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _centre(label: Labels) -> tuple[int, int, int]:
+    """Return the voxel D,H,W through which most of the label can be seen in each plane."""
+    if not label.any():
+        d, h, w = (side // 2 for side in label.shape)
+    else:
+        d, h, w = (int((label > 0).sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3))
+    return d, h, w
+
+
+def _outline(axes: object, label: npt.NDArray[np.generic], colour: str) -> None:
+    for number in np.unique(label):
+        if number:
+            axes.contour(label == number, levels=[0.5], colors=[colour], linewidths=0.9)  # type: ignore[attr-defined]

@@ -1,0 +1,40 @@
+"""Choose the number format of the forward pass."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from preprocessing.errors import InputError
+
+FORMATS: dict[str, torch.dtype | None] = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
+SWITCH = {"true": "auto", "false": "off"}
+
+
+def choose_amp(wanted: str, device: torch.device) -> torch.dtype | None:
+    """Return the autocast dtype, or ``None`` for plain float32.
+
+    ``auto`` takes bfloat16 on GPUs that have it (A100 and later), float16 on older ones (V100), float32 on CPU.
+    Raises ``InputError`` for an unknown name.
+    """
+    name = SWITCH.get(wanted, wanted)
+    if name == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if name not in FORMATS:
+        raise InputError(f"--amp {wanted}: unknown; known: auto, {', '.join(FORMATS)}, true, false")
+    if FORMATS[name] is torch.float16 and device.type != "cuda":
+        raise InputError("--amp fp16: only on a CUDA device; use --amp auto")
+    return FORMATS[name]
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """Run the block in ``dtype`` where that is safe; ``None`` changes nothing."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def build_scaler(device: torch.device, dtype: torch.dtype | None) -> torch.amp.GradScaler:
+    """Build the loss scaler that float16 gradients need; it does nothing for other formats."""
+    return torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)

@@ -1,0 +1,72 @@
+"""What the terminal shows while a run trains: a live bar, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing_extensions import Self
+
+from training.timing import Split
+
+log = logging.getLogger(__name__)
+
+
+class ProgressLine:
+    """Shows step, loss, patches/s, the share of time spent waiting for data, and the time left."""
+
+    def __init__(self, total_steps: int) -> None:
+        columns = (
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+        )
+        self._live = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+        self._task = self._live.add_task("training", total=total_steps, figures="")
+        self._patches = 0
+
+    def start_at(self, step: int) -> None:
+        """Count from ``step`` on: what an earlier process did is done."""
+        self._live.update(self._task, completed=step)
+
+    def advance(self, loss: float, num_patches: int, split: Split) -> None:
+        """Count one step."""
+        self._patches = self._patches + num_patches if split.steps > 1 else num_patches
+        rate = self._patches / split.wall_s if split.wall_s else 0.0
+        figures = f"loss {loss:.3f}  {rate:.1f} patches/s  waiting {split.waiting:.0%}"
+        self._live.update(self._task, advance=1, figures=figures)
+
+    def tell(self, line: Mapping[str, Any]) -> None:
+        """Log the line of a finished epoch."""
+        dice = line["dice"]
+        scores = ""
+        if dice:
+            parts = " ".join(f"{name} {value:.4f}" for name, value in dice.items() if name != "mean")
+            scores = f"  dice {dice['mean']:.4f} ({parts})"
+        log.info(
+            "epoch %d  step %d  loss %.4f%s  %.1f patches/s  waiting %.1f %%",
+            line["epoch"],
+            line["step"],
+            line["loss"],
+            scores,
+            line["patches_per_s"],
+            100 * line["waiting"],
+        )
+
+    def __enter__(self) -> Self:
+        """Start the live bar."""
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the live bar away."""
+        self._live.stop()

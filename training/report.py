@@ -1,0 +1,170 @@
+"""Write one self-contained page about a run: ``python -m training.report --run runs/demo``."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from preprocessing.cli import main
+from preprocessing.errors import EXIT_DONE, InputError
+from training.evaluate import SCORES
+from training.overlay import PREDICTED_COLOUR, TRUE_COLOUR
+from training.record import read_metrics, read_run
+from training.scores import METRICS
+from training.timing import Split, describe_limit
+
+log = logging.getLogger(__name__)
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1 { margin-bottom: 0 } .lead { color: #555; margin-top: .2rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+td, th { padding: .2rem .7rem; text-align: right }
+td:first-child, th:first-child, td:nth-child(2), th:nth-child(2) { text-align: left }
+tr:nth-child(even) { background: #f4f4f4 }
+img { max-width: 100% } figure { margin: 1rem 0 } figcaption { color: #555 }
+details { margin: 1rem 0 } dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem } dd { margin: 0 }
+"""
+PARTS = {
+    "disk_s": ("disk I/O", "#4878a8"),
+    "preprocessing_s": ("preprocessing", "#e49444"),
+    "transfer_s": ("CPU-to-GPU transfer", "#a87c9f"),
+    "model_s": ("model computation", "#6a9f58"),
+    "other_s": ("other", "#bbbbbb"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Write report.html into a run folder: curves, time split, scores and overlays of held-out cases, options."""
+
+    run: Path = Path("runs/demo")
+    """Run folder (the --output of training.run)."""
+    evaluation: Path | None = None
+    """Folder written by training.evaluate; the default is RUN/evaluation, where it is there."""
+
+
+def report(options: Options) -> int:
+    """Run the command; returns the exit code."""
+    run, lines = read_run(options.run), read_metrics(options.run)
+    if not lines:
+        raise InputError(f"{options.run}: no finished epoch yet; train for at least one epoch")
+    evaluation = options.evaluation or options.run / "evaluation"
+    if options.evaluation is not None and not (evaluation / SCORES).exists():
+        raise InputError(f"{evaluation}: no {SCORES} there; make it with python -m training.evaluate")
+    path = options.run / "report.html"
+    path.write_text(make_page(options.run.name, run, lines, evaluation), encoding="utf-8")
+    log.info("report: %s", path.resolve().as_uri())
+    return EXIT_DONE
+
+
+def make_page(name: str, run: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], evaluation: Path) -> str:
+    """Return the page as HTML with every picture inside it."""
+    total = Split()
+    for line in lines:
+        total = total.plus(Split(**line["split"]))
+    validated = [line for line in lines if line["dice"]]
+    best = max((line["dice"]["mean"] for line in validated), default=0.0)
+    cases = run["cases"]
+    lead = (
+        f"{len(cases['training'])} training and {len(cases['validation'])} validation cases, "
+        f"{lines[-1]['epoch']} epochs, {lines[-1]['step']} steps; best validation Dice {best:.3f}"
+    )
+    sections = [
+        f"<h1>{html.escape(name)}</h1><p class=lead>{lead}</p>",
+        "<h2>Training</h2>" + _figure(_curves(lines, validated), "Loss per epoch and Dice on the validation cases."),
+        "<h2>Where the time went</h2>" + _figure(_time_split(total), describe_limit(total)),
+        _evaluation(evaluation),
+        _facts("Options", run["options"]) + _facts("Environment", run["environment"]),
+    ]
+    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(name)}</title><style>{STYLE}</style>"
+    return head + "\n".join(sections) + "</html>\n"
+
+
+def _curves(lines: Sequence[Mapping[str, Any]], validated: Sequence[Mapping[str, Any]]) -> Figure:
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    loss, dice = figure.subplots(1, 2)
+    loss.plot([line["epoch"] for line in lines], [line["loss"] for line in lines], color="#4878a8", marker=".")
+    loss.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    for structure in validated[0]["dice"] if validated else ():
+        values = [line["dice"][structure] for line in validated]
+        style = {"color": "black", "linewidth": 2.2} if structure == "mean" else {"linewidth": 1.2}
+        dice.plot([line["epoch"] for line in validated], values, marker=".", label=structure, **style)
+    dice.set(xlabel="epoch", ylabel="validation Dice", ylim=(0, 1))
+    if validated:
+        dice.legend(loc="lower right", frameon=False)
+    for axes in (loss, dice):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _time_split(total: Split) -> Figure:
+    figure = Figure(figsize=(9, 1.5), layout="constrained")
+    axes = figure.subplots()
+    left = 0.0
+    for field, (title, colour) in PARTS.items():
+        share = 100 * getattr(total, field) / (total.wall_s or 1)
+        axes.barh(0, share, left=left, color=colour, label=f"{title} {share:.1f} %")
+        left += share
+    axes.set(xlim=(0, 100), yticks=[], xlabel=f"percent of {total.wall_s:.0f} s in {total.steps} steps")
+    axes.legend(ncols=len(PARTS), fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return figure
+
+
+def _evaluation(folder: Path) -> str:
+    if not (folder / SCORES).exists():
+        return ""
+    scores = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+    rows = [("mean", name, metrics) for name, metrics in scores["mean"].items()]
+    rows += [(case, name, metrics) for case, by_name in scores["cases"].items() for name, metrics in by_name.items()]
+    header = "".join(f"<th>{title}</th>" for title in ("case", "structure", *METRICS))
+    body = "".join(
+        f"<tr><td>{html.escape(case)}</td><td>{html.escape(name)}</td>"
+        + "".join(f"<td>{_number(metrics[metric])}</td>" for metric in METRICS)
+        + "</tr>"
+        for case, name, metrics in rows
+    )
+    pictures = "".join(
+        _picture(path.read_bytes(), path.stem)
+        for path in (folder / "overlays" / f"{case}.png" for case in scores["cases"])
+        if path.exists()
+    )
+    legend = (
+        f"<p>Outlines: <b style='color:{TRUE_COLOUR}'>true</b>, <b style='color:{PREDICTED_COLOUR}'>predicted</b>.</p>"
+    )
+    return f"<h2>Held-out cases</h2><table><tr>{header}</tr>{body}</table>" + (legend + pictures if pictures else "")
+
+
+def _number(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3f}"
+
+
+def _figure(figure: Figure, caption: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return _picture(buffer.getvalue(), caption)
+
+
+def _picture(png: bytes, caption: str) -> str:
+    text = html.escape(caption)
+    encoded = base64.b64encode(png).decode("ascii")
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{encoded}"><figcaption>{text}</figcaption></figure>'
+
+
+def _facts(title: str, facts: Mapping[str, Any]) -> str:
+    rows = "".join(f"<dt>{html.escape(str(k))}</dt><dd>{html.escape(str(v))}</dd>" for k, v in facts.items())
+    return f"<details><summary>{title}</summary><dl>{rows}</dl></details>"
+
+
+if __name__ == "__main__":
+    main(report, Options)
