@@ -21,6 +21,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -242,7 +243,7 @@ def check_state(plan: Plan, state: Mapping[str, Any]) -> tuple[int, int]:
 
 def fits_memory(patch: Int3, num_channels: int, itemsize: int, batch_size: int, available_bytes: int) -> None:
     """Refuse a batch that cannot fit: raises ``InputError`` with the bytes needed, the bytes there are and a remedy."""
-    voxels = int(np.prod(patch, dtype=np.int64)) * batch_size
+    voxels = math.prod(patch) * batch_size
     needed = voxels * (num_channels * (itemsize * 4 + 4 * 4) + 8)  # four staging buffers, four float32 stages
     if needed > available_bytes:
         raise InputError(

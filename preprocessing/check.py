@@ -12,7 +12,7 @@ import xxhash
 
 from preprocessing.cli import Flag, main
 from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
-from preprocessing.shards import INDEX, CaseEntry, FileRecord, Store, npy_header, open_store
+from preprocessing.shards import ERRORS, INDEX, MANIFEST, CaseEntry, FileRecord, Store, npy_header, open_store
 
 log = logging.getLogger(__name__)
 CHUNK_BYTES = 2**22
@@ -33,7 +33,7 @@ def check(options: Options) -> int:
     try:
         store = open_store(options.shards)
     except InputError as error:
-        if not (options.shards / "manifest.json").exists():
+        if not options.shards.is_dir():
             raise
         log.error("%s", error)
         return EXIT_UNEXPECTED
@@ -69,7 +69,13 @@ def find_problems(store: Store, *, fast: bool) -> Iterator[str]:
         for entry in entries:
             yield from _check_case(folder, entry, fast=fast)
         expected = {INDEX} | {record.name for entry in entries for record in entry.files}
-        yield from (f"{path}: not part of the store" for path in sorted(folder.iterdir()) if path.name not in expected)
+        yield from _find_strangers(folder, expected)
+    shards = {shard.name for shard in store.manifest.shards}
+    yield from _find_strangers(root, shards | {MANIFEST} | ({ERRORS} if store.manifest.errors else set()))
+
+
+def _find_strangers(folder: Path, expected: set[str]) -> Iterator[str]:
+    return (f"{path}: not part of the store" for path in sorted(folder.iterdir()) if path.name not in expected)
 
 
 def _check_case(folder: Path, entry: CaseEntry, *, fast: bool) -> Iterator[str]:
@@ -80,7 +86,8 @@ def _check_case(folder: Path, entry: CaseEntry, *, fast: bool) -> Iterator[str]:
     if not fast and image.is_file():
         with image.open("rb") as file:
             if file.read(len(expected)) != expected:
-                yield f"case {entry.case_id}: {image}: header is not {entry.image_dtype} {entry.shape_dhw} as the index says"
+                wanted = f"{entry.image_dtype} {entry.shape_dhw}"
+                yield f"case {entry.case_id}: {image}: header is not {wanted} as the index says"
 
 
 def _check_file(folder: Path, record: FileRecord, owner: str, *, fast: bool) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn, TypeVar
 import tyro
 from rich.logging import RichHandler
 
-from preprocessing.errors import EXIT_UNEXPECTED, EXIT_USAGE, InputError
+from preprocessing.errors import EXIT_REFUSED, EXIT_UNEXPECTED, EXIT_USAGE, CaseError, InputError, RunError
 
 OptionsT = TypeVar("OptionsT")
 
@@ -50,8 +50,21 @@ Triple = Annotated[
 ]
 """Three integers in D,H,W order, written ``128,128,64``."""
 
+AutoTriple = Annotated[
+    tuple[int, int, int] | None,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="auto|D,H,W",
+        instance_from_str=lambda arguments: None if arguments[0] == "auto" else parse_triple(arguments[0]),
+        is_instance=lambda value: value is None or (isinstance(value, tuple) and len(value) == 3),
+        str_from_instance=lambda value: ["auto" if value is None else ",".join(str(number) for number in value)],
+    ),
+]
+"""Three integers in D,H,W order, or ``auto`` (``None``) to have them chosen."""
+
 Flag = Annotated[
     bool,
+    tyro.conf.FlagConversionOff,  # or tyro makes a pair of it, --amp and --no-amp, and takes no value
     tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="true|false",
@@ -77,7 +90,8 @@ def main(
 ) -> NoReturn:
     """Parse ``arguments`` (default: the process's) into ``options_type``, run ``command``, exit with its code.
 
-    Wrong usage and unusable input end in one line on stderr and exit code 2; ``command`` returns the other codes.
+    Wrong usage and unusable input end in one line on stderr and exit code 2, a refused case in exit code 3;
+    ``command`` returns the other codes.
     """
     options = tyro.cli(options_type, args=arguments, description=(options_type.__doc__ or "").strip())
     set_up_logging()
@@ -85,7 +99,10 @@ def main(
         sys.exit(command(options))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
+        sys.exit(EXIT_REFUSED if isinstance(error, CaseError) else EXIT_USAGE)
+    except (RunError, MemoryError) as error:
+        print(f"error: {str(error) or 'out of memory'}", file=sys.stderr)
+        sys.exit(EXIT_UNEXPECTED)
     except OSError as error:
         print(f"error: {error.strerror or error}: {error.filename or ''}".rstrip(": "), file=sys.stderr)
         sys.exit(EXIT_UNEXPECTED)

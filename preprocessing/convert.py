@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from preprocessing.statistics import (
     summarise,
 )
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 Box = tuple[slice, slice, slice]
 LOSSLESS_DTYPES = ("uint8", "int16", "uint16", "float32")
 DTYPES = ("auto", *LOSSLESS_DTYPES, "float16")
@@ -40,7 +41,7 @@ class ConvertOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """An image ready to store or to predict on: ``voxels`` [D,H,W,C] of the box at ``origin_dhw`` in the source grid."""
+    """An image to store or to predict on: ``voxels`` [D,H,W,C] of the box at ``origin_dhw`` in the source grid."""
 
     voxels: Array
     origin_dhw: tuple[int, int, int]
@@ -52,7 +53,7 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertedCase:
-    """Everything of one case: ``label`` is uint8 [D,H,W,1] or ``None``; ``foreground`` maps label id to voxels [n,3]."""
+    """Everything of one case: ``label`` is uint8 [D,H,W,1] or ``None``; ``foreground`` gives voxels [n,3] by label."""
 
     source: Source
     image: Image
@@ -141,12 +142,14 @@ def restore_to_source(stored: Array, origin_dhw: tuple[int, int, int], source_sh
 def read_label(volume: Volume, label_names: dict[int, str]) -> npt.NDArray[np.uint8]:
     """Return a label volume as uint8 [D,H,W].
 
-    Raises ``InputError`` for more than one channel, a value that is not a whole number, or one that is not named in
-    the data set, each with the value.
+    Raises ``InputError`` for more than one channel, a value that is not a whole number (NaN too), or one that is not
+    named in the data set, each with the value.
     """
     if len(volume.channels) != 1:
         raise InputError(f"{volume.path} has {len(volume.channels)} channels, a label has 1")
-    channels, _ = _scaled(volume)
+    channels, nonfinite = _scaled(volume)
+    if nonfinite:
+        raise InputError(f"{volume.path} holds NaN or infinity in {nonfinite} voxels; labels are whole numbers")
     values = channels[0]
     if values.dtype.kind == "f":
         broken = values[values != np.rint(values)]
@@ -219,6 +222,9 @@ def _choose_dtype(channels: list[Array], wanted: str, volume: Volume) -> tuple[n
     else:
         chosen = np.dtype(wanted)
     error = 0.0 if all(_fits(channel, chosen) for channel in channels) else _largest_error(channels, chosen)
+    if not np.isfinite(error):
+        highest = max(float(np.abs(channel).max()) for channel in channels)
+        raise InputError(f"{volume.path} holds {highest:g}, which is infinite in {chosen}; use another --dtype")
     if error and wanted != "auto" and chosen.kind in "iu":
         raise InputError(
             f"{volume.path} cannot be stored as {wanted} (values would change by up to {error:.4g}); use --dtype auto"
@@ -226,7 +232,7 @@ def _choose_dtype(channels: list[Array], wanted: str, volume: Volume) -> tuple[n
     return chosen, error
 
 
-def _fits(channel: Array, dtype: np.dtype[np.generic]) -> bool:
+def _fits(channel: Array, dtype: np.dtype[Any]) -> bool:
     if np.can_cast(channel.dtype, dtype, casting="safe"):
         return True
     lowest, highest = channel.min(), channel.max()
@@ -235,8 +241,10 @@ def _fits(channel: Array, dtype: np.dtype[np.generic]) -> bool:
         if lowest < limits.min or highest > limits.max:
             return False
         return channel.dtype.kind in "iu" or bool((channel == np.rint(channel)).all())
-    return bool((channel.astype(dtype) == channel).all())
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, which differs
+        return bool((channel.astype(dtype) == channel).all())
 
 
 def _largest_error(channels: list[Array], dtype: np.dtype[np.generic]) -> float:
-    return max(float(np.abs(c.astype(dtype).astype(np.float64) - c).max()) for c in channels)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return max(float(np.abs(c.astype(dtype).astype(np.float64) - c).max()) for c in channels)

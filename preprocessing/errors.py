@@ -12,6 +12,10 @@ class InputError(ValueError):
     """Say in one line what the user gave that cannot be used, where, and what to do about it."""
 
 
+class RunError(RuntimeError):
+    """Say in one line why work that was under way cannot go on, and what to do about it."""
+
+
 class CaseError(InputError):
     """Refuse one case; the other cases go on.
 

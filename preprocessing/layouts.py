@@ -62,12 +62,15 @@ def read_msd(root: Path) -> Dataset:
             image = _inside(root, entry["image"] if isinstance(entry, dict) else entry)
             sources.append(Source(case_id=case_id_of(image), image=image, label=None))
         label_names = {int(number): str(name) for number, name in described["labels"].items()}
-        channel_names = [str(described["modality"][key]) for key in sorted(described["modality"], key=int)]
-    except (KeyError, TypeError, AttributeError) as error:
+        channels = sorted(described["modality"].items(), key=lambda item: int(item[0]))
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
             f"{path}: not an MSD dataset.json ({error!s} is missing or of the wrong kind); "
             'it needs "modality", "labels" and "training" with "image" and "label" in each entry'
         ) from error
+    channel_names = [str(name) for _, name in channels]
     if not sources:
         raise InputError(f'{path}: lists no case; add entries under "training" or "test"')
     repeated = [name for name, count in Counter(source.case_id for source in sources).items() if count > 1]

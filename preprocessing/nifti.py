@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import deflate
 import nibabel as nib
@@ -18,7 +20,7 @@ from preprocessing.errors import InputError
 
 Array = npt.NDArray[np.generic]
 GIB = 2**30
-HEADER_BYTES = 1024  # more than a NIfTI-1 (348) or NIfTI-2 (540) header
+HEADER_BYTES = {nib.Nifti1Header: 348, nib.Nifti2Header: 540}
 SUFFIXES = (".nii.gz", ".nii")
 
 
@@ -49,7 +51,8 @@ class Volume:
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Voxel size along D, H, W in millimetres."""
-        x_mm, y_mm, z_mm = (float(zoom) for zoom in self.header.get_zooms()[:3])
+        zooms = self.header.get_zooms()  # type: ignore[no-untyped-call]
+        x_mm, y_mm, z_mm = (float(zoom) for zoom in zooms[:3])
         return z_mm, y_mm, x_mm
 
 
@@ -72,13 +75,9 @@ def read_nifti(path: Path, max_volume_gib: float = 16.0) -> Volume:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     zipped = packed[:2] == b"\x1f\x8b"
-    header = _parse_header(path, _first_bytes(path, packed) if zipped else packed[:HEADER_BYTES])
-    shape_xyzc = _shape_xyzc(path, header)
-    dtype = header.get_data_dtype()
-    if dtype.fields or dtype.kind not in "iuf":
-        raise InputError(f"{path}: voxel type {dtype} is not a number; convert it to integers or floats")
-    offset = int(header.get_data_offset())
-    promised = offset + int(np.prod(shape_xyzc, dtype=np.int64)) * dtype.itemsize
+    facts = _parse_header(path, _first_bytes(path, packed) if zipped else packed)
+    count = math.prod(facts.shape_xyzc)  # whole numbers without limit: NIfTI-2 sides have 64 bits each
+    promised = facts.offset + count * facts.dtype.itemsize
     if promised > max_volume_gib * GIB:
         raise InputError(
             f"{path}: its header promises {promised / GIB:.1f} GiB, the limit is {max_volume_gib:g} GiB; "
@@ -89,16 +88,15 @@ def read_nifti(path: Path, max_volume_gib: float = 16.0) -> Volume:
         raise InputError(
             f"{path}: truncated: its header promises {promised} bytes, it holds {len(content)}; copy it again"
         )
-    flat = np.frombuffer(content, dtype=dtype, count=(promised - offset) // dtype.itemsize, offset=offset)
-    czyx = flat.reshape(shape_xyzc[::-1])  # x fastest in the file, so C order reads c,z,y,x
-    slope, inter = header.get_slope_inter()
+    flat = np.frombuffer(content, dtype=facts.dtype, count=count, offset=facts.offset)
+    czyx = flat.reshape(facts.shape_xyzc[::-1])  # x fastest in the file, so C order reads c,z,y,x
     return Volume(
         path=path,
         channels=list(czyx),
-        slope=1.0 if slope is None else float(slope),
-        inter=0.0 if inter is None else float(inter),
-        affine=np.asarray(header.get_best_affine(), dtype=np.float64),
-        header=header,
+        slope=facts.slope,
+        inter=facts.inter,
+        affine=facts.affine,
+        header=facts.header,
         source_bytes=len(packed),
         source_xxh3=xxhash.xxh3_64_hexdigest(packed),
     )
@@ -106,29 +104,64 @@ def read_nifti(path: Path, max_volume_gib: float = 16.0) -> Volume:
 
 def _first_bytes(path: Path, packed: bytes) -> bytes:
     try:
-        return zlib.decompressobj(wbits=31).decompress(packed, HEADER_BYTES)
+        return zlib.decompressobj(wbits=31).decompress(packed, max(HEADER_BYTES.values()))
     except zlib.error as error:
         raise InputError(f"{path}: not a readable gzip file ({error}); copy it again") from error
 
 
-def _parse_header(path: Path, start: bytes) -> nib.Nifti1Header:
-    if len(start) < 348:
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    """What a header says, each of it checked."""
+
+    header: nib.Nifti1Header
+    shape_xyzc: tuple[int, int, int, int]
+    dtype: np.dtype[Any]
+    offset: int
+    slope: float
+    inter: float
+    affine: npt.NDArray[np.float64]
+
+
+def _parse_header(path: Path, start: bytes) -> _Header:
+    if len(start) < min(HEADER_BYTES.values()):
         raise InputError(f"{path}: {len(start)} bytes are too few for a NIfTI header (348); copy it again")
     is_nifti2 = int.from_bytes(start[:4], "little") == 540 or int.from_bytes(start[:4], "big") == 540
-    kind = nib.Nifti2Header if is_nifti2 else nib.Nifti1Header
+    kind: Any = nib.Nifti2Header if is_nifti2 else nib.Nifti1Header
     try:
-        return kind.from_fileobj(io.BytesIO(start), check=True)
+        # Without the bytes that follow it: extensions are of no use here and may be longer than what was unpacked.
+        header = kind.from_fileobj(io.BytesIO(start[: HEADER_BYTES[kind]]), check=True)
+        slope, inter = header.get_slope_inter()
+        facts = _Header(
+            header=header,
+            shape_xyzc=_shape_xyzc(path, header.get_data_shape()),
+            dtype=header.get_data_dtype(),
+            offset=int(header.get_data_offset()),
+            slope=1.0 if slope is None else float(slope),
+            inter=0.0 if inter is None else float(inter),
+            affine=np.asarray(header.get_best_affine(), dtype=np.float64),
+        )
+    except InputError:
+        raise
     except Exception as error:  # nibabel raises several unrelated types for a broken header
         raise InputError(f"{path}: not a NIfTI header ({error})") from error
+    if facts.header["magic"].item().startswith(b"ni"):
+        raise InputError(f"{path}: the header of a .hdr and .img pair; convert the pair to one .nii.gz")
+    if facts.dtype.fields or facts.dtype.kind not in "iuf":
+        raise InputError(f"{path}: voxel type {facts.dtype} is not a number; convert it to integers or floats")
+    if facts.offset < HEADER_BYTES[kind]:
+        raise InputError(f"{path}: its voxels start at byte {facts.offset}, inside the header; mend vox_offset")
+    if not np.isfinite(facts.affine).all():
+        raise InputError(f"{path}: its affine is not finite; mend the header")
+    return facts
 
 
-def _shape_xyzc(path: Path, header: nib.Nifti1Header) -> tuple[int, int, int, int]:
-    shape = tuple(int(size) for size in header.get_data_shape())
+def _shape_xyzc(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     while len(shape) > 4 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) not in (3, 4) or min(shape) < 1:
         raise InputError(f"{path}: shape {shape} is neither x,y,z nor x,y,z,channel")
-    return shape[0], shape[1], shape[2], shape[3] if len(shape) == 4 else 1
+    x, y, z, channels = (int(side) for side in (*shape, 1)[:4])
+    return x, y, z, channels
 
 
 def _inflate(path: Path, packed: bytes) -> bytes | bytearray:

@@ -1,4 +1,4 @@
-"""Overlapping regions (whole tumour, tumour core, enhancing tumour) resolved from label names, never guessed by number."""
+"""Overlapping regions (whole tumour, tumour core, enhancing tumour) from label names, never guessed by number."""
 
 from __future__ import annotations
 

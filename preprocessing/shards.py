@@ -31,7 +31,7 @@ from fsspec.implementations.local import LocalFileSystem
 from preprocessing.errors import InputError
 from preprocessing.statistics import ChannelStatistics, LabelStatistics
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 FORMAT_VERSION = 1
 DATA_OFFSET = 4096  # voxel data starts on a page: O_DIRECT, GPUDirect Storage and page-wise mmap need it
 NPY_MAGIC = b"\x93NUMPY\x01\x00"
@@ -149,7 +149,7 @@ def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 
 def write_npy(path: Path, array: Array) -> FileRecord:
     """Write ``array`` (made C-contiguous and little-endian) with its data at byte 4096, fsynced; return its record."""
-    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    array = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
     header = npy_header(array.shape, array.dtype)
     checksum = xxhash.xxh3_64(header)
     content = array.reshape(-1).view(np.uint8)
@@ -214,13 +214,14 @@ class Case:
         if self.entry.foreground is None:
             return {}
         rows = np.array(self._map(self.entry.foreground), dtype=np.uint16)
-        ends = np.cumsum(list(self.entry.foreground_counts.values()))
-        return dict(zip(self.entry.foreground_counts, np.split(rows, ends[:-1]), strict=True))
+        counts = self.entry.foreground_counts
+        ends = np.cumsum(list(counts.values()), dtype=np.int64)
+        return {number: rows[end - counts[number] : end] for number, end in zip(counts, ends, strict=True)}
 
     def _map(self, record: FileRecord) -> Array:
         path = Path(self.folder) / record.name
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
         except (OSError, ValueError) as error:
             raise InputError(
                 f"case {self.case_id}: {path} is missing or damaged ({error}); run preprocessing.check"

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 FOREGROUND_SAMPLES = 10_000
 PERCENTILES = (0.5, 99.5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelStatistics:
-    """Intensity summary of one channel over its nonzero voxels (over the labelled voxels for CT)."""
+    """Intensity summary of one channel over its nonzero voxels (over the labelled voxels for CT).
+
+    ``std`` is 1 for a constant channel, so that everybody may divide by it; ``spread`` is its deviation as it is.
+    """
 
     voxels: int
     mean: float
     std: float
     percentile_00_5: float
     percentile_99_5: float
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation, 0 for a constant channel."""
+        return 0.0 if self.std == 1 and self.percentile_00_5 == self.percentile_99_5 else self.std
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +62,8 @@ def summarise(values: Array) -> ChannelStatistics:
         mean = float(values.mean(dtype=np.float64))
         std = float(values.std(dtype=np.float64))
         low, high = (float(v) for v in np.percentile(values, PERCENTILES, method="inverted_cdf"))
+    if values.min() == values.max():  # rounding may have left a deviation of 1e-17
+        mean, std = low, 0.0
     return ChannelStatistics(
         voxels=int(values.size), mean=mean, std=std or 1.0, percentile_00_5=low, percentile_99_5=high
     )
@@ -60,8 +71,8 @@ def summarise(values: Array) -> ChannelStatistics:
 
 def bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:
     """Return the smallest box that holds every true voxel of ``mask`` [D,H,W]; the whole volume if none is true."""
-    plane = mask.any(axis=0)
-    sides = (mask.any(axis=(1, 2)), plane.any(axis=1), plane.any(axis=0))
+    plane = np.asarray(mask.any(axis=0))
+    sides = [np.asarray(side) for side in (mask.any(axis=(1, 2)), plane.any(axis=1), plane.any(axis=0))]
     if not sides[0].any():
         depth, height, width = mask.shape
         return slice(0, depth), slice(0, height), slice(0, width)
@@ -100,4 +111,4 @@ def _draw_voxels(mask: npt.NDArray[np.bool_], box: tuple[slice, slice, slice], s
         keys = np.random.Philox(key=seed).random_raw(flat.size)
         flat = np.sort(flat[np.argpartition(keys, FOREGROUND_SAMPLES)[:FOREGROUND_SAMPLES]])
     coordinates = np.stack(np.unravel_index(flat, inner.shape), axis=1)
-    return (coordinates + [side.start for side in box]).astype(np.uint16)
+    return np.asarray(coordinates + [side.start for side in box], dtype=np.uint16)

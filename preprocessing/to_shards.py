@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from preprocessing.cli import Flag, main
 from preprocessing.convert import DTYPES, ConvertedCase, ConvertOptions, convert_case
-from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, CaseError, InputError
+from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, CaseError, InputError, RunError
 from preprocessing.layouts import Dataset, Source, read_dataset
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
 from preprocessing.regions import describe_regions, resolve_regions
@@ -36,11 +35,14 @@ from preprocessing.shards import (
     FileRecord,
     Manifest,
     ShardEntry,
+    open_store,
+    parse_json,
     sync_folder,
     write_json,
     write_manifest,
     write_npy,
 )
+from preprocessing.single_writer import FolderLock, ctrl_c_held_back, join_converter, only_writer
 from preprocessing.statistics import ChannelStatistics
 
 log = logging.getLogger(__name__)
@@ -107,11 +109,11 @@ def convert(options: Options) -> int:
         max_volume_gib=options.max_volume_gib,
     )
     options.output.mkdir(parents=True, exist_ok=True)
-    with _only_converter(options.output):
+    with only_writer(options.output) as lock:
         jobs = _plan_shards(dataset, settings, options)
-        _remember_options(options.output, jobs, dataset, settings)
+        _check_earlier_shards(options.output, jobs)
         begin = time.perf_counter()
-        done = _run(jobs, options.workers or len(os.sched_getaffinity(0)))
+        done = _run(jobs, options.workers or len(os.sched_getaffinity(0)), lock)
         store = _finish(options.output, jobs, dataset, settings, regions)
     return _conclude(options.output, store, done, time.perf_counter() - begin)
 
@@ -125,19 +127,6 @@ def _check_options(options: Options) -> None:
         raise InputError("--cases-per-shard and --workers are 0 (choose) or positive")
     if options.input.resolve() == options.output.resolve():
         raise InputError(f"--output {options.output} is the input folder; give another one")
-
-
-@contextmanager
-def _only_converter(root: Path) -> Iterator[None]:
-    """Hold the store's folder for this process; a second converter is refused, and a kill leaves no lock behind."""
-    descriptor = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise InputError(f"{root}: another converter is writing there; wait for it or give another --output") from error
-    finally:
-        os.close(descriptor)
 
 
 def _plan_shards(dataset: Dataset, settings: ConvertOptions, options: Options) -> list[ShardJob]:
@@ -157,19 +146,30 @@ def _plan_shards(dataset: Dataset, settings: ConvertOptions, options: Options) -
     ]
 
 
-def _remember_options(root: Path, jobs: list[ShardJob], dataset: Dataset, settings: ConvertOptions) -> None:
+def _check_earlier_shards(root: Path, jobs: list[ShardJob]) -> None:
     """Refuse to mix shards of other options, other cases or changed files into a store; clear half-made ones."""
     for leftover in root.glob("shard-*.tmp"):
         shutil.rmtree(leftover)
     expected = {job.name: job for job in jobs}
+    checksums = _checksums_of_finished_store(root)
     for folder in sorted(root.glob("shard-*")):
-        made = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        raw = (folder / INDEX).read_bytes()
+        found = xxhash.xxh3_64_hexdigest(raw)
+        if checksums.get(folder.name, found) != found:
+            raise InputError(f"{folder / INDEX} was damaged after it was written; delete {folder} and convert again")
         job = expected.get(folder.name)
-        if job is None or made["made_from"] != _made_from(job):
+        if job is None or parse_json(str(folder / INDEX), raw).get("made_from") != _made_from(job):
             raise InputError(
                 f"{folder} was made with other options, from other cases or from files that changed since; "
                 f"delete {root} or give another --output"
             )
+
+
+def _checksums_of_finished_store(root: Path) -> dict[str, str]:
+    try:
+        return {shard.name: shard.index_xxh3 for shard in open_store(root).manifest.shards}
+    except InputError:
+        return {}  # not finished yet, or a manifest that this run replaces
 
 
 def _made_from(job: ShardJob) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _made_from(job: ShardJob) -> dict[str, Any]:
     }
 
 
-def _run(jobs: list[ShardJob], workers: int) -> int:
+def _run(jobs: list[ShardJob], workers: int, lock: FolderLock) -> int:
     """Convert the shards that are not there yet; returns how many cases were converted now."""
     todo = [job for job in jobs if not (job.root / job.name).exists()]
     if len(todo) < len(jobs):
@@ -200,46 +200,65 @@ def _run(jobs: list[ShardJob], workers: int) -> int:
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("cases", total=total)
+        converted = 0
         if workers == 1 or len(todo) <= 1:
             for job in todo:
-                convert_shard(job)
+                converted += convert_shard(job)
                 progress.advance(bar, len(job.sources))
-            return total
-        with ProcessPoolExecutor(min(workers, len(todo)), mp_context=get_context("spawn")) as pool:
-            waiting = {pool.submit(convert_shard, job): job for job in todo}
+            return converted
+        with ProcessPoolExecutor(
+            min(workers, len(todo)),
+            mp_context=get_context("spawn"),
+            initializer=join_converter,
+            initargs=(lock,),
+        ) as pool:
+            with ctrl_c_held_back():  # which workers inherit: it is the converter's to decide
+                waiting = {pool.submit(convert_shard, job): job for job in todo}
             try:
                 while waiting:
                     for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                        future.result()
+                        converted += future.result()
                         progress.advance(bar, len(waiting.pop(future).sources))
+            except BrokenProcessPool as error:
+                raise RunError(
+                    "a worker process was killed, perhaps for want of memory; finished shards are kept: "
+                    "give the same command with fewer --workers"
+                ) from error
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
-    return total
+    return converted
 
 
-def convert_shard(job: ShardJob) -> None:
-    """Write one shard: all its cases and its index into a temporary folder, synced, then renamed into place."""
+def convert_shard(job: ShardJob) -> int:
+    """Write one shard: all its cases and its index into a temporary folder, synced, then renamed into place.
+
+    Returns the number of cases that were converted, without those refused.
+    """
     temporary = job.root / f"{job.name}.tmp"
     temporary.mkdir()
-    entries: list[CaseEntry] = []
-    refused: list[dict[str, str]] = []
-    for source in job.sources:
-        try:
-            entries.append(_write_case(temporary, convert_case(source, job.dataset, job.options)))
-        except CaseError as error:
-            if job.stop_on_error:
-                raise
-            refused.append({"case_id": error.case_id, "reason": error.reason})
+    made = [_convert_or_refuse(temporary, source, job) for source in job.sources]
+    entries = [dataclasses.asdict(entry) for entry in made if isinstance(entry, CaseEntry)]
     content = {
         "made_from": _made_from(job),
-        "cases": [dataclasses.asdict(e) for e in entries],
-        "refused": refused,
+        "cases": entries,
+        "refused": [reason for reason in made if isinstance(reason, dict)],
     }
     write_json(temporary / INDEX, content)
     sync_folder(temporary)
     temporary.rename(job.root / job.name)
     sync_folder(job.root)
+    return len(entries)
+
+
+def _convert_or_refuse(folder: Path, source: Source, job: ShardJob) -> CaseEntry | dict[str, str]:
+    try:
+        return _write_case(folder, convert_case(source, job.dataset, job.options))
+    except CaseError as error:
+        if job.stop_on_error:
+            shutil.rmtree(folder)
+            raise
+        return {"case_id": error.case_id, "reason": error.reason}
 
 
 def _write_case(folder: Path, case: ConvertedCase) -> CaseEntry:
@@ -282,8 +301,6 @@ def _finish(
     regions: dict[str, tuple[int, ...]] | None,
 ) -> tuple[Manifest, list[dict[str, str]]]:
     """Collect the shards' indices into errors.json and the manifest, which is written last."""
-    import xxhash
-
     refused: list[dict[str, str]] = []
     shards: list[ShardEntry] = []
     entries: list[CaseEntry] = []
@@ -333,7 +350,7 @@ def _pool(parts: list[ChannelStatistics]) -> ChannelStatistics:
         return ChannelStatistics(voxels=0, mean=0.0, std=1.0, percentile_00_5=0.0, percentile_99_5=0.0)
     weights = [part.voxels / voxels for part in parts]
     mean = sum(w * part.mean for w, part in zip(weights, parts, strict=True))
-    variance = sum(w * (part.std**2 + (part.mean - mean) ** 2) for w, part in zip(weights, parts, strict=True))
+    variance = sum(w * (part.spread**2 + (part.mean - mean) ** 2) for w, part in zip(weights, parts, strict=True))
     return ChannelStatistics(
         voxels=voxels,
         mean=mean,
@@ -355,7 +372,7 @@ def _conclude(root: Path, store: tuple[Manifest, list[dict[str, str]]], done: in
         count,
         len(manifest.shards),
         size / 1e6,
-        done - len(refused) if done else 0,
+        done,
         seconds,
         f"; {len(refused)} refused, see {root / ERRORS}" if refused else "",
     )

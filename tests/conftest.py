@@ -9,9 +9,12 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import settings
 
 from preprocessing.to_shards import Options, convert
 
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -47,8 +50,9 @@ def write_msd(root: Path, shapes_dhw: list[tuple[int, int, int]]) -> Path:
     for number, shape in enumerate(shapes_dhw):
         name = f"case_{number:03d}.nii.gz"
         image = coordinate_image(shape, number).transpose(2, 1, 0, 3)
-        nib.save(nib.Nifti1Image(image, affine), root / "imagesTr" / name)
-        nib.save(nib.Nifti1Image(coordinate_label(shape).transpose(2, 1, 0), affine), root / "labelsTr" / name)
+        label = coordinate_label(shape).transpose(2, 1, 0)
+        nib.save(nib.Nifti1Image(image, affine), root / "imagesTr" / name)  # type: ignore[no-untyped-call]
+        nib.save(nib.Nifti1Image(label, affine), root / "labelsTr" / name)  # type: ignore[no-untyped-call]
         entries.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
     described = {
         "name": "coordinates",
@@ -66,13 +70,13 @@ SHAPES = [(20, 24, 28), (26, 20, 22), (18, 18, 30), (21, 33, 19), (12, 40, 16)]
 
 @pytest.fixture(scope="session")
 def msd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MSD data set of five coordinate volumes of different shapes."""
+    """Make an MSD data set of five coordinate volumes of different shapes."""
     return write_msd(tmp_path_factory.mktemp("msd"), SHAPES)
 
 
 @pytest.fixture(scope="session")
 def coordinate_store(msd_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same five cases as a shard store."""
+    """Convert the same five cases to a shard store."""
     root = tmp_path_factory.mktemp("store") / "shards"
     assert convert(Options(input=msd_folder, output=root, workers=1, cases_per_shard=2)) == 0
     return root
@@ -80,5 +84,5 @@ def coordinate_store(msd_folder: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real volumes (marker ``data``)."""
+    """Name the folder of real volumes (marker ``data``)."""
     return REAL_DATA
