@@ -24,10 +24,11 @@ from preprocessing.check import Options as CheckOptions
 from preprocessing.check import check
 from preprocessing.convert import DTYPES, LOSSLESS_DTYPES, restore_to_source
 from preprocessing.errors import CaseError, InputError
+from preprocessing.finish import common_dtype
 from preprocessing.phantom import PhantomOptions, make_phantom
 from preprocessing.shards import Case, open_store
 from preprocessing.single_writer import only_writer
-from preprocessing.to_shards import Options, common_dtype, convert
+from preprocessing.to_shards import Options, convert
 from tests.conftest import coordinate_image, coordinate_label, write_msd
 from tests.preprocessing.conftest import (
     AFFINE,

@@ -21,7 +21,7 @@ GROUPS = {"whole": (1, 2), "core": (2,)}
 
 def ball(shape: tuple[int, int, int], centre: tuple[float, float, float], radius: float) -> np.ndarray:
     grid = np.stack(np.meshgrid(*(np.arange(side) for side in shape), indexing="ij"), axis=-1)
-    return np.linalg.norm(grid - np.array(centre), axis=-1) <= radius
+    return np.asarray(np.linalg.norm(grid - np.array(centre), axis=-1) <= radius)
 
 
 def pair() -> tuple[np.ndarray, np.ndarray]:
@@ -33,7 +33,8 @@ def pair() -> tuple[np.ndarray, np.ndarray]:
 def save(folder: Path, name: str, label: np.ndarray, spacing: tuple[float, float, float] = (1, 1, 1)) -> None:
     folder.mkdir(exist_ok=True)
     affine = np.diag([*spacing[::-1], 1.0])
-    nib.save(nib.Nifti1Image(label.transpose(2, 1, 0), affine), folder / f"{name}.nii.gz")
+    image = nib.Nifti1Image(label.transpose(2, 1, 0), affine)  # type: ignore[no-untyped-call]
+    nib.save(image, folder / f"{name}.nii.gz")
 
 
 def test_a_label_scores_perfectly_against_itself() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -24,9 +25,17 @@ from training.inference import ModelSpec, decode
 from training.predict import Options, find_images, predict, save_label
 
 
+def load(path: Path) -> Any:
+    return nib.load(path)
+
+
+def voxels(path: Path) -> npt.NDArray[np.uint8]:
+    return np.asanyarray(load(path).dataobj)
+
+
 def assert_same_grid(prediction: Path, source: Path) -> None:
     """Compare shape, affine, codes and voxel sizes; labels are uint8 and not rescaled."""
-    made, image = nib.load(prediction), nib.load(source)
+    made, image = load(prediction), load(source)
     assert made.shape == image.shape[:3]
     np.testing.assert_array_equal(made.affine, image.affine)
     np.testing.assert_array_equal(made.header.get_zooms(), image.header.get_zooms()[:3])
@@ -46,9 +55,7 @@ def test_predictions_lie_on_the_grid_of_their_image(tiny_run: Path, msd_folder: 
     assert len(images) == 5
     for image in images:
         assert_same_grid(tmp_path / "P" / image.name, image)
-    found = set(
-        np.unique(np.concatenate([np.asanyarray(nib.load(p).dataobj).ravel() for p in tmp_path.glob("P/*.gz")]))
-    )
+    found = {int(number) for path in tmp_path.glob("P/*.gz") for number in np.unique(voxels(path))}
     assert found <= {0, 1, 2, 3}
     assert len(found) > 1
 
@@ -57,7 +64,7 @@ def test_one_file_gives_what_the_folder_gives(tiny_run: Path, msd_folder: Path, 
     image = sorted((msd_folder / "imagesTr").iterdir())[2]
     predict(options_for(tiny_run, msd_folder / "imagesTr", tmp_path / "all"))
     predict(options_for(tiny_run, image, tmp_path / "one"))
-    one, other = (np.asanyarray(nib.load(tmp_path / part / image.name).dataobj) for part in ("one", "all"))
+    one, other = (voxels(tmp_path / part / image.name) for part in ("one", "all"))
     np.testing.assert_array_equal(one, other)
 
 
@@ -67,7 +74,7 @@ def test_bad_volumes_are_named_and_the_others_predicted(
     images = shutil.copytree(msd_folder / "imagesTr", tmp_path / "images")
     cut = images / "case_001.nii.gz"
     cut.write_bytes(cut.read_bytes()[:-200])
-    nib.save(nib.Nifti1Image(np.ones((16, 16, 16), np.int16), np.eye(4)), images / "case_002.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((16, 16, 16), np.int16), np.eye(4)), images / "case_002.nii.gz")  # type: ignore[no-untyped-call]
     with caplog.at_level(logging.INFO):
         assert predict(options_for(tiny_run, images, tmp_path / "P")) == 3
     assert "refused case case_001" in caplog.text
@@ -110,14 +117,14 @@ def label_through_shards(store: Path, case_id: str, source: Path, output: Path) 
     assert label is not None
     whole = restore_to_source(label[..., 0], case.origin_dhw, case.source_shape_dhw)
     save_label(output, whole.view(np.uint8), read_nifti(source))
-    return np.asanyarray(nib.load(output).dataobj)
+    return voxels(output)
 
 
 def test_a_label_survives_shards_and_back(msd_folder: Path, coordinate_store: Path, tmp_path: Path) -> None:
     for image in (msd_folder / "imagesTr").iterdir():
         case_id = image.name.removesuffix(".nii.gz")
         made = label_through_shards(coordinate_store, case_id, image, tmp_path / image.name)
-        np.testing.assert_array_equal(made, np.asanyarray(nib.load(msd_folder / "labelsTr" / image.name).dataobj))
+        np.testing.assert_array_equal(made, voxels(msd_folder / "labelsTr" / image.name))
         assert_same_grid(tmp_path / image.name, image)
 
 
@@ -133,4 +140,4 @@ def test_real_volumes_predict_on_their_own_grid(real_data: Path, tmp_path: Path)
     assert_same_grid(tmp_path / "P" / image.name, image)
     for path in sorted((source / "imagesTr").iterdir()):
         made = label_through_shards(tmp_path / "S", path.name.removesuffix(".nii.gz"), path, tmp_path / path.name)
-        np.testing.assert_array_equal(made, np.asanyarray(nib.load(source / "labelsTr" / path.name).dataobj))
+        np.testing.assert_array_equal(made, voxels(source / "labelsTr" / path.name))

@@ -1,0 +1,93 @@
+"""Close a store: gather what the shards' indices say into errors.json and the manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from preprocessing.convert import DTYPES, ConvertOptions
+from preprocessing.layouts import Dataset
+from preprocessing.regions import Regions
+from preprocessing.shards import (
+    ERRORS,
+    FORMAT_VERSION,
+    INDEX,
+    CaseEntry,
+    Manifest,
+    ShardEntry,
+    write_json,
+    write_manifest,
+)
+from preprocessing.statistics import ChannelStatistics
+
+
+def finish_store(
+    root: Path,
+    shard_names: Sequence[str],
+    dataset: Dataset,
+    options: ConvertOptions,
+    regions: Regions | None,
+) -> tuple[Manifest, list[dict[str, str]]]:
+    """Collect the shards' indices into errors.json and the manifest, which is written last."""
+    refused: list[dict[str, str]] = []
+    shards: list[ShardEntry] = []
+    entries: list[CaseEntry] = []
+    for name in shard_names:
+        raw = (root / name / INDEX).read_bytes()
+        content = json.loads(raw)
+        cases = [CaseEntry.from_json(entry) for entry in content["cases"]]
+        refused += content["refused"]
+        entries += cases
+        shards.append(
+            ShardEntry(
+                name=name,
+                case_ids=[case.case_id for case in cases],
+                unlabelled=[case.case_id for case in cases if case.label is None],
+                size_bytes=sum(record.size_bytes for case in cases for record in case.files),
+                index_xxh3=xxhash.xxh3_64_hexdigest(raw),
+            )
+        )
+    (root / ERRORS).unlink(missing_ok=True)
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        name=dataset.name,
+        channel_names=dataset.channel_names,
+        label_names=dataset.label_names,
+        modality=dataset.modality,
+        regions=None if regions is None else {region: list(numbers) for region, numbers in regions.items()},
+        image_dtype=common_dtype([entry.image_dtype for entry in entries]),
+        max_abs_error=max((entry.max_abs_error for entry in entries), default=0.0),
+        channels=[_pool([entry.channels[c] for entry in entries]) for c in range(len(dataset.channel_names))],
+        options=dataclasses.asdict(options),
+        shards=shards,
+        errors=write_json(root / ERRORS, {"refused": refused}) if refused else None,
+    )
+    write_manifest(root, manifest)
+    return manifest, refused
+
+
+def common_dtype(names: list[str]) -> str:
+    """Return the smallest stored dtype that holds all of ``names`` without loss: uint8 with float32 gives float32."""
+    joined = np.result_type(*names) if names else np.dtype("int16")
+    return str(joined) if str(joined) in DTYPES else "float32"
+
+
+def _pool(parts: list[ChannelStatistics]) -> ChannelStatistics:
+    voxels = sum(part.voxels for part in parts)
+    if voxels == 0:
+        return ChannelStatistics(voxels=0, mean=0.0, std=1.0, percentile_00_5=0.0, percentile_99_5=0.0)
+    weights = [part.voxels / voxels for part in parts]
+    mean = sum(w * part.mean for w, part in zip(weights, parts, strict=True))
+    variance = sum(w * (part.spread**2 + (part.mean - mean) ** 2) for w, part in zip(weights, parts, strict=True))
+    return ChannelStatistics(
+        voxels=voxels,
+        mean=mean,
+        std=variance**0.5 or 1.0,
+        percentile_00_5=sum(w * part.percentile_00_5 for w, part in zip(weights, parts, strict=True)),
+        percentile_99_5=sum(w * part.percentile_99_5 for w, part in zip(weights, parts, strict=True)),
+    )

@@ -1,0 +1,161 @@
+"""Make one shard: the unit of work, of commit and of restart."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from preprocessing.convert import ConvertedCase, ConvertOptions, convert_case
+from preprocessing.errors import CaseError, InputError
+from preprocessing.layouts import Dataset, Source
+from preprocessing.shards import (
+    INDEX,
+    CaseEntry,
+    FileRecord,
+    open_store,
+    parse_json,
+    sync_folder,
+    write_json,
+    write_npy,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """One shard to make: its number, its cases, and what decides its bytes."""
+
+    root: Path
+    name: str
+    sources: list[Source]
+    dataset: Dataset
+    options: ConvertOptions
+    stop_on_error: bool
+
+
+def plan_shards(
+    root: Path, dataset: Dataset, options: ConvertOptions, *, cases_per_shard: int, stop_on_error: bool
+) -> list[ShardJob]:
+    """Deal the sorted cases into shards; the result depends on the cases alone, so every restart agrees.
+
+    ``cases_per_shard`` 0 chooses about 64 shards of at most 64 cases.
+    """
+    count = len(dataset.sources)
+    size = cases_per_shard or min(64, -(-count // 64))
+    return [
+        ShardJob(
+            root=root,
+            name=f"shard-{number:05d}",
+            sources=dataset.sources[first : first + size],
+            dataset=dataset,
+            options=options,
+            stop_on_error=stop_on_error,
+        )
+        for number, first in enumerate(range(0, count, size))
+    ]
+
+
+def convert_shard(job: ShardJob) -> int:
+    """Write one shard: all its cases and its index into a temporary folder, synced, then renamed into place.
+
+    Returns the number of cases that were converted, without those refused.
+    """
+    temporary = job.root / f"{job.name}.tmp"
+    temporary.mkdir()
+    made = [_convert_or_refuse(temporary, source, job) for source in job.sources]
+    entries = [dataclasses.asdict(entry) for entry in made if isinstance(entry, CaseEntry)]
+    content = {
+        "made_from": _made_from(job),
+        "cases": entries,
+        "refused": [reason for reason in made if isinstance(reason, dict)],
+    }
+    write_json(temporary / INDEX, content)
+    sync_folder(temporary)
+    temporary.rename(job.root / job.name)
+    sync_folder(job.root)
+    return len(entries)
+
+
+def _convert_or_refuse(folder: Path, source: Source, job: ShardJob) -> CaseEntry | dict[str, str]:
+    try:
+        return _write_case(folder, convert_case(source, job.dataset, job.options))
+    except CaseError as error:
+        if job.stop_on_error:
+            shutil.rmtree(folder)
+            raise
+        return {"case_id": error.case_id, "reason": error.reason}
+
+
+def _write_case(folder: Path, case: ConvertedCase) -> CaseEntry:
+    name = case.source.case_id
+    rows = list(case.foreground.values())
+    labelled = case.label is not None
+    volumes = [volume for volume in (case.image_volume, case.label_volume) if volume is not None]
+    return CaseEntry(
+        case_id=name,
+        shape_dhw=case.image.voxels.shape[:3],
+        image_dtype=str(case.image.voxels.dtype),
+        max_abs_error=case.image.max_abs_error,
+        nonfinite_voxels=case.image.nonfinite_voxels,
+        spacing_mm=case.image_volume.spacing_mm,
+        affine=case.image_volume.affine.tolist(),
+        source_shape_dhw=case.image.source_shape_dhw,
+        origin_dhw=case.image.origin_dhw,
+        channels=case.image.channels,
+        labels=case.labels,
+        foreground_counts={number: len(voxels) for number, voxels in case.foreground.items()},
+        image=write_npy(folder / f"{name}.image.npy", case.image.voxels),
+        label=write_npy(folder / f"{name}.label.npy", case.label) if case.label is not None else None,
+        foreground=write_npy(
+            folder / f"{name}.foreground.npy", np.concatenate(rows) if rows else np.empty((0, 3), np.uint16)
+        )
+        if labelled
+        else None,
+        sources=[
+            FileRecord(name=f"{v.path.parent.name}/{v.path.name}", size_bytes=v.source_bytes, xxh3=v.source_xxh3)
+            for v in volumes
+        ],
+    )
+
+
+def check_earlier_shards(root: Path, jobs: list[ShardJob]) -> None:
+    """Refuse to mix shards of other options, other cases or changed files into a store; clear half-made ones."""
+    for leftover in root.glob("shard-*.tmp"):
+        shutil.rmtree(leftover)
+    expected = {job.name: job for job in jobs}
+    checksums = _checksums_of_finished_store(root)
+    for folder in sorted(root.glob("shard-*")):
+        raw = (folder / INDEX).read_bytes()
+        found = xxhash.xxh3_64_hexdigest(raw)
+        if checksums.get(folder.name, found) != found:
+            raise InputError(f"{folder / INDEX} was damaged after it was written; delete {folder} and convert again")
+        job = expected.get(folder.name)
+        if job is None or parse_json(str(folder / INDEX), raw).get("made_from") != _made_from(job):
+            raise InputError(
+                f"{folder} was made with other options, from other cases or from files that changed since; "
+                f"delete {root} or give another --output"
+            )
+
+
+def _checksums_of_finished_store(root: Path) -> dict[str, str]:
+    try:
+        return {shard.name: shard.index_xxh3 for shard in open_store(root).manifest.shards}
+    except InputError:
+        return {}  # not finished yet, or a manifest that this run replaces
+
+
+def _made_from(job: ShardJob) -> dict[str, Any]:
+    def size(path: Path | None) -> int | None:
+        return path.stat().st_size if path is not None and path.exists() else None
+
+    return {
+        "options": dataclasses.asdict(job.options),
+        "label_names": {str(number): name for number, name in job.dataset.label_names.items()},
+        "channel_names": job.dataset.channel_names,
+        "sources": [[source.case_id, size(source.image), size(source.label)] for source in job.sources],
+    }
