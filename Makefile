@@ -19,7 +19,7 @@ demo: $(READY)
 	@rm -rf runs/demo
 	$(call step,-m preprocessing.phantom --output data/phantom)
 	$(call step,-m preprocessing.to_shards --input data/phantom --output data/shards)
-	$(call step,-m training.run --loader dali --shards data/shards --output runs/demo)
+	$(call step,-m training.run --loader dali --shards data/shards --output runs/demo --patch 40,40,40 --epochs 8)
 	$(call step,-m training.predict --checkpoint runs/demo/checkpoints/best.pt --input data/phantom/imagesTs --output runs/demo/predictions)
 	$(call step,-m training.evaluate --predictions runs/demo/predictions --labels data/phantom/labelsTs --images data/phantom/imagesTs --output runs/demo/evaluation)
 	$(call step,-m training.report --run runs/demo)

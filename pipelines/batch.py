@@ -136,5 +136,5 @@ class Loader(ABC):
     def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:
         """Yield the batches of one epoch from ``first_step`` on; clean up when closed early."""
 
-    def _release(self) -> None:
+    def _release(self) -> None:  # noqa: B027  # a loader that holds nothing leaves it as it is
         """Free what the loader holds."""

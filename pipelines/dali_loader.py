@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
+from torch.utils.dlpack import from_dlpack
 
 from pipelines.batch import Batch, Loader, channels_first
 from pipelines.dali_graph import LAYOUTS, GraphOptions, build_graph, input_names
@@ -115,8 +115,8 @@ class DaliLoader(Loader):
 
     def _batch(self, image: Any, label: Any, filled: Filled) -> Batch:
         batch = Batch(
-            image=channels_first(torch.from_dlpack(image.as_tensor())),
-            label=channels_first(torch.from_dlpack(label.as_tensor())),
+            image=channels_first(from_dlpack(image.as_tensor())),
+            label=channels_first(from_dlpack(label.as_tensor())),
             samples=filled.samples,
         )
         return batch if self.reuse_buffers else batch.clone()

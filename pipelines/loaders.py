@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,13 +88,28 @@ def _synthetic(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_
 LOADERS: dict[str, LoaderBuilder] = {"dali": _dali, "torch": _torch, "synthetic": _synthetic}
 
 
-def build_loader(name: str, config: LoaderConfig, rank: int = 0, world_size: int = 1) -> Loader:
-    """Build the loader ``name`` (a key of ``LOADERS``) for one rank.
+def build_loader(
+    name: str,
+    config: LoaderConfig,
+    rank: int = 0,
+    world_size: int = 1,
+    table: Mapping[str, LoaderBuilder] = LOADERS,
+) -> Loader:
+    """Build the loader ``name`` (a key of ``table``) for one rank.
 
     Raises ``InputError`` for an unknown name, a store without labelled cases, or a patch that does not fit in memory.
     """
-    if name not in LOADERS:
-        raise InputError(f"unknown loader {name!r}; known: {', '.join(LOADERS)}")
+    if name not in table:
+        raise InputError(f"unknown loader {name!r}; known: {', '.join(table)}")
+    store, plan = open_plan(config, world_size)
+    return table[name](store, plan, config, rank, world_size)
+
+
+def open_plan(config: LoaderConfig, world_size: int = 1) -> tuple[Store, Plan]:
+    """Open the store of ``config`` and the plan that every loader built from it follows.
+
+    Raises what ``build_loader`` raises, the unknown name apart.
+    """
     store = open_store(config.store)
     if not store.is_local:
         raise InputError(f"{config.store} is remote; copy the store to a local or mounted folder and train from there")
@@ -115,5 +130,4 @@ def build_loader(name: str, config: LoaderConfig, rank: int = 0, world_size: int
         foreground=config.foreground,
         augment=config.augment,
     )
-    plan = Plan(store, config.cases or store.labelled_ids, options)
-    return LOADERS[name](store, plan, config, rank, world_size)
+    return store, Plan(store, config.cases or store.labelled_ids, options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from pipelines.plan import Int3, Sample
 from preprocessing.shards import Case, Manifest
 
 Array = npt.NDArray[np.generic]
+ScalarT = TypeVar("ScalarT", bound=np.generic)
 Float = npt.NDArray[np.float32]
 
 
@@ -55,7 +57,7 @@ def intensity_from(channels: Sequence[object], *, keep_zero: bool) -> Intensity:
     )
 
 
-def crop(volume: Array, position_dhw: Int3, out: Array) -> Array:
+def crop(volume: Array, position_dhw: Int3, out: npt.NDArray[ScalarT]) -> npt.NDArray[ScalarT]:
     """Copy the patch that starts at ``position_dhw`` of ``volume`` [D,H,W,C] into ``out`` [d,h,w,C]; zero outside.
 
     ``out`` may have a wider dtype than ``volume``; the copy converts. Returns ``out``.
@@ -73,7 +75,7 @@ def crop(volume: Array, position_dhw: Int3, out: Array) -> Array:
     return out
 
 
-def flip(patch: Array, flips_dhw: tuple[bool, bool, bool]) -> Array:
+def flip(patch: npt.NDArray[ScalarT], flips_dhw: tuple[bool, bool, bool]) -> npt.NDArray[ScalarT]:
     """Reverse the axes marked true; returns a view."""
     return patch[tuple(slice(None, None, -1 if reverse else None) for reverse in flips_dhw)]
 

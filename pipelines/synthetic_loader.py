@@ -23,6 +23,6 @@ class SyntheticLoader(Loader):
         with TorchLoader(store, plan, config.without_workers(), rank, world_size) as loader:
             self.batch: Batch = next(iter(loader))
 
-    def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:
+    def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:  # noqa: ARG002  # every epoch is the same
         for _ in range(first_step, len(self)):
             yield self.batch

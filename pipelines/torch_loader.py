@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.batch import Batch, Loader, channels_first
-from pipelines.plan import Plan, Sample
+from pipelines.plan import Int3, Plan, Sample
 from pipelines.reference import intensity_of, make_sample
-from preprocessing.shards import Store
+from preprocessing.shards import Store, open_store
 
 if TYPE_CHECKING:
     from pipelines.loaders import LoaderConfig
@@ -22,16 +22,27 @@ Made = tuple[torch.Tensor, torch.Tensor, float]
 
 
 class SampleDataset(Dataset[Made]):
-    """Makes the sample that a plan position names: image [D,H,W,C], label [D,H,W,1 or R], seconds spent."""
+    """Makes the sample that a plan position names: image [D,H,W,C], label [D,H,W,1 or R], seconds spent.
 
-    def __init__(self, store: Store, plan: Plan, regions: tuple[tuple[int, ...], ...] | None) -> None:
-        self.store, self.plan, self.regions = store, plan, regions
+    Pickled, it holds the store's place instead of the store: workers that are not forked (macOS, Python 3.14) open it.
+    """
+
+    def __init__(self, store: Store, patch: Int3, regions: tuple[tuple[int, ...], ...] | None) -> None:
+        self.store, self.patch, self.regions = store, patch, regions
         self._buffers: tuple[np.ndarray, np.ndarray] | None = None
 
-    def __getitem__(self, sample: Sample) -> Made:  # type: ignore[override]
+    def __getstate__(self) -> dict[str, Any]:
+        """Say where the store is and what to make of it."""
+        return {"store": self.store.root, "patch": self.patch, "regions": self.regions}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the store in this process."""
+        SampleDataset.__init__(self, open_store(state["store"]), state["patch"], state["regions"])
+
+    def __getitem__(self, sample: Sample) -> Made:
         """Make one sample."""
         begin = time.perf_counter()
-        manifest, patch = self.store.manifest, self.plan.options.patch
+        manifest, patch = self.store.manifest, self.patch
         if self._buffers is None:  # once per worker process
             image = np.empty((*patch, len(manifest.channel_names)), manifest.image_dtype)
             self._buffers = image, np.empty((*patch, 1), np.uint8)
@@ -49,8 +60,8 @@ class TorchLoader(Loader):
         self._todo: list[list[Sample]] = []
         workers = config.num_workers
         self._loader = DataLoader(
-            SampleDataset(store, plan, config.region_numbers(store)),
-            batch_sampler=self._todo,  # type: ignore[arg-type]
+            SampleDataset(store, config.patch, config.region_numbers(store)),
+            batch_sampler=self._todo,
             num_workers=workers,
             persistent_workers=workers > 0,
             prefetch_factor=2 if workers else None,
@@ -74,5 +85,5 @@ class TorchLoader(Loader):
     def _release(self) -> None:
         iterator = getattr(self._loader, "_iterator", None)
         if iterator is not None and hasattr(iterator, "_shutdown_workers"):
-            iterator._shutdown_workers()
-        self._loader._iterator = None
+            iterator._shutdown_workers()  # noqa: SLF001  # DataLoader has no public way to end persistent workers
+        self._loader._iterator = None  # noqa: SLF001

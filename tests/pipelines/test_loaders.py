@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipelines.batch import Batch, Loader
 from pipelines.loaders import LOADERS, LoaderConfig, build_loader
 from pipelines.plan import Sample
 from pipelines.reference import crop, flip, intensity_of, normalize, region_channels
+from pipelines.torch_loader import SampleDataset
 from preprocessing.errors import InputError
 from preprocessing.shards import Store, open_store
 from preprocessing.to_shards import Options, convert
@@ -31,10 +33,12 @@ def config_for(store: Path, **changes: object) -> LoaderConfig:
 def expected(store: Store, sample: Sample, patch: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Make one sample from the specification: image [C,D,H,W] and label [1,D,H,W]."""
     case = store.case(sample.case_id)
+    label_volume = case.label()
+    assert label_volume is not None
     image = np.empty((*patch, case.image().shape[3]), store.manifest.image_dtype)
     label = np.empty((*patch, 1), np.uint8)
     image = flip(crop(case.image(), sample.position_dhw, image), sample.flips_dhw)
-    label = flip(crop(case.label(), sample.position_dhw, label), sample.flips_dhw)
+    label = flip(crop(label_volume, sample.position_dhw, label), sample.flips_dhw)
     values = normalize(image, intensity_of(case, store.manifest), sample.scale, sample.shift)
     return values.transpose(3, 0, 1, 2), label.transpose(3, 0, 1, 2)
 
@@ -202,7 +206,7 @@ def test_an_error_in_a_reading_thread_reaches_the_consumer(coordinate_store: Pat
         image.unlink()
     with (
         build_loader("dali", config_for(broken)) as loader,
-        pytest.raises(InputError, match="case_002.*missing or damaged"),
+        pytest.raises(InputError, match=r"case_002.*missing or damaged"),
     ):
         list(loader)
 
@@ -215,6 +219,15 @@ def test_worker_processes_deliver_the_same(coordinate_store: Path) -> None:
         for _ in range(2):
             for left, right in zip(workers, inline, strict=True):
                 assert_same(left, right)
+
+
+def test_workers_that_are_not_forked_open_the_store_themselves(coordinate_store: Path) -> None:
+    dataset = SampleDataset(open_store(coordinate_store), PATCH, None)
+    with build_loader("torch", config_for(coordinate_store)) as loader:
+        sample = loader.plan.sample(0, 0, 0)
+    sent = ForkingPickler.loads(ForkingPickler.dumps(dataset))
+    for left, right in zip(dataset[sample][:2], sent[sample][:2], strict=True):
+        assert torch.equal(left, right)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""Check that batches are what the plan and the numpy reference say, so that a broken loader cannot look fast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from benchmarks.rows import Row
+from pipelines.batch import Batch
+from pipelines.loaders import open_plan
+from pipelines.plan import Sample
+from pipelines.reference import intensity_of, make_sample
+
+TOLERANCE = 1e-5  # of one standard deviation; of the value itself where that is larger than 1
+
+
+class CheckError(RuntimeError):
+    """Say in which batch a loader differs from its specification, and how."""
+
+
+class Specification:
+    """What the batches of ``row`` have to be. Batches are counted from the start of an epoch and on into the next."""
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self.store, self.plan = open_plan(row.config)
+        channels = len(self.store.manifest.channel_names)
+        self._shape = (row.config.batch_size, channels, *row.config.patch)
+        self._buffers = (
+            np.empty((*row.config.patch, channels), self.store.manifest.image_dtype),
+            np.empty((*row.config.patch, 1), np.uint8),
+        )
+
+    def check_first(self, batches: Iterator[Batch], count: int) -> None:
+        """Take ``count`` batches from the start of epoch 0 and check every voxel; raises ``CheckError``."""
+        for number in range(count):
+            self.check(next(batches), 0, number)
+
+    def check(self, batch: Batch, first_epoch: int, number: int, slots: Sequence[int] | None = None) -> None:
+        """Check batch ``number`` since the start of ``first_epoch``, voxels in ``slots`` (default: all of them).
+
+        Loaders that follow no plan are checked for shape and dtype only. Raises ``CheckError``.
+        """
+        self._check_form(batch, number)
+        if not self.row.follows_plan:
+            return
+        epochs, step = divmod(number, self.plan.steps_per_epoch)
+        wanted = self.plan.batch(first_epoch + epochs, step, range(self.row.config.batch_size))
+        if list(batch.samples) != wanted:
+            raise CheckError(f"batch {number}: its samples are not those the plan drew")
+        for slot in range(len(wanted)) if slots is None else slots:
+            self._check_voxels(batch, slot, wanted[slot], f"batch {number}, slot {slot}, case {wanted[slot].case_id}")
+
+    def _check_form(self, batch: Batch, number: int) -> None:
+        label_shape = (self._shape[0], 1, *self._shape[2:])
+        for name, tensor, shape, dtype in (
+            ("image", batch.image, self._shape, torch.float32),
+            ("label", batch.label, label_shape, torch.uint8),
+        ):
+            if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+                raise CheckError(f"batch {number}: {name} is {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {shape}")
+
+    def _check_voxels(self, batch: Batch, slot: int, sample: Sample, where: str) -> None:
+        case = self.store.case(sample.case_id)
+        image, label = make_sample(case, sample, intensity_of(case, self.store.manifest), self._buffers, None)
+        different = int((batch.label[slot].permute(1, 2, 3, 0).cpu().numpy() != label).sum())
+        if different:
+            raise CheckError(f"{where}: {different} label voxels differ from the reference")
+        error = np.abs(batch.image[slot].permute(1, 2, 3, 0).cpu().numpy() - image)
+        worst = float((error / np.maximum(np.abs(image), 1)).max())
+        if not worst <= TOLERANCE:  # catches NaN
+            raise CheckError(f"{where}: image differs from the reference by {worst:.3g}, allowed are {TOLERANCE:g}")

@@ -1,0 +1,76 @@
+"""What the README says is true: its commands parse, its Python runs, its files exist."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+COMMANDS = {
+    "preprocessing.phantom": "PhantomOptions",
+    "preprocessing.to_shards": "Options",
+    "preprocessing.check": "Options",
+    "training.run": "Options",
+    "training.predict": "Options",
+    "training.evaluate": "Options",
+    "training.report": "Options",
+    "benchmarks.loader_compare": "Options",
+}
+
+
+def blocks(document: str, language: str) -> list[str]:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def python_commands() -> list[list[str]]:
+    lines = [
+        line
+        for document in DOCUMENTS
+        for block in blocks(document, "bash")
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    return [shlex.split(line, comments=True) for line in lines if "python " in line and "pytest" not in line]
+
+
+@pytest.mark.parametrize("words", python_commands(), ids=" ".join)
+def test_commands_parse(words: list[str]) -> None:
+    """Every flag and value of a documented command is accepted by the command's own parser."""
+    first, *rest = words[words.index("python") + 1 :] if "python" in words else words[1:]
+    module = rest.pop(0) if first == "-m" else first.removesuffix(".py").replace("/", ".")
+    options = getattr(importlib.import_module(module), COMMANDS[module])
+    assert isinstance(tyro.cli(options, args=rest), options)
+
+
+def test_there_are_commands_and_python_to_check() -> None:
+    assert len(python_commands()) >= 8
+    assert blocks("README.md", "python")
+
+
+def test_the_python_runs(
+    coordinate_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The block is executed as it stands, with the reader's store in the place it names and a patch that fits it."""
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/shards").symlink_to(coordinate_store)
+    code = "\n".join(blocks("README.md", "python")).replace("patch=(128, 128, 128)", "patch=(16, 16, 16)")
+    exec(compile(code, "README.md", "exec"), {})
+    assert "torch.Size([2, 4, 16, 16, 16])" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "docs/decisions.md"])
+def test_files_that_are_named_exist(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
+    for link in links:
+        assert ((ROOT / document).parent / link).exists(), link
+    named = re.findall(r"`((?:preprocessing|pipelines|training|benchmarks|tests)/[\w/]+\.py)`", text)
+    for path in named:
+        assert (ROOT / path).exists() or "plain_loader" in path, path
