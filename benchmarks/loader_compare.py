@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import multiprocessing
 import sys
@@ -14,7 +13,7 @@ if not __package__:  # started as a file, also in its own child processes: the r
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from rich.console import Console
+from rich import get_console
 from rich.progress import Progress
 
 from benchmarks.machine import num_cores
@@ -93,8 +92,6 @@ def _check_options(options: Options) -> None:
     for name in ("threads", "workers"):
         if getattr(options, name) < 0:
             raise InputError(f"--{name} {getattr(options, name)}: 0 means one for every core, or give a number")
-    if importlib.util.find_spec("jsonschema") is None:  # before minutes of measuring, not after
-        raise InputError("jsonschema is not installed, results are checked with it; pip install jsonschema")
 
 
 def _ensure_store(options: Options) -> Path:
@@ -134,9 +131,8 @@ def _measure(rows: Sequence[Row], options: Options, table: Mapping[str, LoaderBu
     tasks = [
         Task(row=row, build=table[row.loader], seconds=options.seconds, worker_start_method=method) for row in rows
     ]
-    console = Console(stderr=True)
     log.info("measuring %s", "; ".join(row.label for row in rows))
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+    with Progress(disable=not get_console().is_terminal, transient=True) as progress:
         bar = progress.add_task("measuring", total=len(rows) * (1 + options.runs))
 
         def done(label: str) -> None:

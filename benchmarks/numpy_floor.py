@@ -15,7 +15,7 @@ import torch
 
 from pipelines.batch import Batch, Loader, channels_first
 from pipelines.plan import Plan, Sample
-from pipelines.reference import Array, Float, Intensity, crop, flip, intensity_of
+from pipelines.reference import Array, Float, crop, flip, intensity_of, normalize
 from preprocessing.shards import Store
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class NumpyFloor(Loader):
         crop(label_volume, sample.position_dhw, flip(label, sample.flips_dhw))
         volume, target = _as_voxels(case.image(), raw)
         crop(volume, sample.position_dhw, flip(target, sample.flips_dhw))
-        standardize(raw, intensity_of(case, self.store.manifest), sample, image)
+        normalize(raw, intensity_of(case, self.store.manifest), sample.scale, sample.shift, out=image)
 
     def _raw(self, shape: tuple[int, ...]) -> Array:
         """Return this thread's memory for a raw patch."""
@@ -99,22 +99,6 @@ class NumpyFloor(Loader):
     def _release(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._free.clear()
-
-
-def standardize(raw: Array, intensity: Intensity, sample: Sample, out: Float) -> None:
-    """Do what ``reference.normalize`` does, plane by plane, so that a plane stays in the cache from step to step."""
-    width, channels = raw.shape[2:]
-    mean, low, high = (np.tile(row, width) for row in (intensity.mean, intensity.low, intensity.high))
-    factor = np.tile(np.float32(sample.scale) / intensity.std, width)
-    foreground = np.empty((raw.shape[1], width * channels), np.bool_)
-    rows = raw.reshape(len(raw), -1, len(mean)), out.reshape(len(raw), -1, len(mean))
-    for plane, values in zip(*rows, strict=True):
-        known = plane if intensity.keep_zero else np.clip(plane, low, high, out=values)
-        np.subtract(known, mean, out=values)
-        np.multiply(values, factor, out=values)
-        if intensity.keep_zero:
-            np.multiply(values, np.not_equal(plane, 0, out=foreground), out=values)
-        np.add(values, np.float32(sample.shift), out=values)
 
 
 def _as_voxels(volume: Array, raw: Array) -> tuple[Array, Array]:

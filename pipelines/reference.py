@@ -80,21 +80,26 @@ def flip(patch: npt.NDArray[ScalarT], flips_dhw: tuple[bool, bool, bool]) -> npt
     return patch[tuple(slice(None, None, -1 if reverse else None) for reverse in flips_dhw)]
 
 
-def normalize(patch: Array, intensity: Intensity, scale: float, shift: float) -> Float:
-    """Standardise each channel, then ``* scale + shift``; float32 [D,H,W,C].
+def normalize(patch: Array, intensity: Intensity, scale: float, shift: float, out: Float | None = None) -> Float:
+    """Standardise each channel, then ``* scale + shift``; float32 [D,H,W,C], in ``out`` where it is given.
 
     With ``keep_zero`` this equals MONAI's ``NormalizeIntensity(nonzero=True, channel_wise=True)`` with the whole
     volume's statistics, followed by its ``ScaleIntensity`` factor ``scale - 1`` and ``ShiftIntensity`` offset ``shift``
     (which, as there, also shifts the background).
     """
-    values = patch.astype(np.float32)
-    if not intensity.keep_zero:
-        np.clip(values, intensity.low, intensity.high, out=values)
-    values -= intensity.mean
-    values *= np.float32(scale) / intensity.std
-    if intensity.keep_zero:
-        values *= patch != 0
-    values += np.float32(shift)
+    values = np.empty(patch.shape, np.float32) if out is None else out
+    # One number for each voxel and channel of a row, one plane at a time: a quarter of the time of broadcasting over
+    # an innermost axis of 4 channels (12 against 51 ms for 128^3 x 4 int16, 2 cores, 2026-11-24).
+    width = patch.shape[2]
+    mean, low, high = (np.tile(row, width) for row in (intensity.mean, intensity.low, intensity.high))
+    factor = np.tile(np.float32(scale) / intensity.std, width)
+    for plane, target in zip(patch, values, strict=True):
+        raw, made = plane.reshape(-1, mean.size), target.reshape(-1, mean.size)
+        np.subtract(raw if intensity.keep_zero else np.clip(raw, low, high, out=made), mean, out=made)
+        made *= factor
+        if intensity.keep_zero:
+            made *= raw != 0
+        made += np.float32(shift)
     return values
 
 

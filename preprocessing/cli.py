@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn, TypeVar
 
+import rich
 import tyro
+from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
 from preprocessing.errors import EXIT_REFUSED, EXIT_UNEXPECTED, EXIT_USAGE, CaseError, InputError, RunError
@@ -77,10 +80,15 @@ Flag = Annotated[
 
 
 def set_up_logging(level: int = logging.INFO) -> None:
-    """Send log records to stderr: coloured in a terminal, plain lines elsewhere."""
-    plain = logging.StreamHandler()
-    plain.setFormatter(logging.Formatter("%(message)s"))
-    handler = RichHandler(show_path=False, show_time=False, show_level=False) if sys.stderr.isatty() else plain
+    """Send log records and progress bars to stderr: coloured in a terminal, plain lines elsewhere."""
+    rich.reconfigure(stderr=True)  # one console for both, or a live bar and the lines beside it overwrite each other
+    in_terminal = rich.get_console().is_terminal
+    handler = (
+        RichHandler(show_path=False, show_time=False, show_level=False, highlighter=NullHighlighter())
+        if in_terminal
+        else logging.StreamHandler()
+    )
+    handler.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.getLogger("torch.distributed").setLevel(logging.WARNING)
 
@@ -93,7 +101,13 @@ def main(
     Wrong usage and unusable input end in one line on stderr and exit code 2, a refused case in exit code 3;
     ``command`` returns the other codes.
     """
-    options = tyro.cli(options_type, args=arguments, description=(options_type.__doc__ or "").strip())
+    module = getattr(sys.modules["__main__"], "__spec__", None)  # None where a file was started
+    options = tyro.cli(
+        options_type,
+        prog=f"python -m {module.name}" if module else None,
+        args=arguments,
+        description=inspect.cleandoc(options_type.__doc__ or ""),
+    )
     set_up_logging()
     try:
         sys.exit(command(options))

@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 
-from rich.console import Console
+from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from preprocessing.errors import RunError
@@ -58,7 +58,6 @@ def _converted(todo: list[ShardJob], workers: int, lock: FolderLock) -> Iterator
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    console = Console(stderr=True)
     columns = (
         TextColumn("converting"),
         BarColumn(),
@@ -66,6 +65,6 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
         TextColumn("cases"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, disable=not get_console().is_terminal) as progress:
         bar = progress.add_task("cases", total=total)
         yield lambda count: progress.advance(bar, count)

@@ -18,7 +18,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
+from rich import get_console
 from rich.progress import track
 
 from preprocessing.cli import Triple, main
@@ -91,10 +91,7 @@ def make_phantom(options: PhantomOptions) -> bool:
     for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (building / folder).mkdir(parents=True)
     numbers: Iterable[int] = range(options.cases + options.test_cases)
-    console = Console(stderr=True)
-    for number in track(
-        numbers, description="phantom", transient=True, console=console, disable=not console.is_terminal
-    ):
+    for number in track(numbers, description="phantom", transient=True, disable=not get_console().is_terminal):
         part = "Tr" if number < options.cases else "Ts"
         image, label = make_case(options.shape, seed=options.seed, number=number)
         name = f"{_case_id(number)}.nii.gz"

@@ -18,6 +18,7 @@ from pipelines.reference import Intensity, normalize
 from preprocessing.regions import label_of_regions
 from preprocessing.shards import Manifest
 from preprocessing.statistics import ChannelStatistics
+from training.precision import autocast
 from training.recipes import Task, build_network
 
 Labels = npt.NDArray[np.uint8]
@@ -95,14 +96,17 @@ def to_input(voxels: npt.NDArray[Any], intensity: Intensity, device: torch.devic
 
 
 @torch.inference_mode()
-def predict_volume(network: nn.Module, image: torch.Tensor, spec: ModelSpec, overlap: float) -> Labels:
+def predict_volume(
+    network: nn.Module, image: torch.Tensor, spec: ModelSpec, overlap: float, amp: torch.dtype | None
+) -> Labels:
     """Slide the training patch over ``image`` [1,C,D,H,W] and return label ids uint8 [D,H,W].
 
     Windows overlap by the fraction ``overlap`` and are blended with Gaussian weights (MONAI's
     ``sliding_window_inference``); a volume smaller than the patch is padded.
     """
     network.eval()
-    logits = sliding_window_inference(image, spec.patch, 1, network, overlap=overlap, mode="gaussian")
+    with autocast(image.device, amp):
+        logits = sliding_window_inference(image, spec.patch, 1, network, overlap=overlap, mode="gaussian")
     return decode(logits[0].float().cpu(), spec)
 
 

@@ -165,7 +165,7 @@ class Training:
             setup.store,
             setup.validation_cases,
             setup.spec,
-            setup.device,
+            setup.amp,
             on_case=self.stop.check,
         )
         means = mean_scores(scores)

@@ -12,19 +12,20 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
+from rich import get_console
 from rich.progress import track
 from torch import nn
 
-from pipelines.reference import Intensity, intensity_from
+from pipelines.reference import intensity_from
 from preprocessing.cli import main
-from preprocessing.convert import ConvertOptions, Image, prepare_image, restore_to_source
+from preprocessing.convert import ConvertOptions, prepare_image, restore_to_source
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, CaseError, InputError
 from preprocessing.nifti import SUFFIXES, Volume, case_id_of, read_nifti
 from preprocessing.shards import write_json
 from training.checkpoint import load_checkpoint
 from training.distributed import choose_device, read_world
 from training.inference import Labels, ModelSpec, predict_volume, to_input
+from training.precision import choose_amp
 
 log = logging.getLogger(__name__)
 DESCRIPTION = "prediction.json"
@@ -45,10 +46,42 @@ class Options:
     """Folder for the label maps, named as their images."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    amp: str = "auto"
+    """Mixed precision: auto, bf16, fp16 or off."""
     overlap: float = 0.5
     """Overlap of neighbouring windows, 0 to 0.9; more is slower and a little better."""
     max_volume_gib: float = 16.0
     """Refuse a file whose header promises more than this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictor:
+    """A network with what it needs around it to segment a file."""
+
+    network: nn.Module
+    spec: ModelSpec
+    amp: torch.dtype | None
+    overlap: float
+
+    def predict(self, volume: Volume) -> Labels:
+        """Segment one volume; returns label ids uint8 [x,y,z] on the whole source grid.
+
+        Raises ``InputError`` when the channels do not fit the checkpoint.
+        """
+        spec = self.spec
+        if len(volume.channels) != len(spec.channel_names):
+            raise InputError(
+                f"{volume.path} has {len(volume.channels)} channels, the checkpoint was trained on "
+                f"{len(spec.channel_names)} ({', '.join(spec.channel_names)})"
+            )
+        image = prepare_image(volume, ConvertOptions(crop_foreground=spec.crop_foreground), spec.modality)
+        is_ct = spec.modality == "ct"
+        intensity = intensity_from(spec.channels if is_ct else image.channels, keep_zero=not is_ct)
+        device = next(self.network.parameters()).device
+        voxels = to_input(image.voxels, intensity, device)
+        predicted = predict_volume(self.network, voxels, spec, self.overlap, self.amp)
+        whole = restore_to_source(predicted, image.origin_dhw, image.source_shape_dhw)
+        return whole.astype(np.uint8, copy=False)
 
 
 def predict(options: Options) -> int:
@@ -66,24 +99,20 @@ def predict(options: Options) -> int:
     regions = None if spec.regions is None else {name: list(numbers) for name, numbers in spec.regions.items()}
     described = {"label_names": spec.label_names, "groups": {k: list(v) for k, v in spec.groups.items()}}
     write_json(options.output / DESCRIPTION, described | {"regions": regions, "checkpoint": str(options.checkpoint)})
-    refused = _predict_all(images, network, spec, device, options)
+    amp = choose_amp(options.amp, device)
+    refused = _predict_all(images, Predictor(network=network, spec=spec, amp=amp, overlap=options.overlap), options)
     for error in refused:
         log.error("refused %s", error)
     log.info("%s: %d label maps%s", options.output, len(images) - len(refused), _and_refused(refused))
     return EXIT_REFUSED if refused else EXIT_DONE
 
 
-def _predict_all(
-    images: Sequence[Path], network: nn.Module, spec: ModelSpec, device: torch.device, options: Options
-) -> list[CaseError]:
+def _predict_all(images: Sequence[Path], predictor: Predictor, options: Options) -> list[CaseError]:
     refused: list[CaseError] = []
-    console = Console(stderr=True)
-    for path in track(
-        images, description="predicting", console=console, transient=True, disable=not console.is_terminal
-    ):
+    for path in track(images, description="predicting", transient=True, disable=not get_console().is_terminal):
         try:
             volume = read_nifti(path, options.max_volume_gib)
-            predicted = predict_file(volume, network, spec, device, options.overlap)
+            predicted = predictor.predict(volume)
         except InputError as error:
             refused.append(CaseError(case_id_of(path), str(error)))
             continue
@@ -111,27 +140,6 @@ def find_images(path: Path) -> list[Path]:
     if twice:
         raise InputError(f"{path}: {twice[0]} is there as .nii and as .nii.gz; both would be written to one file")
     return found
-
-
-def predict_file(volume: Volume, network: nn.Module, spec: ModelSpec, device: torch.device, overlap: float) -> Labels:
-    """Segment one volume; returns label ids uint8 [x,y,z] on the whole source grid.
-
-    Raises ``InputError`` when the channels do not fit the checkpoint.
-    """
-    if len(volume.channels) != len(spec.channel_names):
-        raise InputError(
-            f"{volume.path} has {len(volume.channels)} channels, the checkpoint was trained on "
-            f"{len(spec.channel_names)} ({', '.join(spec.channel_names)})"
-        )
-    image = prepare_image(volume, ConvertOptions(crop_foreground=spec.crop_foreground), spec.modality)
-    predicted = predict_volume(network, to_input(image.voxels, _intensity(image, spec), device), spec, overlap)
-    whole = restore_to_source(predicted, image.origin_dhw, image.source_shape_dhw)
-    return whole.astype(np.uint8, copy=False)
-
-
-def _intensity(image: Image, spec: ModelSpec) -> Intensity:
-    is_ct = spec.modality == "ct"
-    return intensity_from(spec.channels if is_ct else image.channels, keep_zero=not is_ct)
 
 
 def save_label(path: Path, label_xyz: npt.NDArray[np.uint8], source: Volume) -> None:

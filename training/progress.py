@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import sys
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typing_extensions import Self
 
 from training.timing import Split
 
 log = logging.getLogger(__name__)
+TELL_EVERY_S = 60.0  # where there is no terminal and an epoch takes longer
 
 
 class ProgressLine:
@@ -28,12 +29,14 @@ class ProgressLine:
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
         )
-        self._live = Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+        self._live = Progress(*columns, transient=True, disable=not get_console().is_terminal)
         self._task = self._live.add_task("training", total=total_steps, figures="")
-        self._patches = 0
+        self._total, self._step, self._patches = total_steps, 0, 0
+        self._told_at = time.monotonic()
 
     def start_at(self, step: int) -> None:
         """Count from ``step`` on: what an earlier process did is done."""
+        self._step = step
         self._live.update(self._task, completed=step)
 
     def advance(self, loss: float, num_patches: int, split: Split) -> None:
@@ -41,10 +44,15 @@ class ProgressLine:
         self._patches = self._patches + num_patches if split.steps > 1 else num_patches
         rate = self._patches / split.wall_s if split.wall_s else 0.0
         figures = f"loss {loss:.3f}  {rate:.1f} patches/s  waiting {split.waiting:.0%}"
+        self._step += 1
         self._live.update(self._task, advance=1, figures=figures)
+        if self._live.disable and time.monotonic() - self._told_at > TELL_EVERY_S:
+            self._told_at = time.monotonic()
+            log.info("step %d of %d  %s", self._step, self._total, figures)
 
     def tell(self, line: Mapping[str, Any]) -> None:
         """Log the line of a finished epoch."""
+        self._told_at = time.monotonic()
         dice = line["dice"]
         scores = ""
         if dice:

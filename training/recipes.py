@@ -37,7 +37,7 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "fast": Preset(net="dynunet", steps=1200, lr=1e-2, weight_decay=1e-5, squared_dice=False, warmup_steps=20),
+    "fast": Preset(net="dynunet", steps=2400, lr=1e-2, weight_decay=1e-5, squared_dice=False, warmup_steps=20),
     # AWS's article: UNet 16-32-64-128-256 with 2 residual units, Dice with squared denominator, Adam
     "article": Preset(net="unet", steps=25_000, lr=1e-3, weight_decay=1e-5, squared_dice=True, warmup_steps=0),
 }

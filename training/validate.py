@@ -40,17 +40,18 @@ def validate(
     store: Store,
     case_ids: Sequence[str],
     spec: ModelSpec,
-    device: torch.device,
+    amp: torch.dtype | None,
     on_case: Callable[[], None],
 ) -> CaseScores:
     """Predict every case whole and return its Dice per structure; ``on_case`` is called after each."""
     scores: CaseScores = {}
+    device = next(network.parameters()).device
     for case_id in case_ids:
         case = store.case(case_id)
         label = case.label()
         assert label is not None  # the split holds labelled cases only
         image = to_input(case.image(), intensity_of(case, store.manifest), device)
-        predicted = predict_volume(network, image, spec, OVERLAP)
+        predicted = predict_volume(network, image, spec, OVERLAP, amp)
         scores[case_id] = dice_of(predicted, label[..., 0], spec.groups)
         on_case()
     return scores

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipelines.batch import StageSeconds
 from preprocessing.errors import InputError
 from training.distributed import choose_device, read_world
-from training.precision import choose_amp
+from training.precision import choose_amp, has_amx
 from training.recipes import NETWORKS, PRESETS, Task, build_loss, build_network, build_optimizer, build_schedule
 from training.stop import Stopped, listen_for_stop
 from training.timing import Split, StepTimer, describe_limit
@@ -96,8 +96,8 @@ def test_cuda_is_not_pretended() -> None:
 
 
 def test_amp_names() -> None:
-    assert choose_amp("auto", CPU) is None
-    assert choose_amp("true", CPU) is None
+    assert choose_amp("auto", CPU) is (torch.bfloat16 if has_amx() else None)
+    assert choose_amp("true", CPU) is choose_amp("auto", CPU)
     assert choose_amp("false", CPU) is None
     assert choose_amp("bf16", CPU) is torch.bfloat16
     with pytest.raises(InputError, match="only on a CUDA device"):

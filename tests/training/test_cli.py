@@ -1,0 +1,68 @@
+"""The flags of the training commands, which scripts and SageMaker jobs rely on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import tyro
+
+from training import evaluate, predict, report, run
+
+COMMANDS: dict[str, tuple[Any, list[str]]] = {
+    "run": (
+        run.Options,
+        [
+            "loader",
+            "shards",
+            "output",
+            "patch",
+            "batch-size",
+            "epochs",
+            "samples-per-case",
+            "foreground",
+            "augment",
+            "device",
+            "amp",
+            "net",
+            "preset",
+            "lr",
+            "seed",
+            "val-every",
+            "resume",
+        ],
+    ),
+    "predict": (
+        predict.Options,
+        ["checkpoint", "input", "output", "device", "amp", "overlap", "max-volume-gib"],
+    ),
+    "evaluate": (evaluate.Options, ["predictions", "labels", "output", "images", "tolerance-mm"]),
+    "report": (report.Options, ["run", "evaluation"]),
+}
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_the_set_of_flags_is_this(command: str) -> None:
+    options, flags = COMMANDS[command]
+    assert [field.name.replace("_", "-") for field in dataclasses.fields(options)] == flags
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_help_explains_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options, flags = COMMANDS[command]
+    with pytest.raises(SystemExit) as ended:
+        tyro.cli(options, args=["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for flag in flags:
+        assert f"--{flag} " in shown
+    assert "--no-" not in shown
+
+
+def test_sagemaker_style_arguments_drive_the_same_flags() -> None:
+    """Hyperparameters arrive as flat strings, with underscores if they were written in Python."""
+    words = "--batch_size 4 --samples_per_case 2 --amp true --patch 32,48,64 --lr 1e-3 --val-every 5"
+    options = tyro.cli(run.Options, args=words.split())
+    assert (options.batch_size, options.samples_per_case, options.amp) == (4, 2, "true")
+    assert (options.patch, options.lr, options.val_every) == ((32, 48, 64), 1e-3, 5)
