@@ -4,6 +4,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 READY := .venv/.ready
 RUN := .venv/bin/python
+comma := ,
 PIP := $(RUN) -m pip --quiet --disable-pip-version-check
 
 .PHONY: demo test lint types bench clean
@@ -19,7 +20,7 @@ demo: $(READY)
 	@rm -rf runs/demo
 	$(call step,-m preprocessing.phantom --output data/phantom)
 	$(call step,-m preprocessing.to_shards --input data/phantom --output data/shards)
-	$(call step,-m training.run --loader dali --shards data/shards --output runs/demo --patch 40,40,40 --epochs 8)
+	$(call step,-m training.run --loader dali --shards data/shards --output runs/demo --patch 40$(comma)40$(comma)40 --epochs 8)
 	$(call step,-m training.predict --checkpoint runs/demo/checkpoints/best.pt --input data/phantom/imagesTs --output runs/demo/predictions)
 	$(call step,-m training.evaluate --predictions runs/demo/predictions --labels data/phantom/labelsTs --images data/phantom/imagesTs --output runs/demo/evaluation)
 	$(call step,-m training.report --run runs/demo)
