@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from rich import get_console
 from rich.progress import track
+from scipy.ndimage import gaussian_filter
 
 from preprocessing.cli import Triple, main
 from preprocessing.errors import EXIT_DONE, InputError
@@ -42,6 +43,7 @@ TISSUES = np.array(
     ],
     dtype=np.float32,
 )
+DISAGREEMENT = 0.05  # of the tumour's radius
 CSF, GREY, WHITE, FIRST_LABEL = 0, 1, 2, 3
 
 
@@ -135,38 +137,50 @@ def make_case(
     ventricles = np.linalg.norm((np.abs(grid) - [0.0, 0.0, 0.16]) / [0.2, 0.34, 0.09], axis=-1)
     tissue[ventricles + 0.15 * wobble < 1] = CSF
 
-    label = _tumour(random, grid, head)
-    tissue = np.where(label > 0, label.astype(np.int64) + FIRST_LABEL - 1, tissue)
-    contrast = TISSUES * random.uniform(0.9, 1.1, size=TISSUES.shape).astype(np.float32)
-    image = contrast[tissue]
+    label, shown = _tumour(random, grid, head)
+    tissue = np.where(shown > 0, shown.astype(np.int64) + FIRST_LABEL - 1, tissue)
+    contrast = TISSUES * random.uniform(0.85, 1.15, size=TISSUES.shape).astype(np.float32)
+    image = gaussian_filter(contrast[tissue], (0.8, 0.8, 0.8, 0))  # voxels on a border hold both tissues
     image *= 1 + 0.12 * np.stack([_smooth_noise(random, shape, sigma=14) for _ in CHANNELS], axis=-1)
-    image += random.normal(0, 35, size=image.shape).astype(np.float32)
+    image += random.normal(0, 60, size=image.shape).astype(np.float32)
     image *= random.uniform(0.6, 1.6, size=len(CHANNELS)).astype(np.float32)
     image = np.clip(np.rint(image), 1, 32000) * head[..., None]
     return image.astype(np.int16), label
 
 
-def _tumour(random: np.random.Generator, grid: Field, head: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """Place three nested irregular blobs somewhere inside the head: 1 edema, 3 enhancing, 2 the core within."""
+def _tumour(
+    random: np.random.Generator, grid: Field, head: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Place three nested irregular blobs somewhere inside the head: 1 edema, 3 enhancing, 2 the core within.
+
+    Returns the tumour as a rater draws it, and as it is: the two differ along the borders, as they do in real data, so
+    that nobody can score a Dice of 1.
+    """
     shape = grid.shape[:3]
     centre = random.uniform(-0.4, 0.4, size=3).astype(np.float32)
     stretch = random.uniform(0.8, 1.25, size=3).astype(np.float32)
     size = random.uniform(0.32, 0.5)
     distance = np.linalg.norm((grid - centre) * stretch, axis=-1) / size
     coarse, fine = _smooth_noise(random, shape, sigma=5), _smooth_noise(random, shape, sigma=2.5)
-    label = np.zeros(shape, dtype=np.uint8)
-    label[(distance + 0.14 * coarse < 1) & head] = 1
-    inner = distance + 0.1 * fine
+    rater = DISAGREEMENT * _smooth_noise(random, shape, sigma=2)
+    core = random.uniform(0.38, 0.46)
+    drawn, true = (
+        _nested(distance + 0.14 * coarse + shift, distance + 0.1 * fine + shift, core, head) for shift in (rater, 0)
+    )
+    return drawn, true
+
+
+def _nested(outer: Field, inner: Field, core: float, head: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Cut the labels out of two distance fields; every label gets one voxel at least."""
+    label = np.zeros(outer.shape, dtype=np.uint8)
+    label[(outer < 1) & head] = 1
     label[(inner < 0.66) & (label == 1)] = 3
-    limit = max(random.uniform(0.38, 0.46), float(inner[label == 3].min(initial=1.0)))  # at least the innermost voxel
-    label[(inner <= limit) & (label == 3)] = 2
+    label[(inner <= max(core, float(inner[label == 3].min(initial=1.0)))) & (label == 3)] = 2
     return label
 
 
 def _smooth_noise(random: np.random.Generator, shape: tuple[int, ...], sigma: float) -> Field:
     """Draw Gaussian noise, blur it by ``sigma`` voxels, scale it to a standard deviation of 1."""
-    from scipy.ndimage import gaussian_filter
-
     noise = gaussian_filter(random.standard_normal(shape, dtype=np.float32), sigma, mode="nearest", truncate=3)
     return np.asarray(noise / noise.std(), dtype=np.float32)
 

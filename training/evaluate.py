@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -145,9 +146,11 @@ def _markdown(scores: Scores, means: CaseScore) -> str:
 
 
 def _table(scores: Scores, means: CaseScore) -> Table:
-    table = Table(title="worst case first")
-    for name in ("case", "structure", *METRICS):
-        table.add_column(name, justify="left" if name in ("case", "structure") else "right")
+    table = Table(title="worst case first", box=box.SIMPLE_HEAD)
+    for name in ("case", "structure"):
+        table.add_column(name, no_wrap=True)
+    for name in METRICS:
+        table.add_column(name.replace("_", " "), justify="right")
     for row in _rows(scores, means):
         table.add_row(*row)
     return table

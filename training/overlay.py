@@ -26,8 +26,8 @@ def save_overlay(path: Path, image_path: Path, true: Labels, predicted: Labels) 
         cut = [np.flipud(np.take(array, centre[axis], axis=axis)) for array in (image, true, predicted)]
         rows, columns = (side for side in range(3) if side != axis)
         axes.imshow(cut[0], cmap="gray", vmin=low, vmax=max(high, low + 1), aspect=spacing[rows] / spacing[columns])
-        _outline(axes, cut[1], TRUE_COLOUR)
-        _outline(axes, cut[2], PREDICTED_COLOUR)
+        _outline(axes, cut[1], TRUE_COLOUR, width=2.0)
+        _outline(axes, cut[2], PREDICTED_COLOUR, width=0.9)
         axes.set_title(PLANES[axis], color="white", fontsize=9)
         axes.set_axis_off()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def _centre(label: Labels) -> tuple[int, int, int]:
     return d, h, w
 
 
-def _outline(axes: object, label: npt.NDArray[np.generic], colour: str) -> None:
+def _outline(axes: object, label: npt.NDArray[np.generic], colour: str, width: float) -> None:
     for number in np.unique(label):
         if number:
-            axes.contour(label == number, levels=[0.5], colors=[colour], linewidths=0.9)  # type: ignore[attr-defined]
+            axes.contour(label == number, levels=[0.5], colors=[colour], linewidths=width)  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -56,6 +57,12 @@ def _distances(
     d, h, w = bounding_box((one + other)[0, 0].numpy() > 0)
     one, other = one[:, :, d, h, w], other[:, :, d, h, w]
     spacing = list(spacing_mm)
+    with warnings.catch_warnings():  # MONAI 1.6 passes itself an argument that it has deprecated
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        return _measure(one, other, spacing, tolerance_mm)
+
+
+def _measure(one: torch.Tensor, other: torch.Tensor, spacing: list[float], tolerance_mm: float) -> tuple[float, float]:
     hd95 = compute_hausdorff_distance(one, other, include_background=True, percentile=95, spacing=spacing)
     surface = compute_surface_dice(one, other, [tolerance_mm], include_background=True, spacing=spacing)
     return float(hd95), float(surface)
