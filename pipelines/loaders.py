@@ -130,4 +130,4 @@ def open_plan(config: LoaderConfig, world_size: int = 1) -> tuple[Store, Plan]:
         foreground=config.foreground,
         augment=config.augment,
     )
-    return store, Plan(store, config.cases or store.labelled_ids, options)
+    return store, Plan(store, config.cases or store.labelled_ids, options, len(manifest.channel_names))
