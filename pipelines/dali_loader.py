@@ -12,7 +12,7 @@ from torch.utils.dlpack import from_dlpack
 from pipelines.batch import Batch, Loader, channels_first
 from pipelines.dali_graph import LAYOUTS, GraphOptions, build_graph, fill_background
 from pipelines.host_path import Filled, HostPath, Slot
-from pipelines.plan import Plan, Sample
+from pipelines.plan import Plan
 from preprocessing.shards import Store
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class DaliLoader(Loader):
             num_threads=config.num_threads,
             prefetch=GRAPH_AHEAD,
         )
+        self._leaves_background = options.leaves_background
         self.pipeline: Any = build_graph(options)
         self._warm_up()
 
@@ -82,7 +83,7 @@ class DaliLoader(Loader):
                 begin = time.perf_counter()
                 outputs = self.pipeline.outputs()  # invalidates the batch delivered before
                 delivered = in_graph.popleft()
-                batch = self._batch(delivered.samples, *outputs)
+                batch = self._batch(delivered, *outputs)
                 self.stages.wait_graph_s += time.perf_counter() - begin
                 yield batch
                 self.host.give_back(delivered.slot)
@@ -114,11 +115,11 @@ class DaliLoader(Loader):
         for name, arrays in slot.fed.items():
             self.pipeline.feed_input(name, arrays, layout=LAYOUTS.get(name, ""))
 
-    def _batch(self, samples: list[Sample], *outputs: Any) -> Batch:
-        image, label, *background = (from_dlpack(output.as_tensor()) for output in outputs)
-        for mask in background:
-            fill_background(image, mask, [sample.shift for sample in samples])
-        batch = Batch(image=channels_first(image), label=channels_first(label), samples=samples)
+    def _batch(self, filled: Filled, *outputs: Any) -> Batch:
+        image, label = (from_dlpack(output.as_tensor()) for output in outputs)
+        if self._leaves_background:
+            fill_background(image.numpy(), filled.slot.fed["image"], [sample.shift for sample in filled.samples])
+        batch = Batch(image=channels_first(image), label=channels_first(label), samples=filled.samples)
         return batch if self.reuse_buffers else batch.clone()
 
     def _drain(self, in_graph: deque[Filled]) -> None:

@@ -32,13 +32,13 @@ class InputSpec:
 def input_specs(augment: str, patch: Int3, num_channels: int, image_dtype: str) -> dict[str, InputSpec]:
     """Describe the inputs of the graph for ``augment``, patches apart from the first two.
 
-    ``statistics`` are mean, std, low, high; ``factors`` the rows of ``FACTORS``; ``box`` is start and shape of what
-    ``matrix`` reads; ``sizes`` are the shrunken sides of low resolution; zeros leave a channel alone.
+    ``statistics`` are mean, std, low, high and shift; ``factors`` the rows of ``FACTORS``; ``box`` is start and shape
+    of what ``matrix`` reads; ``sizes`` are the shrunken sides of low resolution; zeros leave a channel alone.
     """
     basic = {
         "image": InputSpec(shape=(*patch, num_channels), dtype=image_dtype),
         "label": InputSpec(shape=(*patch, 1), dtype="uint8"),
-        "statistics": InputSpec(shape=(4, num_channels), dtype="float32"),
+        "statistics": InputSpec(shape=(5, num_channels), dtype="float32"),
     }
     if augment != "full":
         return basic
@@ -56,7 +56,8 @@ def input_specs(augment: str, patch: Int3, num_channels: int, image_dtype: str) 
 def statistics(intensity: Intensity, scale: float, shift: float) -> npt.NDArray[np.float32]:
     """Fold scale and shift into mean and deviation: ``(x - mean) / std * scale + shift`` is one linear map."""
     std = intensity.std / np.float32(scale)
-    return np.stack([intensity.mean - np.float32(shift) * std, std, intensity.low, intensity.high])
+    mean = intensity.mean - np.float32(shift) * std
+    return np.stack([mean, std, intensity.low, intensity.high, np.full_like(mean, shift)])
 
 
 def fill_augmentation(
