@@ -111,7 +111,12 @@ def _row(values: DataNode, num_channels: int) -> DataNode:
 
 
 def _standardize(image: DataNode, mean: DataNode, std: DataNode) -> DataNode:
-    """Subtract and divide channel by channel: the fast way to a linear map per channel (see ``dali_graph``)."""
+    """Subtract and divide channel by channel: the fast way to a linear map per channel (see ``dali_graph``).
+
+    On a GPU moments lie in its memory, and ``fn.normalize`` takes them from the CPU only.
+    """
+    if image.device == "gpu":
+        return (image - mean) / std
     return fn.normalize(image, mean=mean, stddev=std, axes=SPACE)
 
 
