@@ -32,6 +32,7 @@ class GraphOptions:
     num_channels: int
     image_dtype: str
     augment: str
+    dtype: str
     keep_zero: bool
     regions: tuple[tuple[int, ...], ...] | None
     device: str
@@ -71,9 +72,10 @@ def fill_background(image: Array, patches: Sequence[Array], shifts: Sequence[flo
     """Do what ``standardize`` left: set each sample of ``image`` [N,d,h,w,C] to its shift where its patch is zero."""
     background = np.empty(image.shape[2:], np.bool_)
     for made, patch, shift in zip(image, patches, shifts, strict=True):
+        value = made.dtype.type(shift)
         for values, raw in zip(made, patch, strict=True):  # a plane at a time stays in the cache
             np.equal(raw, 0, out=background)
-            np.copyto(values, np.float32(shift), where=background)
+            np.copyto(values, value, where=background)
 
 
 def augmented(
@@ -154,6 +156,8 @@ def _outputs(
     else:
         make = standardize if options.leaves_background else normalize
         image = make(image, given["statistics"], options)
+    if options.dtype == "float16":  # as the last step: nothing else takes float16 on the CPU
+        image = fn.cast(image, dtype=DALIDataType.FLOAT16)
     if options.regions is not None:
         label = region_channels(label, options.regions)
     return image, label

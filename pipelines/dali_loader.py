@@ -45,6 +45,7 @@ class DaliLoader(Loader):
             num_channels=plan.num_channels,
             image_dtype=store.manifest.image_dtype,
             augment=config.augment,
+            dtype=config.dtype,
             keep_zero=store.manifest.modality != "ct",
             regions=config.region_numbers(store),
             device="gpu" if on_gpu else "cpu",

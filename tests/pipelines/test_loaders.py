@@ -132,6 +132,22 @@ def test_ct_is_clipped_and_has_no_background(coordinate_store: Path, tmp_path: P
     assert padded > 3 or augment == "full"
 
 
+@pytest.mark.parametrize("loader_name", list(LOADERS))
+@pytest.mark.parametrize("augment", ["none", "basic", "full"])
+def test_float16_is_float32_rounded(coordinate_store: Path, loader_name: str, augment: str) -> None:
+    """Also the background, which is set after the cast, and the strides."""
+    settings = {"augment": augment, "samples_per_case": 2}
+    with (
+        build_loader(loader_name, config_for(coordinate_store, **settings)) as single,
+        build_loader(loader_name, config_for(coordinate_store, **settings, dtype="float16")) as half,
+    ):
+        for left, right in zip(single, half, strict=True):
+            assert right.image.dtype == torch.float16
+            assert right.image.is_contiguous(memory_format=torch.channels_last_3d)
+            torch.testing.assert_close(right.image, left.image.half(), rtol=1e-3, atol=1e-6)
+            assert torch.equal(left.label, right.label)
+
+
 @pytest.mark.data
 def test_dali_equals_the_reference_on_a_real_case(real_data: Path, tmp_path: Path) -> None:
     source = Options(input=real_data / "Task01_BrainTumour", output=tmp_path / "S", workers=1)
@@ -262,6 +278,7 @@ def test_workers_that_are_not_forked_open_the_store_themselves(coordinate_store:
     [
         ("dahli", {}, "unknown loader 'dahli'; known: dali, torch, synthetic"),
         ("dali", {"augment": "loud"}, "unknown augment 'loud'"),
+        ("dali", {"dtype": "float64"}, "unknown dtype 'float64'; known: float32, float16"),
         ("dali", {"batch_size": 0}, "batch_size is 0"),
         ("dali", {"foreground": 2.0}, "foreground is 2"),
         ("dali", {"cases": ("nobody",)}, "no case 'nobody'"),
