@@ -15,7 +15,7 @@ import torch
 
 from pipelines.batch import Batch, Loader, channels_first
 from pipelines.plan import Plan, Sample
-from pipelines.reference import Array, Float, as_voxels, crop, flip, intensity_of, normalize
+from pipelines.reference import Array, Float, as_voxels, crop, flip, intensity_of, make_sample, normalize
 from preprocessing.shards import Store
 
 if TYPE_CHECKING:
@@ -82,6 +82,10 @@ class NumpyFloor(Loader):
     def _make(self, sample: Sample, image: Float, label: npt.NDArray[np.uint8]) -> None:
         case = self.store.case(sample.case_id)
         label_volume, raw = case.label(), self._raw(image.shape)
+        if sample.augmentation is not None:
+            made = make_sample(case, sample, intensity_of(case, self.store.manifest), (raw, label), None)
+            image[...], label[...] = made
+            return
         assert label_volume is not None  # the plan draws from labelled cases only
         crop(label_volume, sample.position_dhw, flip(label, sample.flips_dhw))
         volume, target = as_voxels(case.image(), raw)
