@@ -18,9 +18,12 @@ from scipy import stats
 from pipelines import dali_augment as dali
 from pipelines import reference_augment as reference
 from pipelines.batch import Batch
-from pipelines.graph_inputs import SWITCHES, switches
+from pipelines.dali_graph import GraphOptions, normalize
+from pipelines.graph_inputs import SWITCHES, statistics, switches
 from pipelines.loaders import LoaderConfig, build_loader, open_plan
 from pipelines.plan import Int3
+from pipelines.reference import Intensity
+from pipelines.reference import normalize as reference_normalize
 from pipelines.spatial import place
 from preprocessing.shards import open_store
 from preprocessing.to_shards import Options, convert
@@ -29,6 +32,7 @@ from tests.pipelines.test_augmentation import STILL, moved
 Float = npt.NDArray[np.float32]
 PATCH: Int3 = (18, 20, 22)
 CHANNELS = 3
+INTENSITY = {"mean": [300, 410.5], "std": [90, 133.25], "low": [5, 20], "high": [700, 800]}
 DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
 
 
@@ -71,6 +75,34 @@ def image() -> Float:
     values = random.standard_normal((*PATCH, CHANNELS)) * [1.0, 0.5, 2.0] + [0.0, 1.0, -1.0]
     values[:, :6] = 0
     return values.astype(np.float32)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("keep_zero", [True, False])
+@pytest.mark.parametrize("augment", ["basic", "full"])
+def test_the_graph_normalises_alone(keep_zero: bool, augment: str, device: str) -> None:
+    """As it does on a GPU, where nothing follows it; negative intensities are foreground too."""
+    patch = np.random.default_rng(2).integers(-50, 900, (*PATCH, 2)).astype(np.int16)
+    patch[:, :6] = 0
+    column = {name: floats(values) for name, values in INTENSITY.items()}
+    intensity = Intensity(**column, keep_zero=keep_zero)
+    scale, shift = (1.07, -0.06) if augment == "basic" else (1.0, 0.0)
+    options = GraphOptions(
+        batch_size=1,
+        patch=PATCH,
+        num_channels=2,
+        image_dtype="int16",
+        augment=augment,
+        dtype="float32",
+        keep_zero=keep_zero,
+        regions=None,
+        device=device,
+        num_threads=1,
+        prefetch=1,
+    )
+    made = run(lambda i, p: normalize(i, p, options), patch, statistics(intensity, scale, shift), device)
+    wanted = reference_normalize(patch, intensity, scale, shift)
+    np.testing.assert_allclose(made, wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES)
