@@ -15,7 +15,7 @@ import torch
 
 from pipelines.batch import Batch, Loader, channels_first
 from pipelines.plan import Plan, Sample
-from pipelines.reference import Array, Float, as_voxels, crop, flip, intensity_of, make_sample, normalize
+from pipelines.reference import Array, Float, cut, intensity_of, make_sample, normalize
 from preprocessing.shards import Store
 
 if TYPE_CHECKING:
@@ -87,9 +87,8 @@ class NumpyFloor(Loader):
             image[...], label[...] = made
             return
         assert label_volume is not None  # the plan draws from labelled cases only
-        crop(label_volume, sample.position_dhw, flip(label, sample.flips_dhw))
-        volume, target = as_voxels(case.image(), raw)
-        crop(volume, sample.position_dhw, flip(target, sample.flips_dhw))
+        cut(label_volume, sample, label)
+        cut(case.image(), sample, raw)
         normalize(raw, intensity_of(case, self.store.manifest), sample.scale, sample.shift, out=image)
 
     def _raw(self, shape: tuple[int, ...]) -> Array:

@@ -16,7 +16,7 @@ import torch
 
 from pipelines.graph_inputs import InputSpec, fill_augmentation, input_specs, statistics
 from pipelines.plan import Plan, Sample
-from pipelines.reference import as_voxels, crop, flip, intensity_of
+from pipelines.reference import crop, cut, intensity_of
 from pipelines.spatial import Placement, place
 from preprocessing.shards import Case, Store
 
@@ -144,9 +144,8 @@ class HostPath:
             placement = place(sample, sample.augmentation, self.plan.options.patch, case.shape_dhw)
             patches, placement = _readable(image, label, patches[0].dtype, placement)
         else:
-            for volume, patch in ((image, patches[0]), (label, patches[1])):
-                voxels, target = as_voxels(volume, patch)
-                crop(voxels, sample.position_dhw, flip(target, sample.flips_dhw))
+            cut(image, sample, patches[0])
+            cut(label, sample, patches[1])
         slot.fed["image"][index], slot.fed["label"][index] = patches
         intensity = intensity_of(case, self.store.manifest)
         slot.fed["statistics"][index][...] = statistics(intensity, sample.scale, sample.shift)
