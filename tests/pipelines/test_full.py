@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from pipelines.plan import Int3
 from pipelines.reference import Intensity
 from pipelines.reference import normalize as reference_normalize
 from pipelines.spatial import place
-from preprocessing.shards import open_store
+from preprocessing.shards import open_store, write_manifest
 from preprocessing.to_shards import Options, convert
 from tests.pipelines.test_augmentation import STILL, moved
 
@@ -259,6 +261,20 @@ def test_full_samples_are_the_references(coordinate_store: Path, regions: bool, 
         for made, wanted in zip(left, right, strict=True):
             fired |= assert_close(made, wanted)
     assert fired == set(SWITCHES)
+
+
+def test_a_case_of_a_narrower_dtype_moves_too(coordinate_store: Path, tmp_path: Path) -> None:
+    """Its mapped volume cannot go into a batch of the store's dtype, so the box is copied and converted."""
+    root = shutil.copytree(coordinate_store, tmp_path / "mixed")
+    stored = open_store(root)
+    assert stored.manifest.image_dtype == "uint8"
+    write_manifest(root, dataclasses.replace(stored.manifest, image_dtype="int16"))
+    config = LoaderConfig(store=root, patch=(12, 14, 16), samples_per_case=4, num_workers=0, augment="full")
+    fired: set[str] = set()
+    with build_loader("dali", config) as left, build_loader("torch", config) as right:
+        for made, wanted in zip(left, right, strict=True):
+            fired |= assert_close(made, wanted)
+    assert "spatial" in fired
 
 
 def test_samples_that_only_flip_are_those_of_none(coordinate_store: Path) -> None:
