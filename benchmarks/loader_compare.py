@@ -55,7 +55,7 @@ class Options:
     batch_size: int = 2
     """Patches per batch."""
     augment: str = "basic"
-    """none, or basic: flips, intensity scale and shift."""
+    """none; basic: flips, intensity scale and shift; full: nnU-Net's list."""
     output: Path = Path("benchmarks/results")
     """Folder for MACHINE_DATE.json, .md and .png."""
     runs: int = 5

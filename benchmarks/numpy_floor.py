@@ -15,14 +15,13 @@ import torch
 
 from pipelines.batch import Batch, Loader, channels_first
 from pipelines.plan import Plan, Sample
-from pipelines.reference import Array, Float, crop, flip, intensity_of, normalize
+from pipelines.reference import Array, Float, cut, intensity_of, make_sample, normalize
 from preprocessing.shards import Store
 
 if TYPE_CHECKING:
     from pipelines.loaders import LoaderConfig
 
 BUFFERS = 3  # one in the consumer's hands, one ready, one being filled
-VOXEL_TYPES = {2: "u2", 4: "u4", 8: "u8", 16: "c16"}  # one number for all channels: numpy reverses rows of these fast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +82,13 @@ class NumpyFloor(Loader):
     def _make(self, sample: Sample, image: Float, label: npt.NDArray[np.uint8]) -> None:
         case = self.store.case(sample.case_id)
         label_volume, raw = case.label(), self._raw(image.shape)
+        if sample.augmentation is not None:
+            made = make_sample(case, sample, intensity_of(case, self.store.manifest), (raw, label), None)
+            image[...], label[...] = made
+            return
         assert label_volume is not None  # the plan draws from labelled cases only
-        crop(label_volume, sample.position_dhw, flip(label, sample.flips_dhw))
-        volume, target = _as_voxels(case.image(), raw)
-        crop(volume, sample.position_dhw, flip(target, sample.flips_dhw))
+        cut(label_volume, sample, label)
+        cut(case.image(), sample, raw)
         normalize(raw, intensity_of(case, self.store.manifest), sample.scale, sample.shift, out=image)
 
     def _raw(self, shape: tuple[int, ...]) -> Array:
@@ -99,11 +101,3 @@ class NumpyFloor(Loader):
     def _release(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._free.clear()
-
-
-def _as_voxels(volume: Array, raw: Array) -> tuple[Array, Array]:
-    """View [D,H,W,C] arrays of one dtype as [D,H,W,1] of whole voxels where a number type of that size exists."""
-    size = raw.shape[3] * raw.itemsize
-    if volume.dtype != raw.dtype or size not in VOXEL_TYPES:
-        return volume, raw
-    return volume.view(VOXEL_TYPES[size]), raw.view(VOXEL_TYPES[size])

@@ -21,8 +21,9 @@ log = logging.getLogger(__name__)
 class Batch:
     """One batch on the loader's device.
 
-    ``image`` float32 [N,C,D,H,W] with channels_last_3d strides, normalised; ``label`` uint8 [N,1,D,H,W] class ids, or
-    [N,R,D,H,W] region masks when the loader was asked for regions; ``samples`` is what the plan drew, in order.
+    ``image`` float32 (float16 when asked for) [N,C,D,H,W] with channels_last_3d strides, normalised; ``label`` uint8
+    [N,1,D,H,W] class ids, or [N,R,D,H,W] region masks when the loader was asked for regions; ``samples`` is what the
+    plan drew, in order.
     """
 
     image: torch.Tensor

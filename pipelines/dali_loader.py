@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.dlpack import from_dlpack
 
 from pipelines.batch import Batch, Loader, channels_first
-from pipelines.dali_graph import LAYOUTS, GraphOptions, build_graph, input_names
+from pipelines.dali_graph import LAYOUTS, GraphOptions, build_graph, fill_background
 from pipelines.host_path import Filled, HostPath, Slot
 from pipelines.plan import Plan
 from preprocessing.shards import Store
@@ -22,7 +22,7 @@ GRAPH_AHEAD = 2  # batches inside DALI: one being made while the consumer works 
 
 
 class DaliLoader(Loader):
-    """Read, flip and normalise with DALI on the CPU or the GPU.
+    """Read and flip with threads, normalise and augment with DALI on the CPU or the GPU.
 
     Three stages run at once: threads cut the patches of step t+2, DALI works on t+1, the consumer on t.
     """
@@ -39,19 +39,21 @@ class DaliLoader(Loader):
             num_threads=config.num_threads,
             pinned=on_gpu,
         )
-        self.pipeline: Any = build_graph(
-            GraphOptions(
-                batch_size=len(self.lanes),
-                num_channels=len(store.manifest.channel_names),
-                augment=config.augment,
-                keep_zero=store.manifest.modality != "ct",
-                regions=config.region_numbers(store),
-                device="gpu" if on_gpu else "cpu",
-                num_threads=config.num_threads,
-                prefetch=GRAPH_AHEAD,
-            )
+        options = GraphOptions(
+            batch_size=len(self.lanes),
+            patch=config.patch,
+            num_channels=plan.num_channels,
+            image_dtype=store.manifest.image_dtype,
+            augment=config.augment,
+            dtype=config.dtype,
+            keep_zero=store.manifest.modality != "ct",
+            regions=config.region_numbers(store),
+            device="gpu" if on_gpu else "cpu",
+            num_threads=config.num_threads,
+            prefetch=GRAPH_AHEAD,
         )
-
+        self._leaves_background = options.leaves_background
+        self.pipeline: Any = build_graph(options)
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -80,10 +82,11 @@ class DaliLoader(Loader):
                 if not in_graph:
                     return
                 begin = time.perf_counter()
-                image, label = self.pipeline.outputs()  # invalidates the batch delivered before
-                self.stages.wait_graph_s += time.perf_counter() - begin
+                outputs = self.pipeline.outputs()  # invalidates the batch delivered before
                 delivered = in_graph.popleft()
-                yield self._batch(image, label, delivered)
+                batch = self._batch(delivered, *outputs)
+                self.stages.wait_graph_s += time.perf_counter() - begin
+                yield batch
                 self.host.give_back(delivered.slot)
                 delivered = None
                 self._read_ahead(epoch, steps)
@@ -110,15 +113,14 @@ class DaliLoader(Loader):
         return filled
 
     def _feed_slot(self, slot: Slot) -> None:
-        for name in input_names(self.plan.options.augment):
-            self.pipeline.feed_input(name, getattr(slot, name), layout=LAYOUTS.get(name, ""))
+        for name, arrays in slot.fed.items():
+            self.pipeline.feed_input(name, arrays, layout=LAYOUTS.get(name, ""))
 
-    def _batch(self, image: Any, label: Any, filled: Filled) -> Batch:
-        batch = Batch(
-            image=channels_first(from_dlpack(image.as_tensor())),
-            label=channels_first(from_dlpack(label.as_tensor())),
-            samples=filled.samples,
-        )
+    def _batch(self, filled: Filled, *outputs: Any) -> Batch:
+        image, label = (from_dlpack(output.as_tensor()) for output in outputs)
+        if self._leaves_background:
+            fill_background(image.numpy(), filled.slot.fed["image"], [sample.shift for sample in filled.samples])
+        batch = Batch(image=channels_first(image), label=channels_first(label), samples=filled.samples)
         return batch if self.reuse_buffers else batch.clone()
 
     def _drain(self, in_graph: deque[Filled]) -> None:

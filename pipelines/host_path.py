@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -13,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipelines.plan import Int3, Plan, Sample
-from pipelines.reference import Intensity, crop, intensity_of
+from pipelines.graph_inputs import InputSpec, fill_augmentation, input_specs, statistics
+from pipelines.plan import Plan, Sample
+from pipelines.reference import crop, cut, intensity_of
+from pipelines.spatial import Placement, place
 from preprocessing.shards import Case, Store
 
 Array = npt.NDArray[np.generic]
@@ -23,13 +26,14 @@ MAPS_PER_LANE = 2  # times the plan's window of cases: its end and the next one'
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """Reused memory for one batch of raw patches and their parameters: one array per sample in each list."""
+    """Reused memory for one batch: for each input of the graph one array per sample.
 
-    image: list[Array]
-    label: list[npt.NDArray[np.uint8]]
-    flips: list[npt.NDArray[np.int32]]
-    statistics: list[npt.NDArray[np.float32]]
-    shift: list[npt.NDArray[np.float32]]
+    ``fed`` is what the graph gets, ``buffers`` what belongs to the slot. They differ where a sample that is rotated or
+    scaled feeds its whole mapped volume, of which the graph reads a box, and where a sample has no noise.
+    """
+
+    buffers: dict[str, list[Array]]
+    fed: dict[str, list[Array]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +73,12 @@ class HostPath:
         num_threads: int,
         pinned: bool,
     ) -> None:
-        manifest = store.manifest
+        manifest, options = store.manifest, plan.options
+        specs = input_specs(options.augment, options.patch, plan.num_channels, manifest.image_dtype)
         self.store, self.plan, self.lanes = store, plan, lanes
         self._maps = functools.lru_cache(maxsize=MAPS_PER_LANE * plan.options.window * len(lanes))(self._open)
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="voxelfeed-read")
-        self._free = [
-            _make_slot(plan.options.patch, len(manifest.channel_names), manifest.image_dtype, len(lanes), pinned)
-            for _ in range(num_slots)
-        ]
+        self._free = [_make_slot(specs, len(lanes), pinned=pinned) for _ in range(num_slots)]
         self._pending: deque[tuple[Slot, list[Sample], list[Future[tuple[float, int]]]]] = deque()
 
     @property
@@ -136,12 +138,20 @@ class HostPath:
     def _fill(self, slot: Slot, index: int, sample: Sample) -> tuple[float, int]:
         begin = time.perf_counter()
         case, image, label = self._maps(sample.case_id)
-        crop(image, sample.position_dhw, slot.image[index])
-        crop(label, sample.position_dhw, slot.label[index])
-        slot.flips[index][:] = sample.flips_dhw
-        slot.statistics[index][:] = _statistics(self._intensity(case), sample.scale)
-        slot.shift[index][...] = sample.shift
-        return time.perf_counter() - begin, slot.image[index].nbytes + slot.label[index].nbytes
+        patches = slot.buffers["image"][index], slot.buffers["label"][index]
+        placement = None
+        if sample.augmentation is not None and sample.augmentation.is_spatial:
+            placement = place(sample, sample.augmentation, self.plan.options.patch, case.shape_dhw)
+            patches, placement = _readable(image, label, patches[0].dtype, placement)
+        else:
+            cut(image, sample, patches[0])
+            cut(label, sample, patches[1])
+        slot.fed["image"][index], slot.fed["label"][index] = patches
+        intensity = intensity_of(case, self.store.manifest)
+        slot.fed["statistics"][index][...] = statistics(intensity, sample.scale, sample.shift)
+        if sample.augmentation is not None:
+            fill_augmentation(slot.fed, index, sample, placement, slot.buffers["noise"][index])
+        return time.perf_counter() - begin, _num_bytes(patches, placement)
 
     def _open(self, case_id: str) -> tuple[Case, Array, npt.NDArray[np.uint8]]:
         """Map a case. The maps of cases in use are kept: a new one for every patch means 400 page faults for each.
@@ -154,23 +164,29 @@ class HostPath:
         assert label is not None  # the plan draws from labelled cases only
         return case, case.image(), label
 
-    def _intensity(self, case: Case) -> Intensity:
-        return intensity_of(case, self.store.manifest)
+
+def _readable(
+    image: Array, label: npt.NDArray[np.uint8], dtype: np.dtype[np.generic], placement: Placement
+) -> tuple[tuple[Array, Array], Placement]:
+    """Return what the graph can read the box from: the mapped volumes, or a copy of the box where dtypes differ."""
+    if image.dtype == dtype:
+        return (image, label), placement
+    box = np.empty((*placement.shape_dhw, image.shape[3]), dtype)
+    box_label = np.empty((*placement.shape_dhw, 1), np.uint8)
+    start = placement.start_dhw
+    copied = Placement(start_dhw=(0, 0, 0), shape_dhw=placement.shape_dhw, matrix=placement.matrix)
+    return (crop(image, start, box), crop(label, start, box_label)), copied
 
 
-def _make_slot(patch: Int3, num_channels: int, dtype: str, batch_size: int, pinned: bool) -> Slot:
-    def arrays(shape: tuple[int, ...], kind: str) -> list[Array]:
-        return [_zeros(shape, kind, pinned=pinned) for _ in range(batch_size)]
-
-    return Slot(
-        image=arrays((*patch, num_channels), dtype),
-        label=arrays((*patch, 1), "uint8"),  # type: ignore[arg-type]
-        flips=arrays((3,), "int32"),  # type: ignore[arg-type]
-        statistics=arrays((4, num_channels), "float32"),  # type: ignore[arg-type]
-        shift=arrays((), "float32"),  # type: ignore[arg-type]
-    )
+def _num_bytes(patches: tuple[Array, Array], placement: Placement | None) -> int:
+    if placement is None:
+        return patches[0].nbytes + patches[1].nbytes
+    voxel = patches[0].shape[3] * patches[0].itemsize + 1
+    return math.prod(placement.shape_dhw) * int(voxel)
 
 
-def _statistics(intensity: Intensity, scale: float) -> npt.NDArray[np.float32]:
-    """Lay out what the graph's ``statistics`` input holds, the scale folded into the deviation."""
-    return np.stack([intensity.mean, intensity.std / np.float32(scale), intensity.low, intensity.high])
+def _make_slot(specs: dict[str, InputSpec], batch_size: int, *, pinned: bool) -> Slot:
+    buffers = {
+        name: [_zeros(spec.shape, spec.dtype, pinned=pinned) for _ in range(batch_size)] for name, spec in specs.items()
+    }
+    return Slot(buffers=buffers, fed={name: list(arrays) for name, arrays in buffers.items()})

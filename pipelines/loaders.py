@@ -15,15 +15,19 @@ from pipelines.plan import Int3, Plan, PlanOptions, fits_memory
 from preprocessing.errors import InputError
 from preprocessing.shards import Store, open_store
 
+DTYPES = ("float32", "float16")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
     """What a loader delivers and how; the first block decides the samples, the second only the speed.
 
     ``batch_size`` is per rank. ``cases`` restricts the loader to some case ids (default: every labelled case).
-    ``regions`` asks for overlapping region masks as labels. ``device`` is ``"cpu"`` or ``"gpu"``. ``num_threads``
-    serves the ``dali`` loader, ``num_workers`` the ``torch`` one. With ``reuse_buffers`` a CPU batch is overwritten
-    when the next one is asked for, which saves a copy in loops that are then done with it.
+    ``regions`` asks for overlapping region masks as labels, ``dtype`` for float32 or float16 images.
+
+    ``device`` is ``"cpu"`` or ``"gpu"``. ``num_threads`` serves the ``dali`` loader, ``num_workers`` the ``torch`` one.
+    With ``reuse_buffers`` a CPU batch is overwritten when the next one is asked for, which saves a copy in loops that
+    are then done with it.
     """
 
     store: str | Path
@@ -36,6 +40,7 @@ class LoaderConfig:
     foreground: float = 0.5
     cases: tuple[str, ...] | None = None
     regions: bool = False
+    dtype: str = "float32"
 
     device: str = "cpu"
     num_threads: int = 2
@@ -45,6 +50,8 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "gpu"):
             raise InputError(f"unknown device {self.device!r}; known: cpu, gpu")
+        if self.dtype not in DTYPES:
+            raise InputError(f"unknown dtype {self.dtype!r}; known: {', '.join(DTYPES)}")
         for name, least in (("batch_size", 1), ("num_threads", 1), ("num_workers", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
@@ -130,4 +137,4 @@ def open_plan(config: LoaderConfig, world_size: int = 1) -> tuple[Store, Plan]:
         foreground=config.foreground,
         augment=config.augment,
     )
-    return store, Plan(store, config.cases or store.labelled_ids, options)
+    return store, Plan(store, config.cases or store.labelled_ids, options, len(manifest.channel_names))

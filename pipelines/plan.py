@@ -29,11 +29,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.augmentation import Augmentation, draw_augmentation, num_words
 from preprocessing.errors import InputError
 
-AUGMENTS = ("none", "basic")
+AUGMENTS = ("none", "basic", "full")
 STATE_VERSION = 1
-STREAM_CASES, STREAM_WINDOW, STREAM_SAMPLE = 1, 2, 3
+STREAM_CASES, STREAM_WINDOW, STREAM_SAMPLE, STREAM_AUGMENT = 1, 2, 3, 4
 DRAWS = 16  # random numbers reserved for one sample; new parameters take unused ones, so old streams stay as they are
 SCALE_RANGE = 0.1  # MONAI RandScaleIntensityd(factors=0.1) and RandShiftIntensityd(offsets=0.1), as in the article
 SHIFT_RANGE = 0.1
@@ -94,7 +95,8 @@ class PlanOptions:
 class Sample:
     """One patch to make. ``position_dhw`` is its first voxel in the stored volume; negative where padding goes first.
 
-    ``flips_dhw`` tells the axes to reverse; normalised intensities become ``value * scale + shift``.
+    ``flips_dhw`` tells the axes to reverse; normalised intensities become ``value * scale + shift``. ``augmentation``
+    is what ``full`` does after that; scale and shift stay 1 and 0 then, it has its own brightness and contrast.
     """
 
     epoch: int
@@ -105,6 +107,7 @@ class Sample:
     flips_dhw: tuple[bool, bool, bool]
     scale: float
     shift: float
+    augmentation: Augmentation | None = None
 
 
 def random_words(seed: int, stream: int, epoch: int, position: int, count: int) -> npt.NDArray[np.uint64]:
@@ -122,17 +125,18 @@ def unit(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
 
 
 class Plan:
-    """The sample stream over ``case_ids`` of ``store``.
+    """The sample stream over ``case_ids`` of ``store``, whose images have ``num_channels``.
 
     Raises ``InputError`` when there is no case to draw from.
     """
 
-    def __init__(self, store: PlanStore, case_ids: Sequence[str], options: PlanOptions) -> None:
+    def __init__(self, store: PlanStore, case_ids: Sequence[str], options: PlanOptions, num_channels: int = 1) -> None:
         if not case_ids:
             raise InputError("there is no labelled case to draw patches from")
         self.store = store
         self.case_ids = tuple(case_ids)
         self.options = options
+        self.num_channels = num_channels
         cases_per_lane = -(-len(self.case_ids) // options.global_batch)
         self.steps_per_epoch = cases_per_lane * options.samples_per_case
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
@@ -174,7 +178,7 @@ class Plan:
         case_id = self.case_ids[self._case_at(epoch, step, lane)]
         words = random_words(options.seed, STREAM_SAMPLE, epoch, step * options.global_batch + lane, DRAWS)
         draws = unit(words)
-        basic = options.augment != "none"
+        flipped, basic = options.augment != "none", options.augment == "basic"
         flips = draws[6:9] < 0.5
         return Sample(
             epoch=epoch,
@@ -182,10 +186,16 @@ class Plan:
             slot=lane,
             case_id=case_id,
             position_dhw=self._position(case_id, draws),
-            flips_dhw=(bool(flips[0]), bool(flips[1]), bool(flips[2])) if basic else (False, False, False),
+            flips_dhw=(bool(flips[0]), bool(flips[1]), bool(flips[2])) if flipped else (False, False, False),
             scale=1.0 + SCALE_RANGE * (2 * float(draws[9]) - 1) if basic else 1.0,
             shift=SHIFT_RANGE * (2 * float(draws[10]) - 1) if basic else 0.0,
+            augmentation=self._augmentation(epoch, step, lane) if options.augment == "full" else None,
         )
+
+    def _augmentation(self, epoch: int, step: int, lane: int) -> Augmentation:
+        position = step * self.options.global_batch + lane
+        words = random_words(self.options.seed, STREAM_AUGMENT, epoch, position, num_words(self.num_channels))
+        return draw_augmentation(unit(words), noise_seed=int(words[8]))
 
     def _case_at(self, epoch: int, step: int, lane: int) -> int:
         per_case, window = self.options.samples_per_case, self.options.window

@@ -14,11 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.plan import Int3, Sample
+from pipelines.reference_augment import affine, affine_nearest, augment
+from pipelines.spatial import place
 from preprocessing.shards import Case, Manifest
 
 Array = npt.NDArray[np.generic]
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 Float = npt.NDArray[np.float32]
+VOXEL_TYPES = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "c16"}  # one number for all channels of a voxel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,20 @@ def flip(patch: npt.NDArray[ScalarT], flips_dhw: tuple[bool, bool, bool]) -> npt
     return patch[tuple(slice(None, None, -1 if reverse else None) for reverse in flips_dhw)]
 
 
+def cut(volume: Array, sample: Sample, out: npt.NDArray[ScalarT]) -> npt.NDArray[ScalarT]:
+    """Copy the sample's patch into ``out`` [d,h,w,C], cropped and flipped at once; returns ``out``.
+
+    Whole voxels are copied where a number type of their size exists: NumPy copies rows of such numbers as fast
+    backwards as forwards (1.3 against 9.7 ms for 128^3 x 4 int16, 2 cores, 2026-11-24).
+    """
+    size = out.shape[3] * out.itemsize
+    if volume.dtype == out.dtype and size in VOXEL_TYPES:
+        crop(volume.view(VOXEL_TYPES[size]), sample.position_dhw, flip(out.view(VOXEL_TYPES[size]), sample.flips_dhw))
+    else:
+        crop(volume, sample.position_dhw, flip(out, sample.flips_dhw))
+    return out
+
+
 def normalize(patch: Array, intensity: Intensity, scale: float, shift: float, out: Float | None = None) -> Float:
     """Standardise each channel, then ``* scale + shift``; float32 [D,H,W,C], in ``out`` where it is given.
 
@@ -121,7 +138,33 @@ def make_sample(
     """
     label_volume = case.label()
     assert label_volume is not None  # the plan draws from labelled cases only
-    image = flip(crop(case.image(), sample.position_dhw, buffers[0]), sample.flips_dhw)
-    label = flip(crop(label_volume, sample.position_dhw, buffers[1]), sample.flips_dhw)
+    if sample.augmentation is not None:
+        return _make_full(case, label_volume, sample, intensity, buffers, regions)
+    image, label = cut(case.image(), sample, buffers[0]), cut(label_volume, sample, buffers[1])
     label = label if regions is None else region_channels(label, regions)
     return normalize(image, intensity, sample.scale, sample.shift), label.copy()  # the buffer is reused
+
+
+def _make_full(
+    case: Case,
+    label_volume: npt.NDArray[np.uint8],
+    sample: Sample,
+    intensity: Intensity,
+    buffers: tuple[Array, npt.NDArray[np.uint8]],
+    regions: Sequence[Sequence[int]] | None,
+) -> tuple[Float, npt.NDArray[np.uint8]]:
+    """Make one sample of ``full``: standardise, move (or only flip), then change intensities."""
+    assert sample.augmentation is not None
+    raw, label = buffers
+    patch = label.shape[0], label.shape[1], label.shape[2]
+    if sample.augmentation.is_spatial:
+        placement = place(sample, sample.augmentation, patch, case.shape_dhw)
+        box = np.empty((*placement.shape_dhw, raw.shape[3]), raw.dtype)
+        box_label = np.empty((*placement.shape_dhw, 1), np.uint8)
+        values = normalize(crop(case.image(), placement.start_dhw, box), intensity, sample.scale, sample.shift)
+        image = affine(values, placement.matrix, patch)
+        label = affine_nearest(crop(label_volume, placement.start_dhw, box_label), placement.matrix, patch)
+    else:
+        image = normalize(cut(case.image(), sample, raw), intensity, sample.scale, sample.shift)
+        label = cut(label_volume, sample, label)
+    return augment(image, sample.augmentation), label.copy() if regions is None else region_channels(label, regions)

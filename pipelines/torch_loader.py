@@ -57,6 +57,7 @@ class TorchLoader(Loader):
     def __init__(self, store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> None:
         super().__init__(plan, rank, world_size)
         self.device = torch.device("cpu" if config.device == "cpu" else "cuda")
+        self.dtype = torch.float16 if config.dtype == "float16" else torch.float32
         self._todo: list[list[Sample]] = []
         workers = config.num_workers
         self._loader = DataLoader(
@@ -77,7 +78,7 @@ class TorchLoader(Loader):
             self.stages.wait_graph_s += time.perf_counter() - begin
             self.stages.graph_s += float(seconds.sum())
             yield Batch(
-                image=channels_first(image.to(self.device, non_blocking=True)),
+                image=channels_first(image.to(self.device, self.dtype, non_blocking=True)),
                 label=channels_first(label.to(self.device, non_blocking=True)),
                 samples=samples,
             )

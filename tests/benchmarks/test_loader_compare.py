@@ -67,6 +67,12 @@ def test_every_row_has_numbers(output: Path) -> None:
     assert record["options"]["patch"] == list(PATCH)
 
 
+def test_nnunets_augmentation_can_be_compared(coordinate_store: Path, tmp_path: Path) -> None:
+    options = options_for(coordinate_store, tmp_path, runs=1, augment="full", loaders="dali,torch,numpy-floor")
+    assert compare(options) == EXIT_DONE
+    assert [row["failure"] for row in read_record(tmp_path)["rows"]] == [None] * 3
+
+
 def test_rows_without_a_gpu_are_named(output: Path) -> None:
     record = read_record(output)
     if record["machine"]["gpu"] is None:

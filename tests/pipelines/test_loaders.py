@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import shutil
 import threading
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -17,7 +19,7 @@ from pipelines.plan import Sample
 from pipelines.reference import crop, flip, intensity_of, normalize, region_channels
 from pipelines.torch_loader import SampleDataset
 from preprocessing.errors import InputError
-from preprocessing.shards import Store, open_store
+from preprocessing.shards import Store, open_store, write_manifest
 from preprocessing.to_shards import Options, convert
 
 PATCH = (16, 16, 20)
@@ -101,6 +103,49 @@ def test_regions_are_the_labels_they_unite(coordinate_store: Path) -> None:
         for classes, masks in zip(plain, joined, strict=True):
             wanted = region_channels(classes.label.permute(0, 2, 3, 4, 1).numpy(), regions)
             np.testing.assert_array_equal(masks.label.permute(0, 2, 3, 4, 1).numpy(), wanted)
+
+
+@pytest.mark.parametrize("augment", ["none", "basic", "full"])
+def test_ct_is_clipped_and_has_no_background(coordinate_store: Path, tmp_path: Path, augment: str) -> None:
+    """A CT store: the data set's percentiles and moments, zero is an intensity like any other."""
+    root = shutil.copytree(coordinate_store, tmp_path / "ct")
+    write_manifest(root, dataclasses.replace(open_store(root).manifest, modality="ct"))
+    config = LoaderConfig(store=root, patch=(24, 16, 20), samples_per_case=2, num_workers=0, augment=augment)
+    store, padded = open_store(root), 0
+    with build_loader("dali", config) as dali, build_loader("torch", config) as workers:
+        for left, right in zip(dali, workers, strict=True):
+            torch.testing.assert_close(left.image, right.image, rtol=0, atol=2e-3 if augment == "full" else 1e-5)
+            sample = left.samples[0]
+            if augment == "full" or sample.position_dhw[0] >= 0:
+                continue
+            low, mean, std = (
+                np.array([getattr(channel, name) for channel in store.manifest.channels])
+                for name in ("percentile_00_5", "mean", "std")
+            )
+            padded += 1
+            padding = np.maximum(0, low) - mean  # air of a padded plane
+            wanted = padding / std * sample.scale + sample.shift
+            plane = left.image[0, :, -1 if sample.flips_dhw[0] else 0]
+            torch.testing.assert_close(
+                plane, torch.tensor(wanted)[:, None, None].expand_as(plane).float(), rtol=0, atol=1e-5
+            )
+    assert padded > 3 or augment == "full"
+
+
+@pytest.mark.parametrize("loader_name", list(LOADERS))
+@pytest.mark.parametrize("augment", ["none", "basic", "full"])
+def test_float16_is_float32_rounded(coordinate_store: Path, loader_name: str, augment: str) -> None:
+    """Also the background, which is set after the cast, and the strides."""
+    settings = {"augment": augment, "samples_per_case": 2}
+    with (
+        build_loader(loader_name, config_for(coordinate_store, **settings)) as single,
+        build_loader(loader_name, config_for(coordinate_store, **settings, dtype="float16")) as half,
+    ):
+        for left, right in zip(single, half, strict=True):
+            assert right.image.dtype == torch.float16
+            assert right.image.is_contiguous(memory_format=torch.channels_last_3d)
+            torch.testing.assert_close(right.image, left.image.half(), rtol=1e-3, atol=1e-6)
+            assert torch.equal(left.label, right.label)
 
 
 @pytest.mark.data
@@ -199,8 +244,6 @@ def test_ranks_share_the_global_batch(coordinate_store: Path) -> None:
 
 
 def test_an_error_in_a_reading_thread_reaches_the_consumer(coordinate_store: Path, tmp_path: Path) -> None:
-    import shutil
-
     broken = shutil.copytree(coordinate_store, tmp_path / "broken")
     for image in broken.glob("*/case_002.image.npy"):
         image.unlink()
@@ -235,6 +278,7 @@ def test_workers_that_are_not_forked_open_the_store_themselves(coordinate_store:
     [
         ("dahli", {}, "unknown loader 'dahli'; known: dali, torch, synthetic"),
         ("dali", {"augment": "loud"}, "unknown augment 'loud'"),
+        ("dali", {"dtype": "float64"}, "unknown dtype 'float64'; known: float32, float16"),
         ("dali", {"batch_size": 0}, "batch_size is 0"),
         ("dali", {"foreground": 2.0}, "foreground is 2"),
         ("dali", {"cases": ("nobody",)}, "no case 'nobody'"),

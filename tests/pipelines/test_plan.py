@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.plan import (
+    AUGMENTS,
     DRAWS,
     STREAM_CASES,
     STREAM_SAMPLE,
@@ -82,12 +83,12 @@ PLANS = st.builds(
     plan_of,
     st.lists(volumes(), min_size=1, max_size=9),
     seed=st.integers(0, 2**63 - 1),
-    global_batch=st.integers(1, 8),
+    global_batch=st.integers(1, 16),  # more lanes than cases too: some ranks then read only cases of others
     patch=SHAPES,
-    samples_per_case=st.integers(1, 4),
-    window=st.integers(1, 4),
-    foreground=st.sampled_from([0.0, 0.5, 1.0]),
-    augment=st.sampled_from(["none", "basic"]),
+    samples_per_case=st.integers(1, 8),
+    window=st.integers(1, 6),
+    foreground=st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1)),
+    augment=st.sampled_from(AUGMENTS),
 )
 EPOCHS = st.integers(0, 2**40)
 
@@ -211,6 +212,28 @@ def test_a_late_sample_asks_for_no_more_than_an_early_one(monkeypatch: pytest.Mo
         drawn.clear()
         plan.sample(epoch, step, 1)
         assert sorted(drawn) == [8 if step else 16, 16, 20]  # a window of samples, one sample, the cases
+
+
+@given(PLANS, EPOCHS)
+def test_every_rank_takes_as_many_steps_of_as_many_samples(plan: Plan, epoch: int) -> None:
+    """Also a rank that has no case of its own, because there are fewer cases than lanes."""
+    total = plan.options.global_batch
+    for world_size in (size for size in range(1, total + 1) if total % size == 0):
+        for rank in range(world_size):
+            lanes = plan.lanes_of(rank, world_size)
+            batches = [plan.batch(epoch, step, lanes) for step in range(plan.steps_per_epoch)]
+            assert {len(batch) for batch in batches} == {total // world_size}
+            assert len({(sample.step, sample.slot) for batch in batches for sample in batch}) == len(lanes) * len(
+                batches
+            )
+
+
+@given(st.integers(1, 3), st.integers(4, 16), st.integers(1, 8))
+def test_lanes_without_a_case_of_their_own_draw_their_own_patches(cases: int, lanes: int, per_case: int) -> None:
+    """The same case on several ranks is not the same patch."""
+    plan = plan_of([Volume((40, 40, 40))] * cases, global_batch=lanes, samples_per_case=per_case)
+    positions = [sample.position_dhw for step in range(per_case) for sample in plan.batch(0, step, range(lanes))]
+    assert len(set(positions)) > 0.8 * len(positions)
 
 
 # Which patch ------------------------------------------------------------------------------------------------------

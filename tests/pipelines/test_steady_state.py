@@ -1,0 +1,130 @@
+"""What must not grow: the plan's cost with the number of cases, memory and page faults with the number of batches."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from pipelines.batch import Loader
+from pipelines.loaders import LoaderConfig, build_loader
+from pipelines.plan import Plan, PlanOptions
+from tests.pipelines.test_plan import Volume
+
+FEW, MANY = 10, 48_884
+LANES = 2
+STEPS = 60
+WARM, MEASURED = 60, 300
+PATCH = (32, 32, 32)
+PATCH_FAULTS = 2 * (4 * 4 + 1) * 32**3 // 4096  # what a loader takes that makes a batch of two in fresh memory
+
+
+class Cases:
+    """A store of ``count`` cases that are all alike."""
+
+    def __init__(self) -> None:
+        self.volume = Volume((155, 240, 240), {1: [(70, 100, 100), (80, 90, 90)], 2: [(50, 60, 70)]})
+
+    def case(self, case_id: str) -> Volume:
+        assert case_id
+        return self.volume
+
+
+def step_seconds(num_cases: int, augment: str) -> float:
+    """Measure the processor time that one step takes this thread once an epoch has begun; the median of many."""
+    options = PlanOptions(seed=0, global_batch=8 * LANES, patch=(128, 128, 128), augment=augment)
+    plan = Plan(Cases(), [f"case_{number:05d}" for number in range(num_cases)], options, 4)
+    lanes = plan.lanes_of(3, 8)
+    plan.batch(0, 0, lanes)
+    taken = []
+    for number in range(STEPS):
+        begin = time.thread_time()
+        plan.batch(0, number % plan.steps_per_epoch, lanes)
+        taken.append(time.thread_time() - begin)
+    return statistics.median(taken)
+
+
+@pytest.mark.parametrize("augment", ["basic", "full"])
+def test_a_step_of_the_plan_costs_less_than_a_millisecond_however_many_cases(augment: str) -> None:
+    few, many = (min(step_seconds(count, augment) for _ in range(3)) for count in (FEW, MANY))
+    assert many < 1e-3
+    assert many < 1.5 * few + 5e-5
+
+
+def flow(loader: Loader, count: int) -> None:
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    for _ in itertools.islice(batches, count):
+        pass
+
+
+@pytest.mark.parametrize("augment", ["none", "basic"])
+def test_a_warm_loader_takes_no_more_memory(coordinate_store: Path, augment: str) -> None:
+    """Neither grows the process over hundreds of batches, nor does a batch touch fresh memory."""
+    config = LoaderConfig(
+        store=coordinate_store, patch=PATCH, samples_per_case=100, augment=augment, reuse_buffers=True
+    )
+    process = psutil.Process()
+    with build_loader("dali", config) as loader:
+        flow(loader, WARM)
+        resident = process.memory_info().rss
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        flow(loader, MEASURED)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+        grown = process.memory_info().rss - resident
+    assert faults / MEASURED < 0.1 * PATCH_FAULTS
+    assert grown < MEASURED * PATCH_FAULTS * 4096 / 100
+
+
+@pytest.mark.parametrize("loader_name", ["dali", "torch"])
+def test_eight_ranks_resume_on_four_two_and_one(coordinate_store: Path, loader_name: str) -> None:
+    """The same global batches for every world size, to the voxel, before and after resuming on fewer ranks."""
+
+    def ranks(world_size: int) -> list[Loader]:
+        config = LoaderConfig(
+            store=coordinate_store,
+            patch=(8, 10, 12),
+            batch_size=8 // world_size,
+            samples_per_case=4,
+            num_workers=0,
+            num_threads=1,
+        )
+        return [build_loader(loader_name, config, rank, world_size) for rank in range(world_size)]
+
+    def global_batches(loaders: list[Loader]) -> list[tuple[np.ndarray, np.ndarray]]:
+        rows = zip(*loaders, strict=True)
+        made = [[(batch.image.numpy().copy(), batch.label.numpy().copy()) for batch in row] for row in rows]
+        return [(np.concatenate([i for i, _ in row]), np.concatenate([label for _, label in row])) for row in made]
+
+    def same(left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray]) -> bool:
+        return all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
+
+    (alone,) = ranks(1)
+    with alone:
+        wanted = global_batches([alone])
+    assert len(wanted) == 4
+    eight = ranks(8)
+    for stop in (1, 3):
+        states = []
+        for loader in eight:
+            loader.set_epoch(0)
+            for _ in itertools.islice(loader, stop):
+                pass
+            states.append(loader.state_dict())
+        assert all(state == states[0] for state in states)
+        for world_size in (8, 4, 2, 1):
+            fewer = ranks(world_size)
+            for loader in fewer:
+                loader.load_state_dict(states[0])
+            rest = global_batches(fewer)
+            for loader in fewer:
+                loader.close()
+            assert len(rest) == len(wanted) - stop
+            assert all(same(left, right) for left, right in zip(rest, wanted[stop:], strict=True))
+    for loader in eight:
+        loader.close()
