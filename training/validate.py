@@ -8,14 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines.plan import random_words
+from pipelines.plan import STREAM_SPLIT, random_words
 from pipelines.reference import intensity_of
 from preprocessing.errors import InputError
 from preprocessing.shards import Store
 from training.inference import ModelSpec, predict_volume, to_input
 from training.scores import dice_of
 
-STREAM_SPLIT = 4
 OVERLAP = 0.25  # MONAI's default; predict takes more windows for a little more accuracy
 CaseScores = dict[str, dict[str, float]]
 """Case id to structure name to Dice."""
