@@ -12,8 +12,8 @@ import numpy as np
 import xxhash
 
 from preprocessing.convert import ConvertedCase, ConvertOptions, convert_case
+from preprocessing.dataset import Dataset, Source
 from preprocessing.errors import CaseError, InputError
-from preprocessing.layouts import Dataset, Source
 from preprocessing.shards import (
     INDEX,
     CaseEntry,
@@ -95,15 +95,16 @@ def _write_case(folder: Path, case: ConvertedCase) -> CaseEntry:
     name = case.source.case_id
     rows = list(case.foreground.values())
     labelled = case.label is not None
-    volumes = [volume for volume in (case.image_volume, case.label_volume) if volume is not None]
+    volumes = [*case.image_volumes, *([] if case.label_volume is None else [case.label_volume])]
+    geometry = case.image_volumes[0]
     return CaseEntry(
         case_id=name,
         shape_dhw=case.image.voxels.shape[:3],
         image_dtype=str(case.image.voxels.dtype),
         max_abs_error=case.image.max_abs_error,
         nonfinite_voxels=case.image.nonfinite_voxels,
-        spacing_mm=case.image_volume.spacing_mm,
-        affine=case.image_volume.affine.tolist(),
+        spacing_mm=geometry.spacing_mm,
+        affine=geometry.affine.tolist(),
         source_shape_dhw=case.image.source_shape_dhw,
         origin_dhw=case.image.origin_dhw,
         channels=case.image.channels,
@@ -150,12 +151,13 @@ def _checksums_of_finished_store(root: Path) -> dict[str, str]:
 
 
 def _made_from(job: ShardJob) -> dict[str, Any]:
-    def size(path: Path | None) -> int | None:
-        return path.stat().st_size if path is not None and path.exists() else None
+    def size(path: Path) -> int | None:
+        return path.stat().st_size if path.is_file() else None
 
     return {
         "options": dataclasses.asdict(job.options),
+        "label_remap": {str(number): stored for number, stored in job.dataset.label_remap.items()},
         "label_names": {str(number): name for number, name in job.dataset.label_names.items()},
         "channel_names": job.dataset.channel_names,
-        "sources": [[source.case_id, size(source.image), size(source.label)] for source in job.sources],
+        "sources": [[source.case_id, *map(size, source.files)] for source in job.sources],
     }

@@ -110,13 +110,15 @@ class Manifest:
     """What the whole store holds; ``image_dtype`` is the smallest dtype that holds every case without loss.
 
     ``channels`` summarises each channel over all cases: mean and standard deviation pooled exactly, percentiles as the
-    voxel-weighted mean of the cases' own. ``regions`` is ``None`` for a data set without overlapping regions.
+    voxel-weighted mean of the cases' own. ``label_remap`` gives the stored id of each id in the label files (empty
+    where they were kept). ``regions`` is ``None`` for a data set without overlapping regions.
     """
 
     format_version: int
     name: str
     channel_names: list[str]
     label_names: dict[int, str]
+    label_remap: dict[int, int]
     modality: str
     regions: dict[str, list[int]] | None
     image_dtype: str
@@ -131,6 +133,7 @@ class Manifest:
         """Build a manifest from its JSON form."""
         made = {key: value for key, value in entry.items() if key != "checksum"}
         made["label_names"] = {int(k): v for k, v in entry["label_names"].items()}
+        made["label_remap"] = {int(k): v for k, v in entry["label_remap"].items()}
         made["channels"] = [ChannelStatistics(**channel) for channel in entry["channels"]]
         made["shards"] = [ShardEntry(**shard) for shard in entry["shards"]]
         made["errors"] = None if entry["errors"] is None else FileRecord(**entry["errors"])

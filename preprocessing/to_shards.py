@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from preprocessing.cli import Flag, main
-from preprocessing.convert import DTYPES, ConvertOptions
+from preprocessing.convert import ConvertOptions
+from preprocessing.dtypes import DTYPES
 from preprocessing.engine import run_jobs
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
 from preprocessing.finish import finish_store
@@ -32,11 +33,11 @@ class Options:
     """
 
     input: Path = DEFAULT_FOLDER
-    """Data set folder. The default is a synthetic one, made on first use."""
+    """Data set folder, or a CSV or JSON list of cases. The default is a synthetic set, made on first use."""
     output: Path = Path("data/shards")
     """Store folder to write."""
     layout: str = "auto"
-    """How the data set lies on disk: auto or msd."""
+    """How the data set lies on disk: auto, msd, nnunet, brats or list."""
     crop_foreground: Flag = True
     """Store only the box that holds every nonzero voxel (predictions still return to the whole grid)."""
     dtype: str = "auto"
@@ -62,9 +63,12 @@ def convert(options: Options) -> int:
         log.info("%s does not exist: making the synthetic phantom data set there", options.input)
         make_phantom(PhantomOptions(output=options.input))
     dataset = read_dataset(options.input, options.layout)
-    regions = resolve_regions(dataset.label_names, options.regions)
+    regions = resolve_regions(dataset.label_names, options.regions, dataset.regions)
     if regions:
         log.info("regions: %s", describe_regions(regions, dataset.label_names))
+    if dataset.label_remap:
+        changes = ", ".join(f"{old} -> {new}" for old, new in dataset.label_remap.items() if old != new)
+        log.info("label ids are stored in other numbers: %s", changes)
     settings = ConvertOptions(
         crop_foreground=options.crop_foreground,
         dtype=options.dtype,

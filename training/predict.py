@@ -74,7 +74,7 @@ class Predictor:
                 f"{volume.path} has {len(volume.channels)} channels, the checkpoint was trained on "
                 f"{len(spec.channel_names)} ({', '.join(spec.channel_names)})"
             )
-        image = prepare_image(volume, ConvertOptions(crop_foreground=spec.crop_foreground), spec.modality)
+        image = prepare_image([volume], ConvertOptions(crop_foreground=spec.crop_foreground), spec.modality)
         is_ct = spec.modality == "ct"
         intensity = intensity_from(spec.channels if is_ct else image.channels, keep_zero=not is_ct)
         device = next(self.network.parameters()).device

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from preprocessing import single_writer
 from preprocessing.check import Options as CheckOptions
 from preprocessing.check import check
-from preprocessing.convert import DTYPES, LOSSLESS_DTYPES, restore_to_source
+from preprocessing.convert import restore_to_source
+from preprocessing.dtypes import DTYPES, LOSSLESS_DTYPES
 from preprocessing.errors import CaseError, InputError
 from preprocessing.finish import common_dtype
 from preprocessing.phantom import PhantomOptions, make_phantom
@@ -275,8 +276,11 @@ def test_stop_on_error_ends_in_one_line_and_can_go_on(small_msd: Path, tmp_path:
     ("arguments", "message"),
     [
         (["--input", "{root}/nowhere"], "{root}/nowhere: no such folder; give the data set's folder with --input"),
-        (["--input", "{root}"], "{root}: no dataset.json in it; known layouts: msd"),
-        (["--layout", "bids"], "unknown layout 'bids'; known: auto, msd"),
+        (
+            ["--input", "{root}"],
+            "{root}: neither dataset.json nor BraTS folders in it; known layouts: msd, nnunet, brats, list",
+        ),
+        (["--layout", "bids"], "unknown layout 'bids'; known: auto, msd, nnunet, brats, list"),
         (["--dtype", "int12"], "--dtype int12: unknown; known: auto, uint8, int16, uint16, float32, float16"),
         (["--on-error", "cry"], "--on-error cry: unknown; known: skip, stop"),
         (["--workers", "-1"], "--cases-per-shard and --workers are 0 (choose) or positive"),
