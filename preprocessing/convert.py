@@ -117,8 +117,8 @@ def read_images(paths: Sequence[Path], channel_names: Sequence[str], options: Co
         have = f"{paths[0]} has {found[0]} channels" if len(found) == 1 else f"{paths[0]} and its {len(found) - 1} "
         have += "" if len(found) == 1 else f"fellows have {' + '.join(map(str, found))} channels"
         raise InputError(
-            f"{have}, the data set names {len(channel_names)} ({', '.join(channel_names)}); "
-            "mend its description or the file"
+            f"{have}, there should be {len(channel_names)} ({', '.join(channel_names)}); "
+            "mend the file or the data set's description"
         )
     return volumes
 

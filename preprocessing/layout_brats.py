@@ -11,11 +11,11 @@ from preprocessing.dataset import Dataset, Source, sorted_sources
 from preprocessing.errors import InputError
 
 # Channels and ids as in MSD's Task01_BrainTumour, which was made from BraTS: stores of both can be compared.
-CHANNELS = {"FLAIR": ("flair", "t2f"), "T1w": ("t1", "t1n"), "t1gd": ("t1ce", "t1c"), "T2w": ("t2", "t2w")}
+CHANNELS = {"FLAIR": ("flair", "t2f"), "T1w": ("t1", "t1n"), "t1gd": ("t1ce", "t1c", "t1gd"), "T2w": ("t2", "t2w")}
 LABEL_NAMES = {0: "background", 1: "edema", 2: "non-enhancing tumor", 3: "enhancing tumour"}
 REMAP_2018 = {0: 0, 1: 2, 2: 1, 4: 3}
 REMAP_2023 = {0: 0, 1: 2, 2: 1, 3: 3}
-FILE_NAME = re.compile(r"(.+)[_-](flair|t1ce|t1|t2|t1n|t1c|t2w|t2f|seg)\.nii(\.gz)?", re.IGNORECASE)
+FILE_NAME = re.compile(r"(.+)[_-](flair|t1ce|t1gd|t1|t2|t1n|t1c|t2w|t2f|seg)\.nii(\.gz)?", re.IGNORECASE)
 NEW_NAMES = {"t1n", "t1c", "t2w", "t2f"}
 
 
@@ -60,6 +60,12 @@ def read_brats(root: Path) -> Dataset:
 def has_case_folders(root: Path) -> bool:
     """Tell whether ``root`` holds, or is, at least one case folder."""
     return any(True for _ in _case_folders(root))
+
+
+def is_case_folder(path: Path) -> bool:
+    """Tell whether ``path`` itself holds every modality of one case."""
+    folder = _read_folder(path)
+    return folder is not None and all(set(kinds) & set(folder.files) for kinds in CHANNELS.values())
 
 
 def _case_folders(root: Path) -> Iterator[_Folder]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ ID, LABEL = "id", "label"
 SUFFIXES = (".csv", ".json")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A list of cases as it is written: ``columns`` are its channel columns, ``described`` what lies around it."""
+
+    columns: list[str]
+    sources: list[Source]
+    described: dict[str, Any]
+
+
 def read_list(path: Path) -> Dataset:
     """Read ``path``: a CSV with a header line, a JSON list of objects, or a JSON object with that list as ``"cases"``.
 
@@ -30,32 +40,40 @@ def read_list(path: Path) -> Dataset:
     names the channels of a single column of 4D files. Relative paths start at the list's folder; a list may name files
     anywhere, because it is the user who wrote it. Raises ``InputError`` for a table that cannot be read.
     """
-    described, rows = _read_table(path)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    images = [column for column in columns if column not in (ID, LABEL)]
-    if not images:
-        raise InputError(f"{path}: no channel column; write a header such as id,FLAIR,T1w,label")
+    table = read_rows(path)
+    described, images = table.described, table.columns
     try:
         label_names = {int(number): str(name) for number, name in described.get("labels", {}).items()}
         named = described.get("channel_names", described.get("modality"))
         channel_names = images if named is None or len(images) > 1 else numbered_names(named)
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f'{path}: "labels" and "channel_names" are objects such as {{"0": "background"}} ({error})'
         ) from error
-    if not label_names and any(row.get(LABEL) for row in rows):
+    if not label_names and any(source.label for source in table.sources):
         raise InputError(
             f'{path}: its labels have no names; write {{"labels": {{"0": "background", "1": "tumour"}}}} '
             f"into {path.parent / 'dataset.json'}"
         )
-    sources = [_source(path, number, row, images) for number, row in enumerate(rows, start=1)]
     return Dataset(
         name=str(described.get("name", path.stem)),
         root=path.parent,
         channel_names=channel_names,
         label_names=label_names,
         modality=modality_of(channel_names),
-        sources=sorted_sources(sources, path, "add one row for each case"),
+        sources=table.sources,
+    )
+
+
+def read_rows(path: Path) -> Table:
+    """Read the rows of ``path`` as cases, in the order of their ids; raises ``InputError`` as ``read_list`` does."""
+    described, rows = _read_table(path)
+    columns = [column for column in dict.fromkeys(key for row in rows for key in row) if column not in (ID, LABEL)]
+    if not columns:
+        raise InputError(f"{path}: no channel column; write a header such as id,FLAIR,T1w,label")
+    sources = [_source(path, number, row, columns) for number, row in enumerate(rows, start=1)]
+    return Table(
+        columns=columns, sources=sorted_sources(sources, path, "add one row for each case"), described=described
     )
 
 

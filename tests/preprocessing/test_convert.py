@@ -248,7 +248,7 @@ def test_affines_that_differ_are_refused_unless_told_otherwise(tmp_path: Path) -
 def test_a_wrong_number_of_channels_is_refused(tmp_path: Path) -> None:
     image = write_nifti(tmp_path / "image.nii", np.ones((*SHAPE, 3), np.int16))
     source = Source(case_id="three", images=(image,), label=None)
-    with pytest.raises(CaseError, match=r"has 3 channels, the data set names 2 \(T1, T2\)"):
+    with pytest.raises(CaseError, match=r"has 3 channels, there should be 2 \(T1, T2\)"):
         convert_case(source, dataset_of(["T1", "T2"]), ConvertOptions())
 
 

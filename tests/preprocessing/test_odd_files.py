@@ -28,9 +28,9 @@ REASONS = {
     "nibabel_row_major.dconn.nii": "is neither x,y,z nor x,y,z,channel",
     "3D.nii": "is not a number",
     "4D.nii": "is not a number",
-    "nibabel_example4d.nii.gz": "has 2 channels, the data set names 1",
-    "nibabel_example_nifti2.nii.gz": "has 2 channels, the data set names 1",
-    "nibabel_functional.nii": "has 20 channels, the data set names 1",
+    "nibabel_example4d.nii.gz": "has 2 channels, there should be 1",
+    "nibabel_example_nifti2.nii.gz": "has 2 channels, there should be 1",
+    "nibabel_functional.nii": "has 20 channels, there should be 1",
 }
 NEVER_A_LABEL = (
     "voxels (D,H,W), its image",

@@ -204,7 +204,7 @@ def spoilt_msd(root: Path) -> tuple[Path, dict[str, str]]:
         "case_006": "another affine than its image (they differ by up to 40)",
         "case_007": "holds 2.5 in",
         "case_008": "holds label 7, dataset.json names [0, 1, 2, 3]",
-        "case_009": "has 3 channels, the data set names 4 (FLAIR, T1w, t1gd, T2w)",
+        "case_009": "has 3 channels, there should be 4 (FLAIR, T1w, t1gd, T2w)",
         "case_010": "truncated: its header promises 3040 bytes, it holds 3039",
     }
 
