@@ -13,6 +13,7 @@ import numpy.typing as npt
 from preprocessing.dataset import Dataset, Source
 from preprocessing.dtypes import choose_dtype
 from preprocessing.errors import CaseError, InputError
+from preprocessing.geometry import Float3, Geometry, plan_geometry
 from preprocessing.nifti import Volume, read_nifti
 from preprocessing.statistics import (
     ChannelStatistics,
@@ -31,9 +32,12 @@ AFFINE_TOLERANCE = 1e-3
 class ConvertOptions:
     """What decides the bytes of a store; the manifest keeps it.
 
+    ``orientation`` is ``"source"`` or an axis code such as ``"RAS"``; ``spacing`` is x,y,z in millimetres along those.
     ``dtype`` is one of ``DTYPES``; ``auto`` keeps the smallest lossless one.
     """
 
+    orientation: str = "source"
+    spacing: Float3 | None = None
     crop_foreground: bool = True
     dtype: str = "auto"
     ignore_affine: bool = False
@@ -42,9 +46,13 @@ class ConvertOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """An image to store or to predict on: ``voxels`` [D,H,W,C] of the box at ``origin_dhw`` in the source grid."""
+    """An image to store or to predict on: ``voxels`` [D,H,W,C] of the box at ``origin_dhw`` in the stored grid.
+
+    ``geometry`` gives that grid, reoriented and resampled from the file's; ``source_shape_dhw`` is its whole shape.
+    """
 
     voxels: Array
+    geometry: Geometry
     origin_dhw: tuple[int, int, int]
     source_shape_dhw: tuple[int, int, int]
     channels: list[ChannelStatistics]
@@ -89,7 +97,10 @@ def _convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> 
     if label_volume is not None:
         _check_grids(volumes[0], label_volume, "its image", options.ignore_affine)
         full_label = read_label(label_volume, dataset.label_names, dataset.label_remap)
-    image = prepare_image(volumes, options, dataset.modality, full_label)
+    geometry = plan_geometry(volumes[0], options.orientation, options.spacing, options.max_volume_gib)
+    if full_label is not None:
+        full_label = geometry.apply_to_label(full_label)
+    image = prepare_image(volumes, geometry, options, dataset.modality, full_label)
     label = None if full_label is None else full_label[_box_of(image)][..., None]
     labels, foreground = ({}, {}) if label is None else label_statistics(label[..., 0], source.case_id)
     return ConvertedCase(
@@ -125,19 +136,20 @@ def read_images(paths: Sequence[Path], channel_names: Sequence[str], options: Co
 
 def prepare_image(
     volumes: Sequence[Volume],
+    geometry: Geometry,
     options: ConvertOptions,
     modality: str = "mr",
     label: npt.NDArray[np.uint8] | None = None,
 ) -> Image:
-    """Crop, interleave and summarise an image; conversion and prediction share it, so both see the same voxels.
+    """Reorient, resample, crop, interleave and summarise an image: for conversion and prediction alike.
 
-    ``volumes`` hold the channels in order, all on one grid. The box holds every nonzero voxel of every channel and of
-    ``label`` [D,H,W], so nothing that differs from zero is lost. Statistics cover nonzero voxels (MR) or labelled
-    voxels (CT, nnU-Net's choice; nonzero without a label).
+    ``volumes`` hold the channels in order, all on the file grid of ``geometry``; ``label`` lies on its stored grid. The
+    box holds every nonzero voxel of every channel and of ``label`` [D,H,W], so nothing that differs from zero is lost.
+    Statistics cover nonzero voxels (MR) or labelled voxels (CT, nnU-Net's choice; nonzero without a label).
     """
     scaled = [_scaled(volume) for volume in volumes]
-    channels = [channel for part, _ in scaled for channel in part]
-    box = _crop_box(channels, label) if options.crop_foreground else _whole(volumes[0].shape_dhw)
+    channels = [geometry.apply_to_image(channel) for part, _ in scaled for channel in part]
+    box = _crop_box(channels, label) if options.crop_foreground else _whole(geometry.grid_shape_dhw)
     cut = [channel[box] for channel in channels]
     dtype, error = choose_dtype(cut, options.dtype, volumes[0].path)
     voxels = np.empty((*cut[0].shape, len(cut)), dtype=dtype)
@@ -148,18 +160,12 @@ def prepare_image(
     return Image(
         voxels=voxels,
         origin_dhw=(box[0].start, box[1].start, box[2].start),
-        source_shape_dhw=volumes[0].shape_dhw,
+        geometry=geometry,
+        source_shape_dhw=geometry.grid_shape_dhw,
         channels=statistics,
         max_abs_error=error,
         nonfinite_voxels=sum(count for _, count in scaled),
     )
-
-
-def restore_to_source(stored: Array, origin_dhw: tuple[int, int, int], source_shape_dhw: tuple[int, int, int]) -> Array:
-    """Undo crop and axis order: a box [D,H,W] becomes the whole source grid [x,y,z], zero outside the box."""
-    whole = np.zeros(source_shape_dhw, dtype=stored.dtype)
-    whole[tuple(slice(o, o + n) for o, n in zip(origin_dhw, stored.shape, strict=True))] = stored
-    return whole.transpose(2, 1, 0)
 
 
 def read_label(

@@ -14,6 +14,7 @@ import xxhash
 from preprocessing.convert import ConvertedCase, ConvertOptions, convert_case
 from preprocessing.dataset import Dataset, Source
 from preprocessing.errors import CaseError, InputError
+from preprocessing.geometry import stored_spacing
 from preprocessing.shards import (
     INDEX,
     CaseEntry,
@@ -96,15 +97,16 @@ def _write_case(folder: Path, case: ConvertedCase) -> CaseEntry:
     rows = list(case.foreground.values())
     labelled = case.label is not None
     volumes = [*case.image_volumes, *([] if case.label_volume is None else [case.label_volume])]
-    geometry = case.image_volumes[0]
+    geometry = case.image.geometry
     return CaseEntry(
         case_id=name,
         shape_dhw=case.image.voxels.shape[:3],
         image_dtype=str(case.image.voxels.dtype),
         max_abs_error=case.image.max_abs_error,
         nonfinite_voxels=case.image.nonfinite_voxels,
-        spacing_mm=geometry.spacing_mm,
+        spacing_mm=stored_spacing(case.image_volumes[0].spacing_mm, geometry),
         affine=geometry.affine.tolist(),
+        geometry=geometry,
         source_shape_dhw=case.image.source_shape_dhw,
         origin_dhw=case.image.origin_dhw,
         channels=case.image.channels,

@@ -29,10 +29,11 @@ import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
 from preprocessing.errors import InputError
+from preprocessing.geometry import Geometry
 from preprocessing.statistics import ChannelStatistics, LabelStatistics
 
 Array = npt.NDArray[Any]
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DATA_OFFSET = 4096  # voxel data starts on a page: O_DIRECT, GPUDirect Storage and page-wise mmap need it
 NPY_MAGIC = b"\x93NUMPY\x01\x00"
 MANIFEST, INDEX, ERRORS = "manifest.json", "index.json", "errors.json"
@@ -50,7 +51,11 @@ class FileRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseEntry:
-    """One case in ``index.json``. Shapes and origins are D,H,W; ``affine`` is the source's, for voxels x,y,z."""
+    """One case in ``index.json``. Shapes and origins are D,H,W.
+
+    ``geometry`` leads from the file's grid to the whole stored one, of shape ``source_shape_dhw`` and ``affine`` (for
+    voxels x,y,z); the stored box begins at ``origin_dhw`` in it.
+    """
 
     case_id: str
     shape_dhw: tuple[int, int, int]
@@ -59,6 +64,7 @@ class CaseEntry:
     nonfinite_voxels: int
     spacing_mm: tuple[float, float, float]
     affine: list[list[float]]
+    geometry: Geometry
     source_shape_dhw: tuple[int, int, int]
     origin_dhw: tuple[int, int, int]
     channels: list[ChannelStatistics]
@@ -75,6 +81,7 @@ class CaseEntry:
         made = dict(entry)
         for name in ("shape_dhw", "spacing_mm", "source_shape_dhw", "origin_dhw"):
             made[name] = tuple(entry[name])
+        made["geometry"] = Geometry.from_json(entry["geometry"])
         made["channels"] = [ChannelStatistics(**channel) for channel in entry["channels"]]
         made["labels"] = {int(k): _label_statistics(v) for k, v in entry["labels"].items()}
         made["foreground_counts"] = {int(k): v for k, v in entry["foreground_counts"].items()}
@@ -235,6 +242,7 @@ class Case:
     origin_dhw = property(lambda self: self.entry.origin_dhw)
     source_shape_dhw = property(lambda self: self.entry.source_shape_dhw)
     spacing_mm = property(lambda self: self.entry.spacing_mm)
+    geometry = property(lambda self: self.entry.geometry)
     affine = property(lambda self: np.asarray(self.entry.affine))
     channel_mean = property(lambda self: np.array([c.mean for c in self.entry.channels], dtype=np.float32))
     channel_std = property(lambda self: np.array([c.std for c in self.entry.channels], dtype=np.float32))

@@ -8,12 +8,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocessing.cli import Flag, main
+from preprocessing.cli import Flag, Spacing, main
 from preprocessing.convert import ConvertOptions
 from preprocessing.dtypes import DTYPES
 from preprocessing.engine import run_jobs
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
 from preprocessing.finish import finish_store
+from preprocessing.geometry import ORIENTATIONS
 from preprocessing.layouts import read_dataset
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
 from preprocessing.regions import describe_regions, resolve_regions
@@ -38,6 +39,10 @@ class Options:
     """Store folder to write."""
     layout: str = "auto"
     """How the data set lies on disk: auto, msd, nnunet, brats or list."""
+    orientation: str = "source"
+    """Order of the stored axes: source (as in the file), or RAS, LPS and the like (x, y, z to right, front, top)."""
+    spacing: Spacing = None
+    """Stored voxel size x,y,z in millimetres: source (as in the file) or for example 1.5,1.5,2.0."""
     crop_foreground: Flag = True
     """Store only the box that holds every nonzero voxel (predictions still return to the whole grid)."""
     dtype: str = "auto"
@@ -70,6 +75,8 @@ def convert(options: Options) -> int:
         changes = ", ".join(f"{old} -> {new}" for old, new in dataset.label_remap.items() if old != new)
         log.info("label ids are stored in other numbers: %s", changes)
     settings = ConvertOptions(
+        orientation=options.orientation,
+        spacing=options.spacing,
         crop_foreground=options.crop_foreground,
         dtype=options.dtype,
         ignore_affine=options.ignore_affine,
@@ -94,6 +101,8 @@ def convert(options: Options) -> int:
 def _check_options(options: Options) -> None:
     if options.dtype not in DTYPES:
         raise InputError(f"--dtype {options.dtype}: unknown; known: {', '.join(DTYPES)}")
+    if options.orientation not in ("source", *ORIENTATIONS):
+        raise InputError(f"--orientation {options.orientation}: unknown; source, or one of RAS, LPS, LAS ...")
     if options.on_error not in ("skip", "stop"):
         raise InputError(f"--on-error {options.on_error}: unknown; known: skip, stop")
     if options.cases_per_shard < 0 or options.workers < 0:

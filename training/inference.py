@@ -42,6 +42,8 @@ class ModelSpec:
     regions: dict[str, tuple[int, ...]] | None
     crop_foreground: bool
     label_remap: dict[int, int] = field(default_factory=dict)
+    orientation: str = "source"
+    spacing: tuple[float, float, float] | None = None
 
     @classmethod
     def of_store(cls, manifest: Manifest, net: str, patch: Int3) -> ModelSpec:
@@ -57,6 +59,8 @@ class ModelSpec:
             regions=None if regions is None else {name: tuple(numbers) for name, numbers in regions.items()},
             crop_foreground=bool(manifest.options["crop_foreground"]),
             label_remap=manifest.label_remap,
+            orientation=str(manifest.options["orientation"]),
+            spacing=_triple(manifest.options["spacing"]),
         )
 
     @classmethod
@@ -64,6 +68,7 @@ class ModelSpec:
         """Rebuild what ``to_plain`` made."""
         made = dict(plain)
         made["patch"] = tuple(plain["patch"])
+        made["spacing"] = _triple(plain.get("spacing"))
         made["channels"] = [ChannelStatistics(**channel) for channel in plain["channels"]]
         if plain["regions"] is not None:
             made["regions"] = {name: tuple(numbers) for name, numbers in plain["regions"].items()}
@@ -91,7 +96,7 @@ class ModelSpec:
     @property
     def convert_options(self) -> ConvertOptions:
         """How images are prepared for this network: as its training set was converted."""
-        return ConvertOptions(crop_foreground=self.crop_foreground)
+        return ConvertOptions(orientation=self.orientation, spacing=self.spacing, crop_foreground=self.crop_foreground)
 
     @property
     def ids_in_files(self) -> Labels:
@@ -103,6 +108,13 @@ class ModelSpec:
     def build(self) -> nn.Module:
         """Build the network with fresh weights."""
         return build_network(self.net, self.task, self.patch)
+
+
+def _triple(values: Any) -> tuple[float, float, float] | None:
+    if values is None:
+        return None
+    x, y, z = values
+    return float(x), float(y), float(z)
 
 
 def to_input(voxels: npt.NDArray[Any], intensity: Intensity, device: torch.device) -> torch.Tensor:

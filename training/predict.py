@@ -19,9 +19,10 @@ from torch import nn
 from pipelines.reference import intensity_from
 from preprocessing.cases import find_cases
 from preprocessing.cli import main
-from preprocessing.convert import ConvertOptions, prepare_image, read_images, restore_to_source
+from preprocessing.convert import ConvertOptions, prepare_image, read_images
 from preprocessing.dataset import Source
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, CaseError, InputError
+from preprocessing.geometry import plan_geometry, restore_to_source
 from preprocessing.nifti import Volume
 from preprocessing.shards import write_json
 from training.checkpoint import load_checkpoint
@@ -65,6 +66,7 @@ class Predictor:
     spec: ModelSpec
     amp: torch.dtype | None
     overlap: float
+    max_volume_gib: float
 
     def predict(self, volumes: Sequence[Volume]) -> Labels:
         """Segment one image, its channels in one file or in several.
@@ -72,13 +74,15 @@ class Predictor:
         Returns label ids uint8 [x,y,z] on the whole source grid, numbered as the label files of the training set were.
         """
         spec = self.spec
-        image = prepare_image(volumes, spec.convert_options, spec.modality)
+        options = spec.convert_options
+        geometry = plan_geometry(volumes[0], options.orientation, options.spacing, self.max_volume_gib)
+        image = prepare_image(volumes, geometry, options, spec.modality)
         is_ct = spec.modality == "ct"
         intensity = intensity_from(spec.channels if is_ct else image.channels, keep_zero=not is_ct)
         device = next(self.network.parameters()).device
         voxels = to_input(image.voxels, intensity, device)
         predicted = predict_volume(self.network, voxels, spec, self.overlap, self.amp)
-        whole = restore_to_source(spec.ids_in_files[predicted], image.origin_dhw, image.source_shape_dhw)
+        whole = restore_to_source(spec.ids_in_files[predicted], image.origin_dhw, image.source_shape_dhw, geometry)
         return whole.astype(np.uint8, copy=False)
 
 
@@ -96,7 +100,10 @@ def predict(options: Options) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     write_json(options.output / DESCRIPTION, _describe(spec) | {"checkpoint": str(options.checkpoint)})
     amp = choose_amp(options.amp, device)
-    refused = _predict_all(cases, Predictor(network=network, spec=spec, amp=amp, overlap=options.overlap), options)
+    predictor = Predictor(
+        network=network, spec=spec, amp=amp, overlap=options.overlap, max_volume_gib=options.max_volume_gib
+    )
+    refused = _predict_all(cases, predictor, options)
     for error in refused:
         log.error("refused %s", error)
     log.info("%s: %d label maps%s", options.output, len(cases) - len(refused), _and_refused(refused))

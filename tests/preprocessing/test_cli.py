@@ -27,6 +27,8 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
             "input",
             "output",
             "layout",
+            "orientation",
+            "spacing",
             "crop-foreground",
             "dtype",
             "cases-per-shard",
@@ -141,7 +143,9 @@ def test_help_shows_every_flag_with_one_value(module: str) -> None:
     assert ended.code == 0
     shown = [line.split("│")[1].split()[:2] for line in ended.output.splitlines() if line.startswith("│ --")]
     assert [flag for flag, _ in shown] == [f"--{name}" for name in COMMANDS[module][1]]
-    assert all(metavar in ("PATH", "STR", "INT", "FLOAT", "D,H,W", "true|false") for _, metavar in shown)
+    assert all(
+        metavar in ("PATH", "STR", "INT", "FLOAT", "D,H,W", "source|X,Y,Z", "true|false") for _, metavar in shown
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ from preprocessing.convert import (
     convert_case,
     prepare_image,
     read_label,
-    restore_to_source,
 )
 from preprocessing.dataset import Source
 from preprocessing.dtypes import LOSSLESS_DTYPES
 from preprocessing.errors import CaseError, InputError
+from preprocessing.geometry import plan_geometry, restore_to_source
 from preprocessing.nifti import read_nifti
 from tests.preprocessing.conftest import AFFINE, Format, dataset_of, nibabel_voxels, write_nifti
 
@@ -33,7 +33,8 @@ SHAPE = (3, 4, 5)
 
 
 def image_of(path: Path, voxels: npt.NDArray[Any], options: ConvertOptions = WHOLE, **how: Any) -> Any:
-    return prepare_image([read_nifti(write_nifti(path / "image.nii", voxels, Format(**how)))], options)
+    volume = read_nifti(write_nifti(path / "image.nii", voxels, Format(**how)))
+    return prepare_image([volume], plan_geometry(volume, "source", None, 1.0), options)
 
 
 def case_of(

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from preprocessing import single_writer
 from preprocessing.check import Options as CheckOptions
 from preprocessing.check import check
-from preprocessing.convert import restore_to_source
 from preprocessing.dtypes import DTYPES, LOSSLESS_DTYPES
 from preprocessing.errors import CaseError, InputError
 from preprocessing.finish import common_dtype
+from preprocessing.geometry import restore_to_source
 from preprocessing.phantom import PhantomOptions, make_phantom
 from preprocessing.shards import Case, open_store
 from preprocessing.single_writer import only_writer

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from preprocessing.cases import find_images
-from preprocessing.convert import restore_to_source
 from preprocessing.errors import InputError
+from preprocessing.geometry import restore_to_source
 from preprocessing.nifti import read_nifti
 from preprocessing.shards import open_store
 from preprocessing.to_shards import Options as ConvertOptions
@@ -209,3 +209,16 @@ def test_a_pair_of_header_and_voxels_is_predicted(tiny_run: Path, msd_folder: Pa
     nib.save(pair, tmp_path / "pairs" / "one.hdr")
     assert predict(options_for(tiny_run, tmp_path / "pairs", tmp_path / "P")) == 0
     assert_same_grid(tmp_path / "P" / "one.nii.gz", image)
+
+
+def test_predictions_return_from_another_orientation_and_spacing(msd_folder: Path, tmp_path: Path) -> None:
+    store = tmp_path / "S"
+    options = ConvertOptions(input=msd_folder, output=store, workers=1, orientation="RAS", spacing=(0.9, 1.2, 1.7))
+    assert convert(options) == 0
+    spec = spec_of(store, (32, 32, 32))
+    assert ModelSpec.from_plain(spec.to_plain()) == spec
+    checkpoint = {"model": spec.build().state_dict(), "spec": spec.to_plain()}
+    save_checkpoint(tmp_path / "checkpoints" / "best.pt", checkpoint)
+    image = min((msd_folder / "imagesTr").iterdir())
+    assert predict(options_for(tmp_path, image, tmp_path / "P")) == 0
+    assert_same_grid(tmp_path / "P" / image.name, image)
