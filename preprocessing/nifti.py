@@ -22,6 +22,7 @@ Array = npt.NDArray[np.generic]
 GIB = 2**30
 HEADER_BYTES = {nib.Nifti1Header: 348, nib.Nifti2Header: 540}
 SUFFIXES = (".nii.gz", ".nii", ".hdr")  # .hdr names a pair, its voxels lie beside it in .img or .img.gz
+PAIRED = (".img", ".img.gz")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,20 @@ def read_nifti(path: Path, max_volume_gib: float = 16.0) -> Volume:
     )
 
 
+def parts_of(path: Path) -> list[Path]:
+    """List the files behind a path: itself, and the voxels beside a header that is one of a pair."""
+    beside = (path.with_suffix(suffix) for suffix in PAIRED) if path.suffix == ".hdr" else ()
+    return [path, *[voxels for voxels in beside if voxels.exists()][:1]]
+
+
+def checksum_of(path: Path) -> str:
+    """Return the checksum that ``read_nifti`` gives, without reading what the file means."""
+    digest = xxhash.xxh3_64()
+    for part in parts_of(path):
+        digest.update(_read(part))
+    return digest.hexdigest()
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -121,9 +136,8 @@ def _voxels_beside(header: Path) -> Path:
     """Find the voxel file of a pair."""
     if header.suffix != ".hdr":
         raise InputError(f"{header}: the header of a pair, named as a single file; name it .hdr beside its .img")
-    for suffix in (".img", ".img.gz"):
-        if header.with_suffix(suffix).exists():
-            return header.with_suffix(suffix)
+    for voxels in parts_of(header)[1:]:
+        return voxels
     raise InputError(f"{header}: the header of a pair, and no {header.with_suffix('.img').name} beside it; add it")
 
 

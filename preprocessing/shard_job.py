@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from preprocessing.convert import ConvertedCase, ConvertOptions, convert_case
 from preprocessing.dataset import Dataset, Source
-from preprocessing.errors import CaseError, InputError
+from preprocessing.errors import CaseError
 from preprocessing.geometry import stored_spacing
+from preprocessing.nifti import parts_of
 from preprocessing.shards import (
     INDEX,
     CaseEntry,
     FileRecord,
-    open_store,
-    parse_json,
     sync_folder,
     write_json,
     write_npy,
@@ -71,7 +69,7 @@ def convert_shard(job: ShardJob) -> int:
     made = [_convert_or_refuse(temporary, source, job) for source in job.sources]
     entries = [dataclasses.asdict(entry) for entry in made if isinstance(entry, CaseEntry)]
     content = {
-        "made_from": _made_from(job),
+        "made_from": made_from(job),
         "cases": entries,
         "refused": [reason for reason in made if isinstance(reason, dict)],
     }
@@ -90,6 +88,23 @@ def _convert_or_refuse(folder: Path, source: Source, job: ShardJob) -> CaseEntry
             shutil.rmtree(folder)
             raise
         return {"case_id": error.case_id, "reason": error.reason}
+
+
+def made_from(job: ShardJob) -> dict[str, Any]:
+    """Describe what decides a shard's bytes; the shard keeps it, and a restart compares (``preprocessing.restart``)."""
+    return {
+        "options": dataclasses.asdict(job.options),
+        "label_remap": {str(number): stored for number, stored in job.dataset.label_remap.items()},
+        "label_names": {str(number): name for number, name in job.dataset.label_names.items()},
+        "channel_names": job.dataset.channel_names,
+        "modality": job.dataset.modality,
+        "sources": [[source.case_id, *map(file_size, source.files)] for source in job.sources],
+    }
+
+
+def file_size(path: Path) -> int | None:
+    """Return the bytes of a source file, of both files of a pair, or ``None`` where it is missing."""
+    return sum(part.stat().st_size for part in parts_of(path)) if path.is_file() else None
 
 
 def _write_case(folder: Path, case: ConvertedCase) -> CaseEntry:
@@ -124,42 +139,3 @@ def _write_case(folder: Path, case: ConvertedCase) -> CaseEntry:
             for v in volumes
         ],
     )
-
-
-def check_earlier_shards(root: Path, jobs: list[ShardJob]) -> None:
-    """Refuse to mix shards of other options, other cases or changed files into a store; clear half-made ones."""
-    for leftover in root.glob("shard-*.tmp"):
-        shutil.rmtree(leftover)
-    expected = {job.name: job for job in jobs}
-    checksums = _checksums_of_finished_store(root)
-    for folder in sorted(root.glob("shard-*")):
-        raw = (folder / INDEX).read_bytes()
-        found = xxhash.xxh3_64_hexdigest(raw)
-        if checksums.get(folder.name, found) != found:
-            raise InputError(f"{folder / INDEX} was damaged after it was written; delete {folder} and convert again")
-        job = expected.get(folder.name)
-        if job is None or parse_json(str(folder / INDEX), raw).get("made_from") != _made_from(job):
-            raise InputError(
-                f"{folder} was made with other options, from other cases or from files that changed since; "
-                f"delete {root} or give another --output"
-            )
-
-
-def _checksums_of_finished_store(root: Path) -> dict[str, str]:
-    try:
-        return {shard.name: shard.index_xxh3 for shard in open_store(root).manifest.shards}
-    except InputError:
-        return {}  # not finished yet, or a manifest that this run replaces
-
-
-def _made_from(job: ShardJob) -> dict[str, Any]:
-    def size(path: Path) -> int | None:
-        return path.stat().st_size if path.is_file() else None
-
-    return {
-        "options": dataclasses.asdict(job.options),
-        "label_remap": {str(number): stored for number, stored in job.dataset.label_remap.items()},
-        "label_names": {str(number): name for number, name in job.dataset.label_names.items()},
-        "channel_names": job.dataset.channel_names,
-        "sources": [[source.case_id, *map(size, source.files)] for source in job.sources],
-    }

@@ -18,7 +18,8 @@ from preprocessing.geometry import ORIENTATIONS
 from preprocessing.layouts import read_dataset
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
 from preprocessing.regions import describe_regions, resolve_regions
-from preprocessing.shard_job import check_earlier_shards, plan_shards
+from preprocessing.restart import check_earlier_shards
+from preprocessing.shard_job import plan_shards
 from preprocessing.shards import ERRORS, MANIFEST, Manifest
 from preprocessing.single_writer import only_writer
 

@@ -481,34 +481,6 @@ def test_regions_may_change_without_converting_again(small_msd: Path, tmp_path: 
         assert check(CheckOptions(shards=root)) == 0
 
 
-@pytest.mark.parametrize(
-    "change", [{"dtype": "float32"}, {"crop_foreground": False}, {"ignore_affine": True}, {"cases_per_shard": 2}]
-)
-def test_other_options_are_not_mixed_into_a_store(small_msd: Path, tmp_path: Path, change: dict[str, Any]) -> None:
-    root = tmp_path / "store"
-    assert convert(Options(input=small_msd, output=root, workers=1)) == 0
-    before = tree_bytes(root)
-    with pytest.raises(InputError, match=rf"was made with other options.*delete {root} or give another --output"):
-        convert(Options(input=small_msd, output=root, workers=1, **change))
-    assert tree_bytes(root) == before
-
-
-def test_other_cases_and_changed_files_are_not_mixed_into_a_store(small_msd: Path, tmp_path: Path) -> None:
-    options = Options(input=small_msd, output=tmp_path / "store", workers=1)
-    assert convert(options) == 0
-    write_nifti(small_msd / "labelsTr" / "case_000.nii", np.zeros((6, 7, 8), np.uint8)).rename(
-        small_msd / "labelsTr" / "case_000.nii.gz"
-    )
-    with pytest.raises(InputError, match=r"shard-00000 was made with other options, from other cases or from files"):
-        convert(options)
-    shutil.rmtree(tmp_path / "store" / "shard-00000")
-    assert convert(options) == 0
-    described = json.loads((small_msd / "dataset.json").read_text())
-    (small_msd / "dataset.json").write_text(json.dumps(described | {"training": described["training"][:2]}))
-    with pytest.raises(InputError, match="shard-00002 was made with other options, from other cases"):
-        convert(options)
-
-
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_shard_whose_index_was_damaged_is_not_taken_over(small_msd: Path, tmp_path: Path, finished: bool) -> None:
     options = Options(input=small_msd, output=tmp_path / "store", workers=1)
