@@ -1,4 +1,4 @@
-"""Run shard jobs in the processes of this machine."""
+"""Run shard jobs: in the processes of this machine, or on a cluster."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from preprocessing.engine_dask import converted_on_cluster
 from preprocessing.errors import RunError
 from preprocessing.shard_job import ShardJob, convert_shard
 from preprocessing.single_writer import FolderLock, ctrl_c_held_back, join_converter
@@ -19,14 +20,18 @@ from preprocessing.single_writer import FolderLock, ctrl_c_held_back, join_conve
 log = logging.getLogger(__name__)
 
 
-def run_jobs(jobs: list[ShardJob], workers: int, lock: FolderLock) -> int:
-    """Convert the shards that are not there yet in ``workers`` processes; returns how many cases were converted."""
+def run_jobs(jobs: list[ShardJob], workers: int, scheduler: str | None, lock: FolderLock) -> int:
+    """Convert the shards that are not there yet; returns how many cases were converted.
+
+    They are made in ``workers`` processes of this machine, or by the Dask cluster at the address ``scheduler``.
+    """
     todo = [job for job in jobs if not (job.root / job.name).exists()]
     if len(todo) < len(jobs):
         log.info("%d of %d shards are there already", len(jobs) - len(todo), len(jobs))
     converted = 0
     with _progress(sum(len(job.sources) for job in todo)) as advance:
-        for job, count in _converted(todo, workers, lock):
+        made = _converted(todo, workers, lock) if scheduler is None else converted_on_cluster(todo, scheduler)
+        for job, count in made:
             converted += count
             advance(len(job.sources))
     return converted

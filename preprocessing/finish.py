@@ -73,6 +73,12 @@ def finish_store(
     return manifest, refused
 
 
+def refused_in(root: Path, shard_names: Sequence[str]) -> list[dict[str, str]]:
+    """List the refused cases of some shards, each with its reason."""
+    indices = (json.loads((root / name / INDEX).read_bytes()) for name in shard_names)
+    return [entry for index in indices for entry in index["refused"]]
+
+
 def common_dtype(names: list[str]) -> str:
     """Return the smallest stored dtype that holds all of ``names`` without loss: uint8 with float32 gives float32."""
     joined = np.result_type(*names) if names else np.dtype("int16")

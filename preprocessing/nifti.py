@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
 import math
 import zlib
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ GIB = 2**30
 HEADER_BYTES = {nib.Nifti1Header: 348, nib.Nifti2Header: 540}
 SUFFIXES = (".nii.gz", ".nii", ".hdr")  # .hdr names a pair, its voxels lie beside it in .img or .img.gz
 PAIRED = (".img", ".img.gz")
+UNHEARD = logging.getLogger(f"{__name__}.header")  # nibabel's remarks on mended fields do not say which file
+UNHEARD.setLevel(logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +172,8 @@ def _parse_header(path: Path, start: bytes) -> _Header:
     kind: Any = nib.Nifti2Header if is_nifti2 else nib.Nifti1Header
     try:
         # Without the bytes that follow it: extensions are of no use here and may be longer than what was unpacked.
-        with nib.imageglobals.LoggingOutputSuppressor():  # its remarks on mended fields do not say which file
-            header = kind.from_fileobj(io.BytesIO(start[: HEADER_BYTES[kind]]), check=True)
+        header = kind.from_fileobj(io.BytesIO(start[: HEADER_BYTES[kind]]), check=False)
+        header.check_fix(logger=UNHEARD)
         slope, inter = header.get_slope_inter()
         facts = _Header(
             header=header,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,10 @@ def plan_shards(
 def convert_shard(job: ShardJob) -> int:
     """Write one shard: all its cases and its index into a temporary folder, synced, then renamed into place.
 
-    Returns the number of cases that were converted, without those refused.
+    Returns the number of cases that were converted, without those refused. The same shard may be made twice at once, as
+    clusters do with jobs whose worker they believe lost: the first one to be whole stays.
     """
-    temporary = job.root / f"{job.name}.tmp"
+    temporary = job.root / f"{job.name}.{uuid.uuid4().hex[:12]}.tmp"
     temporary.mkdir()
     made = [_convert_or_refuse(temporary, source, job) for source in job.sources]
     entries = [dataclasses.asdict(entry) for entry in made if isinstance(entry, CaseEntry)]
@@ -75,7 +77,12 @@ def convert_shard(job: ShardJob) -> int:
     }
     write_json(temporary / INDEX, content)
     sync_folder(temporary)
-    temporary.rename(job.root / job.name)
+    try:
+        temporary.rename(job.root / job.name)
+    except OSError:
+        if not (job.root / job.name / INDEX).is_file():
+            raise
+        shutil.rmtree(temporary)
     sync_folder(job.root)
     return len(entries)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,10 @@ from preprocessing.convert import ConvertOptions
 from preprocessing.dtypes import DTYPES
 from preprocessing.engine import run_jobs
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
-from preprocessing.finish import finish_store
+from preprocessing.finish import finish_store, refused_in
 from preprocessing.geometry import ORIENTATIONS
 from preprocessing.layouts import read_dataset
+from preprocessing.partition import Partition, Plan, write_part
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
 from preprocessing.regions import describe_regions, resolve_regions
 from preprocessing.restart import check_earlier_shards
@@ -52,6 +54,12 @@ class Options:
     """Cases in one shard, the unit of commit and restart; 0 chooses about 64 shards of at most 64 cases."""
     workers: int = 0
     """Processes; each holds one case in memory. 0 means one for every core."""
+    engine: str = "process"
+    """process: on this machine. dask: on the cluster at --scheduler, which sees the same folders."""
+    scheduler: str = ""
+    """Address of a running Dask scheduler, for example tcp://host:8786."""
+    partition: str = "1/1"
+    """Convert one share of the shards, 2/4 for the second of four; preprocessing.merge makes the store of them."""
     regions: str = "auto"
     """Overlapping regions to train: auto (from the label names), none, or for example WT=1+2+3,TC=2+3,ET=3."""
     ignore_affine: Flag = False
@@ -83,20 +91,30 @@ def convert(options: Options) -> int:
         ignore_affine=options.ignore_affine,
         max_volume_gib=options.max_volume_gib,
     )
-    options.output.mkdir(parents=True, exist_ok=True)
-    with only_writer(options.output) as lock:
+    share = Partition.parse(options.partition)
+    root = options.output if share.is_whole else options.output / share.folder
+    root.mkdir(parents=True, exist_ok=True)
+    with only_writer(root) as lock:
         jobs = plan_shards(
-            options.output,
+            root,
             dataset,
             settings,
             cases_per_shard=options.cases_per_shard,
             stop_on_error=options.on_error == "stop",
         )
-        check_earlier_shards(options.output, jobs)
+        plan = Plan(dataset=dataset, options=settings, regions=regions, shard_names=[job.name for job in jobs])
+        own = share.share(jobs, root)
+        check_earlier_shards(root, own)
         begin = time.perf_counter()
-        done = run_jobs(jobs, options.workers or len(os.sched_getaffinity(0)), lock)
-        store = finish_store(options.output, [job.name for job in jobs], dataset, settings, regions)
-    return _conclude(options.output, store, done, time.perf_counter() - begin)
+        workers = options.workers or len(os.sched_getaffinity(0))
+        done = run_jobs(own, workers, options.scheduler or None, lock)
+        note = f"{done} converted now in {time.perf_counter() - begin:.1f} s"
+        if not share.is_whole:
+            write_part(root, plan, own)
+            log.info("%s: share %s, %d of %d shards, %s", root, options.partition, len(own), len(jobs), note)
+            return EXIT_REFUSED if any(refused_in(root, [job.name for job in own])) else EXIT_DONE
+        store = finish_store(root, plan.shard_names, dataset, settings, regions)
+    return conclude(root, store, note)
 
 
 def _check_options(options: Options) -> None:
@@ -106,26 +124,30 @@ def _check_options(options: Options) -> None:
         raise InputError(f"--orientation {options.orientation}: unknown; source, or one of RAS, LPS, LAS ...")
     if options.on_error not in ("skip", "stop"):
         raise InputError(f"--on-error {options.on_error}: unknown; known: skip, stop")
+    if options.engine not in ("process", "dask"):
+        raise InputError(f"--engine {options.engine}: unknown; known: process, dask")
+    if options.scheduler and not re.fullmatch(r"(tcp|tls|ws|wss|ucx)://\S+:\d+", options.scheduler):
+        raise InputError(f"--scheduler {options.scheduler}: not an address such as tcp://HOST:8786")
+    if (options.engine == "dask") != bool(options.scheduler):
+        raise InputError("--engine dask needs --scheduler tcp://HOST:PORT, and --scheduler needs --engine dask")
     if options.cases_per_shard < 0 or options.workers < 0:
         raise InputError("--cases-per-shard and --workers are 0 (choose) or positive")
     if options.input.resolve() == options.output.resolve():
         raise InputError(f"--output {options.output} is the input folder; give another one")
 
 
-def _conclude(root: Path, store: tuple[Manifest, list[dict[str, str]]], done: int, seconds: float) -> int:
+def conclude(root: Path, store: tuple[Manifest, list[dict[str, str]]], note: str) -> int:
+    """Name the refused cases and sum up a finished store; returns the exit code."""
     manifest, refused = store
     for entry in refused:
         log.error("refused case %s: %s", entry["case_id"], entry["reason"])
-    count = sum(len(shard.case_ids) for shard in manifest.shards)
-    size = sum(shard.size_bytes for shard in manifest.shards)
     log.info(
-        "%s: %d cases in %d shards, %.1f MB, %d converted now in %.1f s%s",
+        "%s: %d cases in %d shards, %.1f MB, %s%s",
         root / MANIFEST,
-        count,
+        sum(len(shard.case_ids) for shard in manifest.shards),
         len(manifest.shards),
-        size / 1e6,
-        done,
-        seconds,
+        sum(shard.size_bytes for shard in manifest.shards) / 1e6,
+        note,
         f"; {len(refused)} refused, see {root / ERRORS}" if refused else "",
     )
     return EXIT_REFUSED if refused else EXIT_DONE
