@@ -19,6 +19,7 @@ from preprocessing.statistics import (
     ChannelStatistics,
     LabelStatistics,
     bounding_box,
+    count_labels,
     label_statistics,
     summarise,
 )
@@ -193,7 +194,7 @@ def read_label(
         raise InputError(f"{volume.path} holds values {lowest:g} to {highest:g}; labels are 0 to 255")
     label = np.ascontiguousarray(values, dtype=np.uint8)
     known = sorted(remap or label_names)
-    unknown = sorted(set(np.flatnonzero(np.bincount(label.reshape(-1))).tolist()) - set(known))
+    unknown = sorted(set(count_labels(label)) - set(known))
     if unknown:
         where, remedy = ("the layout knows", "mend the file") if remap else ("dataset.json names", 'add it to "labels"')
         raise InputError(f"{volume.path} holds label {unknown[0]}, {where} {known}; {remedy}")
