@@ -20,6 +20,7 @@ from preprocessing.layouts import read_dataset
 from preprocessing.partition import Partition, Plan, write_part
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
 from preprocessing.regions import describe_regions, resolve_regions
+from preprocessing.report import write_report
 from preprocessing.restart import check_earlier_shards
 from preprocessing.shard_job import plan_shards
 from preprocessing.shards import ERRORS, MANIFEST, Manifest
@@ -68,6 +69,8 @@ class Options:
     """Refuse a file whose header promises more than this."""
     on_error: str = "skip"
     """skip: leave a bad case out, name it, go on. stop: end at the first one."""
+    report: Flag = False
+    """Write STORE_report.html beside the store: slices with outlines, histograms, shapes, refused cases."""
 
 
 def convert(options: Options) -> int:
@@ -114,6 +117,8 @@ def convert(options: Options) -> int:
             log.info("%s: share %s, %d of %d shards, %s", root, options.partition, len(own), len(jobs), note)
             return EXIT_REFUSED if any(refused_in(root, [job.name for job in own])) else EXIT_DONE
         store = finish_store(root, plan.shard_names, dataset, settings, regions)
+    if options.report:
+        log.info("%s: the contact sheet", write_report(root, store[1]))
     return conclude(root, store, note)
 
 

@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
             "ignore-affine",
             "max-volume-gib",
             "on-error",
+            "report",
         ],
     ),
     "preprocessing.check": (check.Options, ["shards", "fast"]),
