@@ -61,9 +61,12 @@ def _labelled(root: Path, image: str, label: str) -> Source:
 
 
 def _mention_unlisted(root: Path, sources: list[Source]) -> None:
-    listed = {image.resolve() for source in sources for image in source.images}
+    listed = {image for source in sources for image in source.images}
     found = [path for folder in ("imagesTr", "imagesTs") for path in sorted((root / folder).glob("*.nii*"))]
-    unlisted = [path for path in found if path.resolve() not in listed and not path.name.startswith(".")]
+    unlisted = [path for path in found if path not in listed and not path.name.startswith(".")]
+    if unlisted:  # unless a link or .. leads to it: resolving every path of a large set takes seconds
+        resolved = {path.resolve() for path in listed}
+        unlisted = [path for path in unlisted if path.resolve() not in resolved]
     if unlisted:
         log.warning(
             "%d images are not listed in dataset.json and are left out, the first: %s",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,11 +16,14 @@ from hypothesis import strategies as st
 from preprocessing import engine_dask
 from preprocessing.check import Options as CheckOptions
 from preprocessing.check import check
+from preprocessing.convert import ConvertOptions
+from preprocessing.engine import _bytes_read, _bytes_written, _rates
 from preprocessing.errors import InputError
+from preprocessing.layouts import read_dataset
 from preprocessing.merge import Options as MergeOptions
 from preprocessing.merge import merge
 from preprocessing.partition import Partition
-from preprocessing.shard_job import ShardJob, plan_shards
+from preprocessing.shard_job import ShardJob, convert_shard, plan_shards
 from preprocessing.to_shards import Options, convert
 from tests.conftest import write_msd
 from tests.preprocessing.conftest import Command, dataset_of, run_process, tree_bytes
@@ -192,3 +196,16 @@ def test_a_scheduler_that_does_not_answer_is_said(
     ended = command(convert, Options, *arguments, "--scheduler", "tcp://127.0.0.1:1")
     assert (ended.code, "Traceback" in ended.errors) == (2, False)
     assert "error: --scheduler tcp://127.0.0.1:1: no Dask scheduler answers there" in ended.errors
+
+
+# What the bar says ------------------------------------------------------------------------------------------------
+
+
+def test_the_bar_counts_the_bytes_of_sources_and_shards(source: Path, tmp_path: Path) -> None:
+    dataset = read_dataset(source)
+    (job,) = plan_shards(tmp_path, dataset, ConvertOptions(), cases_per_shard=9, stop_on_error=False)
+    assert convert_shard(job) == 5
+    files = [path for path in source.rglob("*.nii.gz") if "case_00" in path.name]
+    assert _bytes_read(job) == sum(path.stat().st_size for path in files)
+    assert _bytes_written(job) == sum(path.stat().st_size for path in (tmp_path / "shard-00000").iterdir())
+    assert _rates(np.array([6, 9e6, 33e6]), 3.0) == "2.00/s, 3 MB/s in, 11 MB/s out"
