@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import os
 import statistics
 import subprocess
 import sys
@@ -82,6 +83,7 @@ def compare(options: Options) -> int:
     sources = [source for source in dataset.sources if source.label is not None][: options.cases]
     if not sources:
         raise InputError(f"{options.source}: no labelled case in it")
+    load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "case"
         works = [Work(dataset=dataset, source=source, folder=folder) for source in sources]
@@ -97,6 +99,7 @@ def compare(options: Options) -> int:
         "commit": describe_commit(),
         "versions": describe_versions(),
         "data": {"name": dataset.name, "cases": len(sources), "channels": len(dataset.channel_names)},
+        "load_average": [round(load_before, 1), round(os.getloadavg()[0], 1)],
         "runs": options.runs,
         "conversions": conversions,
         "loads": loads,
@@ -185,6 +188,8 @@ def _write(record: Record, folder: Path) -> None:
         f"Numbers: median (least..most) of {record['runs']} runs",
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['ram_gib']} GiB",
         f"Code: {commit['hash'][:12] + ' with changes' * commit['dirty'] if commit else 'unknown'}, {record['date']}",
+        "Load average of the machine before and after (its own work is about 1): {} and {}; when busy, trust CPU "
+        "seconds, not wall seconds and cases/s".format(*record["load_average"]),
         *record["method"],
     ]
     body = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]

@@ -130,7 +130,7 @@ def prepare_loads(work: Work) -> dict[str, Callable[[], object]]:
 
     def with_nibabel(path: Path) -> object:
         loaded: Any = nib.load(path)
-        return np.asanyarray(loaded.dataobj).copy()  # a plain .nii is mapped: the copy reads it
+        return np.asanyarray(loaded.dataobj).copy(order="K")  # a plain .nii is mapped: the copy reads it
 
     def patch() -> object:
         voxels = np.load(shard, mmap_mode="r")
