@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,18 @@ import xxhash
 
 from preprocessing.cli import Flag, main
 from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
-from preprocessing.shards import ERRORS, INDEX, MANIFEST, CaseEntry, FileRecord, Store, npy_header, open_store
+from preprocessing.shards import (
+    ERRORS,
+    INDEX,
+    MANIFEST,
+    CaseEntry,
+    FileRecord,
+    ShardEntry,
+    Store,
+    npy_header,
+    open_store,
+    parse_json,
+)
 
 log = logging.getLogger(__name__)
 CHUNK_BYTES = 2**22
@@ -54,48 +66,57 @@ def find_problems(store: Store, *, fast: bool) -> Iterator[str]:
     """Yield one line for everything in a local ``store`` that differs from what its manifest and indices say."""
     root = Path(store.root)
     if store.manifest.errors is not None:
-        yield from _check_file(root, store.manifest.errors, "the list of refused cases", fast=fast)
+        errors = root / store.manifest.errors.name
+        size = errors.stat().st_size if errors.is_file() else None
+        yield from _check_file(root, store.manifest.errors, size, "the list of refused cases", fast=fast)
     for shard in store.manifest.shards:
-        folder = root / shard.name
-        names = ", ".join(shard.case_ids[:3]) + (", ..." if len(shard.case_ids) > 3 else "")
-        index = folder / INDEX
-        if not index.is_file():
-            yield f"{index}: missing (index of cases {names})"
-            continue
-        if xxhash.xxh3_64_hexdigest(index.read_bytes()) != shard.index_xxh3:
-            yield f"{index}: checksum does not match the manifest (index of cases {names})"
-            continue
-        entries = [store.case(case_id).entry for case_id in shard.case_ids]
-        for entry in entries:
-            yield from _check_case(folder, entry, fast=fast)
-        expected = {INDEX} | {record.name for entry in entries for record in entry.files}
-        yield from _find_strangers(folder, expected)
+        yield from _check_shard(root / shard.name, shard, fast=fast)
     shards = {shard.name for shard in store.manifest.shards}
-    yield from _find_strangers(root, shards | {MANIFEST} | ({ERRORS} if store.manifest.errors else set()))
+    expected = shards | {MANIFEST} | ({ERRORS} if store.manifest.errors else set())
+    yield from (f"{path}: not part of the store" for path in sorted(root.iterdir()) if path.name not in expected)
 
 
-def _find_strangers(folder: Path, expected: set[str]) -> Iterator[str]:
-    return (f"{path}: not part of the store" for path in sorted(folder.iterdir()) if path.name not in expected)
+def _check_shard(folder: Path, shard: ShardEntry, *, fast: bool) -> Iterator[str]:
+    index = folder / INDEX
+    names = ", ".join(shard.case_ids[:3]) + (", ..." if len(shard.case_ids) > 3 else "")
+    if not index.is_file():
+        yield f"{index}: missing (index of cases {names})"
+        return
+    raw = index.read_bytes()
+    if xxhash.xxh3_64_hexdigest(raw) != shard.index_xxh3:
+        yield f"{index}: checksum does not match the manifest (index of cases {names})"
+        return
+    cases = parse_json(str(index), raw)["cases"]
+    with os.scandir(folder) as found:  # one look at each file: a large store has hundreds of thousands
+        sizes = {item.name: item.stat().st_size if item.is_file() else -1 for item in found}
+    expected = {INDEX}
+    for case in cases:
+        records = [FileRecord(**case[kind]) for kind in ("image", "label", "foreground") if case[kind] is not None]
+        expected |= {record.name for record in records}
+        for record in records:
+            yield from _check_file(folder, record, sizes.get(record.name), f"case {case['case_id']}", fast=fast)
+        if not fast:
+            yield from _check_header(folder, CaseEntry.from_json(case))
+    yield from (f"{folder / name}: not part of the store" for name in sorted(sizes) if name not in expected)
 
 
-def _check_case(folder: Path, entry: CaseEntry, *, fast: bool) -> Iterator[str]:
-    for record in entry.files:
-        yield from _check_file(folder, record, f"case {entry.case_id}", fast=fast)
+def _check_header(folder: Path, entry: CaseEntry) -> Iterator[str]:
     expected = npy_header((*entry.shape_dhw, len(entry.channels)), np.dtype(entry.image_dtype).newbyteorder("<"))
     image = folder / entry.image.name
-    if not fast and image.is_file():
+    if image.is_file():
         with image.open("rb") as file:
             if file.read(len(expected)) != expected:
                 wanted = f"{entry.image_dtype} {entry.shape_dhw}"
                 yield f"case {entry.case_id}: {image}: header is not {wanted} as the index says"
 
 
-def _check_file(folder: Path, record: FileRecord, owner: str, *, fast: bool) -> Iterator[str]:
+def _check_file(folder: Path, record: FileRecord, size: int | None, owner: str, *, fast: bool) -> Iterator[str]:
+    """Compare one file with its record; ``size`` is what the folder says, ``None`` or negative for no such file."""
     path = folder / record.name
-    if not path.is_file():
+    if size is None or size < 0:
         yield f"{owner}: {path}: missing"
-    elif path.stat().st_size != record.size_bytes:
-        yield f"{owner}: {path}: {path.stat().st_size} bytes, the index says {record.size_bytes}"
+    elif size != record.size_bytes:
+        yield f"{owner}: {path}: {size} bytes, the index says {record.size_bytes}"
     elif not fast and (found := _checksum(path)) != record.xxh3:
         yield f"{owner}: {path}: checksum {found}, the index says {record.xxh3}"
 

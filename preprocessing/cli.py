@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, NoReturn, TypeVar
@@ -27,6 +28,20 @@ def parse_triple(text: str) -> tuple[int, int, int]:
     if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
         raise ValueError(f"expected three positive integers D,H,W such as 128,128,64, got {text!r}")
     return int(parts[0]), int(parts[1]), int(parts[2])
+
+
+def parse_spacing(text: str) -> tuple[float, float, float]:
+    """Read ``"1.5,1.5,2.0"`` as three positive numbers of millimetres in x,y,z order.
+
+    Raises ``ValueError`` for anything else.
+    """
+    try:
+        x_mm, y_mm, z_mm = (float(part) for part in text.split(","))
+    except ValueError:
+        x_mm = y_mm = z_mm = math.nan
+    if not all(0 < side < math.inf for side in (x_mm, y_mm, z_mm)):
+        raise ValueError(f"expected source, or three positive numbers x,y,z such as 1.5,1.5,2.0, got {text!r}")
+    return x_mm, y_mm, z_mm
 
 
 def parse_flag(text: str) -> bool:
@@ -64,6 +79,18 @@ AutoTriple = Annotated[
     ),
 ]
 """Three integers in D,H,W order, or ``auto`` (``None``) to have them chosen."""
+
+Spacing = Annotated[
+    tuple[float, float, float] | None,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="source|X,Y,Z",
+        instance_from_str=lambda arguments: None if arguments[0] == "source" else parse_spacing(arguments[0]),
+        is_instance=lambda value: value is None or (isinstance(value, tuple) and len(value) == 3),
+        str_from_instance=lambda value: ["source" if value is None else ",".join(f"{side:g}" for side in value)],
+    ),
+]
+"""Three sizes in millimetres in x,y,z order, or ``source`` (``None``) to keep the file's."""
 
 Flag = Annotated[
     bool,

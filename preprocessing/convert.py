@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from preprocessing.dataset import Dataset, Source
+from preprocessing.dtypes import choose_dtype
 from preprocessing.errors import CaseError, InputError
-from preprocessing.layouts import Dataset, Source
+from preprocessing.geometry import Float3, Geometry, plan_geometry
 from preprocessing.nifti import Volume, read_nifti
 from preprocessing.statistics import (
     ChannelStatistics,
     LabelStatistics,
     bounding_box,
+    count_labels,
     label_statistics,
     summarise,
 )
 
 Array = npt.NDArray[Any]
 Box = tuple[slice, slice, slice]
-LOSSLESS_DTYPES = ("uint8", "int16", "uint16", "float32")
-DTYPES = ("auto", *LOSSLESS_DTYPES, "float16")
 AFFINE_TOLERANCE = 1e-3
 
 
@@ -30,9 +33,12 @@ AFFINE_TOLERANCE = 1e-3
 class ConvertOptions:
     """What decides the bytes of a store; the manifest keeps it.
 
+    ``orientation`` is ``"source"`` or an axis code such as ``"RAS"``; ``spacing`` is x,y,z in millimetres along those.
     ``dtype`` is one of ``DTYPES``; ``auto`` keeps the smallest lossless one.
     """
 
+    orientation: str = "source"
+    spacing: Float3 | None = None
     crop_foreground: bool = True
     dtype: str = "auto"
     ignore_affine: bool = False
@@ -41,9 +47,13 @@ class ConvertOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """An image to store or to predict on: ``voxels`` [D,H,W,C] of the box at ``origin_dhw`` in the source grid."""
+    """An image to store or to predict on: ``voxels`` [D,H,W,C] of the box at ``origin_dhw`` in the stored grid.
+
+    ``geometry`` gives that grid, reoriented and resampled from the file's; ``source_shape_dhw`` is its whole shape.
+    """
 
     voxels: Array
+    geometry: Geometry
     origin_dhw: tuple[int, int, int]
     source_shape_dhw: tuple[int, int, int]
     channels: list[ChannelStatistics]
@@ -57,7 +67,7 @@ class ConvertedCase:
 
     source: Source
     image: Image
-    image_volume: Volume
+    image_volumes: list[Volume]
     label: npt.NDArray[np.uint8] | None
     label_volume: Volume | None
     labels: dict[int, LabelStatistics]
@@ -78,26 +88,26 @@ def convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> C
 
 
 def _convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> ConvertedCase:
+    if source.problem:
+        raise InputError(source.problem)
     if source.label is not None and not source.label.exists():
         raise InputError(f'no label at {source.label}; add it, or list the image under "test" in dataset.json')
-    image_volume = read_nifti(source.image, options.max_volume_gib)
-    if len(image_volume.channels) != len(dataset.channel_names):
-        raise InputError(
-            f"{source.image} has {len(image_volume.channels)} channels, the data set names "
-            f'{len(dataset.channel_names)} ({", ".join(dataset.channel_names)}); mend "modality" or the file'
-        )
+    volumes = read_images(source.images, dataset.channel_names, options)
     label_volume = None if source.label is None else read_nifti(source.label, options.max_volume_gib)
     full_label = None
     if label_volume is not None:
-        _check_grids(image_volume, label_volume, options.ignore_affine)
-        full_label = read_label(label_volume, dataset.label_names)
-    image = prepare_image(image_volume, options, dataset.modality, full_label)
+        _check_grids(volumes[0], label_volume, "its image", options.ignore_affine)
+        full_label = read_label(label_volume, dataset.label_names, dataset.label_remap)
+    geometry = plan_geometry(volumes[0], options.orientation, options.spacing, options.max_volume_gib)
+    if full_label is not None:
+        full_label = geometry.apply_to_label(full_label)
+    image = prepare_image(volumes, geometry, options, dataset.modality, full_label)
     label = None if full_label is None else full_label[_box_of(image)][..., None]
     labels, foreground = ({}, {}) if label is None else label_statistics(label[..., 0], source.case_id)
     return ConvertedCase(
         source=source,
         image=image,
-        image_volume=image_volume,
+        image_volumes=volumes,
         label=label,
         label_volume=label_volume,
         labels=labels,
@@ -105,18 +115,44 @@ def _convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> 
     )
 
 
-def prepare_image(
-    volume: Volume, options: ConvertOptions, modality: str = "mr", label: npt.NDArray[np.uint8] | None = None
-) -> Image:
-    """Crop, interleave and summarise an image; conversion and prediction share it, so both see the same voxels.
+def read_images(paths: Sequence[Path], channel_names: Sequence[str], options: ConvertOptions) -> list[Volume]:
+    """Read an image: one file with every channel, or one file for each on the same grid.
 
-    The box holds every nonzero voxel of every channel and of ``label`` [D,H,W], so nothing that differs from zero is
-    lost. Statistics cover nonzero voxels (MR) or labelled voxels (CT, nnU-Net's choice; nonzero without a label).
+    Raises ``InputError`` for a file that cannot be read, another number of channels than ``channel_names``, or grids
+    that differ.
     """
-    channels, nonfinite = _scaled(volume)
-    box = _crop_box(channels, label) if options.crop_foreground else _whole(volume.shape_dhw)
+    volumes = [read_nifti(path, options.max_volume_gib) for path in paths]
+    for other in volumes[1:]:
+        _check_grids(volumes[0], other, f"{paths[0].name} of the same case", options.ignore_affine)
+    found = [len(volume.channels) for volume in volumes]
+    if sum(found) != len(channel_names) or (len(found) > 1 and max(found) > 1):
+        have = f"{paths[0]} has {found[0]} channels" if len(found) == 1 else f"{paths[0]} and its {len(found) - 1} "
+        have += "" if len(found) == 1 else f"fellows have {' + '.join(map(str, found))} channels"
+        raise InputError(
+            f"{have}, there should be {len(channel_names)} ({', '.join(channel_names)}); "
+            "mend the file or the data set's description"
+        )
+    return volumes
+
+
+def prepare_image(
+    volumes: Sequence[Volume],
+    geometry: Geometry,
+    options: ConvertOptions,
+    modality: str = "mr",
+    label: npt.NDArray[np.uint8] | None = None,
+) -> Image:
+    """Reorient, resample, crop, interleave and summarise an image: for conversion and prediction alike.
+
+    ``volumes`` hold the channels in order, all on the file grid of ``geometry``; ``label`` lies on its stored grid. The
+    box holds every nonzero voxel of every channel and of ``label`` [D,H,W], so nothing that differs from zero is lost.
+    Statistics cover nonzero voxels (MR) or labelled voxels (CT, nnU-Net's choice; nonzero without a label).
+    """
+    scaled = [_scaled(volume) for volume in volumes]
+    channels = [geometry.apply_to_image(channel) for part, _ in scaled for channel in part]
+    box = _crop_box(channels, label) if options.crop_foreground else _whole(geometry.grid_shape_dhw)
     cut = [channel[box] for channel in channels]
-    dtype, error = _choose_dtype(cut, options.dtype, volume)
+    dtype, error = choose_dtype(cut, options.dtype, volumes[0].path)
     voxels = np.empty((*cut[0].shape, len(cut)), dtype=dtype)
     for number, channel in enumerate(cut):
         voxels[..., number] = channel
@@ -125,22 +161,18 @@ def prepare_image(
     return Image(
         voxels=voxels,
         origin_dhw=(box[0].start, box[1].start, box[2].start),
-        source_shape_dhw=volume.shape_dhw,
+        geometry=geometry,
+        source_shape_dhw=geometry.grid_shape_dhw,
         channels=statistics,
         max_abs_error=error,
-        nonfinite_voxels=nonfinite,
+        nonfinite_voxels=sum(count for _, count in scaled),
     )
 
 
-def restore_to_source(stored: Array, origin_dhw: tuple[int, int, int], source_shape_dhw: tuple[int, int, int]) -> Array:
-    """Undo crop and axis order: a box [D,H,W] becomes the whole source grid [x,y,z], zero outside the box."""
-    whole = np.zeros(source_shape_dhw, dtype=stored.dtype)
-    whole[tuple(slice(o, o + n) for o, n in zip(origin_dhw, stored.shape, strict=True))] = stored
-    return whole.transpose(2, 1, 0)
-
-
-def read_label(volume: Volume, label_names: dict[int, str]) -> npt.NDArray[np.uint8]:
-    """Return a label volume as uint8 [D,H,W].
+def read_label(
+    volume: Volume, label_names: Mapping[int, str], remap: Mapping[int, int] | None = None
+) -> npt.NDArray[np.uint8]:
+    """Return a label volume as uint8 [D,H,W]; ``remap`` gives the id to return for each id in the file.
 
     Raises ``InputError`` for more than one channel, a value that is not a whole number (NaN too), or one that is not
     named in the data set, each with the value.
@@ -161,24 +193,29 @@ def read_label(volume: Volume, label_names: dict[int, str]) -> npt.NDArray[np.ui
     if lowest < 0 or highest > 255:
         raise InputError(f"{volume.path} holds values {lowest:g} to {highest:g}; labels are 0 to 255")
     label = np.ascontiguousarray(values, dtype=np.uint8)
-    unknown = sorted(set(np.flatnonzero(np.bincount(label.reshape(-1))).tolist()) - set(label_names))
+    known = sorted(remap or label_names)
+    unknown = sorted(set(count_labels(label)) - set(known))
     if unknown:
-        raise InputError(
-            f'{volume.path} holds label {unknown[0]}, dataset.json names {sorted(label_names)}; add it to "labels"'
-        )
-    return label
+        where, remedy = ("the layout knows", "mend the file") if remap else ("dataset.json names", 'add it to "labels"')
+        raise InputError(f"{volume.path} holds label {unknown[0]}, {where} {known}; {remedy}")
+    if not remap:
+        return label
+    table = np.zeros(256, np.uint8)
+    table[list(remap)] = list(remap.values())
+    return table[label]
 
 
-def _check_grids(image: Volume, label: Volume, ignore_affine: bool) -> None:
-    if image.shape_dhw != label.shape_dhw:
+def _check_grids(first: Volume, other: Volume, first_is: str, ignore_affine: bool) -> None:
+    if first.shape_dhw != other.shape_dhw:
         raise InputError(
-            f"{label.path} has {label.shape_dhw} voxels (D,H,W), its image {image.shape_dhw}; resample one to the other"
+            f"{other.path} has {other.shape_dhw} voxels (D,H,W), {first_is} {first.shape_dhw}; "
+            "resample one to the other"
         )
-    difference = float(np.abs(image.affine - label.affine).max())
+    difference = float(np.abs(first.affine - other.affine).max())
     if difference > AFFINE_TOLERANCE and not ignore_affine:
         raise InputError(
-            f"{label.path} has another affine than its image (they differ by up to {difference:.4g}); mend the header, "
-            "or pass --ignore-affine true if the voxels do match"
+            f"{other.path} has another affine than {first_is} (they differ by up to {difference:.4g}); mend the "
+            "header, or pass --ignore-affine true if the voxels do match"
         )
 
 
@@ -212,39 +249,3 @@ def _crop_box(channels: list[Array], label: npt.NDArray[np.uint8] | None) -> Box
     for other in [*channels[1:], *([] if label is None else [label])]:
         mask |= other != 0
     return bounding_box(mask)
-
-
-def _choose_dtype(channels: list[Array], wanted: str, volume: Volume) -> tuple[np.dtype[np.generic], float]:
-    """Pick the stored dtype; return it with the largest absolute error that storing in it makes."""
-    if wanted == "auto":
-        lossless = [name for name in LOSSLESS_DTYPES if all(_fits(channel, np.dtype(name)) for channel in channels)]
-        chosen = np.dtype(lossless[0] if lossless else "float32")
-    else:
-        chosen = np.dtype(wanted)
-    error = 0.0 if all(_fits(channel, chosen) for channel in channels) else _largest_error(channels, chosen)
-    if not np.isfinite(error):
-        highest = max(float(np.abs(channel).max()) for channel in channels)
-        raise InputError(f"{volume.path} holds {highest:g}, which is infinite in {chosen}; use another --dtype")
-    if error and wanted != "auto" and chosen.kind in "iu":
-        raise InputError(
-            f"{volume.path} cannot be stored as {wanted} (values would change by up to {error:.4g}); use --dtype auto"
-        )
-    return chosen, error
-
-
-def _fits(channel: Array, dtype: np.dtype[Any]) -> bool:
-    if np.can_cast(channel.dtype, dtype, casting="safe"):
-        return True
-    lowest, highest = channel.min(), channel.max()
-    if dtype.kind in "iu":
-        limits = np.iinfo(dtype)
-        if lowest < limits.min or highest > limits.max:
-            return False
-        return channel.dtype.kind in "iu" or bool((channel == np.rint(channel)).all())
-    with np.errstate(over="ignore"):  # what overflows becomes infinite, which differs
-        return bool((channel.astype(dtype) == channel).all())
-
-
-def _largest_error(channels: list[Array], dtype: np.dtype[np.generic]) -> float:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return max(float(np.abs(c.astype(dtype).astype(np.float64) - c).max()) for c in channels)

@@ -1,34 +1,42 @@
-"""Run shard jobs in the processes of this machine."""
+"""Run shard jobs: in the processes of this machine, or on a cluster."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 
+import numpy as np
+import numpy.typing as npt
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from preprocessing.engine_dask import converted_on_cluster
 from preprocessing.errors import RunError
-from preprocessing.shard_job import ShardJob, convert_shard
+from preprocessing.shard_job import ShardJob, convert_shard, file_size
 from preprocessing.single_writer import FolderLock, ctrl_c_held_back, join_converter
 
 log = logging.getLogger(__name__)
 
 
-def run_jobs(jobs: list[ShardJob], workers: int, lock: FolderLock) -> int:
-    """Convert the shards that are not there yet in ``workers`` processes; returns how many cases were converted."""
+def run_jobs(jobs: list[ShardJob], workers: int, scheduler: str | None, lock: FolderLock) -> int:
+    """Convert the shards that are not there yet; returns how many cases were converted.
+
+    They are made in ``workers`` processes of this machine, or by the Dask cluster at the address ``scheduler``.
+    """
     todo = [job for job in jobs if not (job.root / job.name).exists()]
     if len(todo) < len(jobs):
         log.info("%d of %d shards are there already", len(jobs) - len(todo), len(jobs))
     converted = 0
     with _progress(sum(len(job.sources) for job in todo)) as advance:
-        for job, count in _converted(todo, workers, lock):
+        made = _converted(todo, workers, lock) if scheduler is None else converted_on_cluster(todo, scheduler)
+        for job, count in made:
             converted += count
-            advance(len(job.sources))
+            advance(job)
     return converted
 
 
@@ -57,14 +65,37 @@ def _converted(todo: list[ShardJob], workers: int, lock: FolderLock) -> Iterator
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
+def _progress(total: int) -> Iterator[Callable[[ShardJob], None]]:
+    """Show cases done, cases/s, MB/s read and written, and the time left; silent where there is no terminal."""
+    shown = get_console().is_terminal
     columns = (
         TextColumn("converting"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("cases"),
+        TextColumn("cases {task.fields[rates]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, disable=not get_console().is_terminal) as progress:
-        bar = progress.add_task("cases", total=total)
-        yield lambda count: progress.advance(bar, count)
+    with Progress(*columns, disable=not shown) as progress:
+        bar = progress.add_task("cases", total=total, rates="")
+        begin = time.perf_counter()
+        done = np.zeros(3)
+
+        def advance(job: ShardJob) -> None:
+            if shown:
+                done[:] += len(job.sources), _bytes_read(job), _bytes_written(job)
+                progress.update(bar, advance=len(job.sources), rates=_rates(done, time.perf_counter() - begin))
+
+        yield advance
+
+
+def _rates(done: npt.NDArray[np.float64], seconds: float) -> str:
+    cases, read, written = done / max(seconds, 1e-9)
+    return f"{cases:.2f}/s, {read / 1e6:.0f} MB/s in, {written / 1e6:.0f} MB/s out"
+
+
+def _bytes_read(job: ShardJob) -> int:
+    return sum(file_size(path) or 0 for source in job.sources for path in source.files)
+
+
+def _bytes_written(job: ShardJob) -> int:
+    return sum(path.stat().st_size for path in (job.root / job.name).iterdir())

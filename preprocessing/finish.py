@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from preprocessing.convert import DTYPES, ConvertOptions
-from preprocessing.layouts import Dataset
+from preprocessing.convert import ConvertOptions
+from preprocessing.dataset import Dataset
+from preprocessing.dtypes import DTYPES
 from preprocessing.regions import Regions
 from preprocessing.shards import (
     ERRORS,
@@ -58,6 +59,7 @@ def finish_store(
         name=dataset.name,
         channel_names=dataset.channel_names,
         label_names=dataset.label_names,
+        label_remap=dataset.label_remap,
         modality=dataset.modality,
         regions=None if regions is None else {region: list(numbers) for region, numbers in regions.items()},
         image_dtype=common_dtype([entry.image_dtype for entry in entries]),
@@ -69,6 +71,12 @@ def finish_store(
     )
     write_manifest(root, manifest)
     return manifest, refused
+
+
+def refused_in(root: Path, shard_names: Sequence[str]) -> list[dict[str, str]]:
+    """List the refused cases of some shards, each with its reason."""
+    indices = (json.loads((root / name / INDEX).read_bytes()) for name in shard_names)
+    return [entry for index in indices for entry in index["refused"]]
 
 
 def common_dtype(names: list[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import logging
 import math
 import zlib
 from dataclasses import dataclass
@@ -21,7 +22,10 @@ from preprocessing.errors import InputError
 Array = npt.NDArray[np.generic]
 GIB = 2**30
 HEADER_BYTES = {nib.Nifti1Header: 348, nib.Nifti2Header: 540}
-SUFFIXES = (".nii.gz", ".nii")
+SUFFIXES = (".nii.gz", ".nii", ".hdr")  # .hdr names a pair, its voxels lie beside it in .img or .img.gz
+PAIRED = (".img", ".img.gz")
+UNHEARD = logging.getLogger(f"{__name__}.header")  # nibabel's remarks on mended fields do not say which file
+UNHEARD.setLevel(logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,17 +69,21 @@ def case_id_of(path: Path) -> str:
 
 
 def read_nifti(path: Path, max_volume_gib: float = 16.0) -> Volume:
-    """Read ``path`` (.nii or .nii.gz, NIfTI-1 or NIfTI-2, any byte order; 3D, or 4D with channels last).
+    """Read ``path`` (.nii, .nii.gz or .hdr with .img; NIfTI-1 or NIfTI-2, any byte order; 3D, or 4D, channels last).
 
     Raises ``InputError`` for a file that is missing, is not NIfTI, holds fewer bytes than its header promises, fails
     its checksum, or whose header promises more than ``max_volume_gib``: nothing of that size is allocated first.
     """
-    try:
-        packed = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    zipped = packed[:2] == b"\x1f\x8b"
-    facts = _parse_header(path, _first_bytes(path, packed) if zipped else packed)
+    packed = _read(path)
+    facts = _parse_header(path, _first_bytes(path, packed) if _is_gzip(packed) else packed)
+    digest = xxhash.xxh3_64(packed)
+    source_bytes = len(packed)
+    voxel_path = path
+    if facts.in_pair:
+        voxel_path = _voxels_beside(path)
+        packed = _read(voxel_path)
+        digest.update(packed)
+        source_bytes += len(packed)
     count = math.prod(facts.shape_xyzc)  # whole numbers without limit: NIfTI-2 sides have 64 bits each
     promised = facts.offset + count * facts.dtype.itemsize
     if promised > max_volume_gib * GIB:
@@ -83,10 +91,10 @@ def read_nifti(path: Path, max_volume_gib: float = 16.0) -> Volume:
             f"{path}: its header promises {promised / GIB:.1f} GiB, the limit is {max_volume_gib:g} GiB; "
             "raise --max-volume-gib if that is right"
         )
-    content = _inflate(path, packed) if zipped else packed
+    content = _inflate(voxel_path, packed) if _is_gzip(packed) else packed
     if len(content) < promised:
         raise InputError(
-            f"{path}: truncated: its header promises {promised} bytes, it holds {len(content)}; copy it again"
+            f"{voxel_path}: truncated: its header promises {promised} bytes, it holds {len(content)}; copy it again"
         )
     flat = np.frombuffer(content, dtype=facts.dtype, count=count, offset=facts.offset)
     czyx = flat.reshape(facts.shape_xyzc[::-1])  # x fastest in the file, so C order reads c,z,y,x
@@ -97,9 +105,43 @@ def read_nifti(path: Path, max_volume_gib: float = 16.0) -> Volume:
         inter=facts.inter,
         affine=facts.affine,
         header=facts.header,
-        source_bytes=len(packed),
-        source_xxh3=xxhash.xxh3_64_hexdigest(packed),
+        source_bytes=source_bytes,
+        source_xxh3=digest.hexdigest(),
     )
+
+
+def parts_of(path: Path) -> list[Path]:
+    """List the files behind a path: itself, and the voxels beside a header that is one of a pair."""
+    beside = (path.with_suffix(suffix) for suffix in PAIRED) if path.suffix == ".hdr" else ()
+    return [path, *[voxels for voxels in beside if voxels.exists()][:1]]
+
+
+def checksum_of(path: Path) -> str:
+    """Return the checksum that ``read_nifti`` gives, without reading what the file means."""
+    digest = xxhash.xxh3_64()
+    for part in parts_of(path):
+        digest.update(_read(part))
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+
+
+def _is_gzip(packed: bytes) -> bool:
+    return packed[:2] == b"\x1f\x8b"
+
+
+def _voxels_beside(header: Path) -> Path:
+    """Find the voxel file of a pair."""
+    if header.suffix != ".hdr":
+        raise InputError(f"{header}: the header of a pair, named as a single file; name it .hdr beside its .img")
+    for voxels in parts_of(header)[1:]:
+        return voxels
+    raise InputError(f"{header}: the header of a pair, and no {header.with_suffix('.img').name} beside it; add it")
 
 
 def _first_bytes(path: Path, packed: bytes) -> bytes:
@@ -120,6 +162,7 @@ class _Header:
     slope: float
     inter: float
     affine: npt.NDArray[np.float64]
+    in_pair: bool
 
 
 def _parse_header(path: Path, start: bytes) -> _Header:
@@ -129,7 +172,8 @@ def _parse_header(path: Path, start: bytes) -> _Header:
     kind: Any = nib.Nifti2Header if is_nifti2 else nib.Nifti1Header
     try:
         # Without the bytes that follow it: extensions are of no use here and may be longer than what was unpacked.
-        header = kind.from_fileobj(io.BytesIO(start[: HEADER_BYTES[kind]]), check=True)
+        header = kind.from_fileobj(io.BytesIO(start[: HEADER_BYTES[kind]]), check=False)
+        header.check_fix(logger=UNHEARD)
         slope, inter = header.get_slope_inter()
         facts = _Header(
             header=header,
@@ -139,16 +183,15 @@ def _parse_header(path: Path, start: bytes) -> _Header:
             slope=1.0 if slope is None else float(slope),
             inter=0.0 if inter is None else float(inter),
             affine=np.asarray(header.get_best_affine(), dtype=np.float64),
+            in_pair=header["magic"].item().startswith(b"ni"),
         )
     except InputError:
         raise
     except Exception as error:  # nibabel raises several unrelated types for a broken header
         raise InputError(f"{path}: not a NIfTI header ({error})") from error
-    if facts.header["magic"].item().startswith(b"ni"):
-        raise InputError(f"{path}: the header of a .hdr and .img pair; convert the pair to one .nii.gz")
     if facts.dtype.fields or facts.dtype.kind not in "iuf":
         raise InputError(f"{path}: voxel type {facts.dtype} is not a number; convert it to integers or floats")
-    if facts.offset < HEADER_BYTES[kind]:
+    if facts.offset < (0 if facts.in_pair else HEADER_BYTES[kind]):
         raise InputError(f"{path}: its voxels start at byte {facts.offset}, inside the header; mend vox_offset")
     if not np.isfinite(facts.affine).all():
         raise InputError(f"{path}: its affine is not finite; mend the header")

@@ -11,12 +11,15 @@ Regions = dict[str, tuple[int, ...]]
 """Region name to the label ids it unites, from the largest region to the smallest."""
 
 
-def resolve_regions(label_names: Mapping[int, str], wanted: str = "auto") -> Regions | None:
+def resolve_regions(
+    label_names: Mapping[int, str], wanted: str = "auto", declared: Regions | None = None
+) -> Regions | None:
     """Find the regions of a data set, or ``None`` where it has none (it then trains as ordinary classes).
 
     ``wanted`` is ``"auto"``, ``"none"`` or an explicit ``"WT=1+2+3,TC=2+3,ET=3"``. ``auto`` finds BraTS regions when
     one label is called edema (or oedema) and one enhancing: WT = every label, TC = WT without edema, ET = the
-    enhancing label; the names decide because published numberings disagree (DESIGN section 3).
+    enhancing label; the names decide because published numberings disagree (DESIGN section 3). ``declared`` are the
+    regions that the data set itself describes: ``auto`` takes them.
 
     Raises ``InputError`` for a malformed text or a label id that the data set does not have.
     """
@@ -24,6 +27,8 @@ def resolve_regions(label_names: Mapping[int, str], wanted: str = "auto") -> Reg
         return None
     if wanted != "auto":
         return _parse_regions(label_names, wanted)
+    if declared:
+        return declared
     foreground = {number: name.lower() for number, name in label_names.items() if number != 0}
     edema = [number for number, name in foreground.items() if re.search(r"o?edema", name)]
     enhancing = [

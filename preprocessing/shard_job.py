@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from preprocessing.convert import ConvertedCase, ConvertOptions, convert_case
-from preprocessing.errors import CaseError, InputError
-from preprocessing.layouts import Dataset, Source
+from preprocessing.dataset import Dataset, Source
+from preprocessing.errors import CaseError
+from preprocessing.geometry import stored_spacing
+from preprocessing.nifti import parts_of
 from preprocessing.shards import (
     INDEX,
     CaseEntry,
     FileRecord,
-    open_store,
-    parse_json,
     sync_folder,
     write_json,
     write_npy,
@@ -63,20 +63,26 @@ def plan_shards(
 def convert_shard(job: ShardJob) -> int:
     """Write one shard: all its cases and its index into a temporary folder, synced, then renamed into place.
 
-    Returns the number of cases that were converted, without those refused.
+    Returns the number of cases that were converted, without those refused. The same shard may be made twice at once, as
+    clusters do with jobs whose worker they believe lost: the first one to be whole stays.
     """
-    temporary = job.root / f"{job.name}.tmp"
+    temporary = job.root / f"{job.name}.{uuid.uuid4().hex[:12]}.tmp"
     temporary.mkdir()
     made = [_convert_or_refuse(temporary, source, job) for source in job.sources]
     entries = [dataclasses.asdict(entry) for entry in made if isinstance(entry, CaseEntry)]
     content = {
-        "made_from": _made_from(job),
+        "made_from": made_from(job),
         "cases": entries,
         "refused": [reason for reason in made if isinstance(reason, dict)],
     }
     write_json(temporary / INDEX, content)
     sync_folder(temporary)
-    temporary.rename(job.root / job.name)
+    try:
+        temporary.rename(job.root / job.name)
+    except OSError:
+        if not (job.root / job.name / INDEX).is_file():
+            raise
+        shutil.rmtree(temporary)
     sync_folder(job.root)
     return len(entries)
 
@@ -91,19 +97,38 @@ def _convert_or_refuse(folder: Path, source: Source, job: ShardJob) -> CaseEntry
         return {"case_id": error.case_id, "reason": error.reason}
 
 
+def made_from(job: ShardJob) -> dict[str, Any]:
+    """Describe what decides a shard's bytes; the shard keeps it, and a restart compares (``preprocessing.restart``)."""
+    return {
+        "options": dataclasses.asdict(job.options),
+        "label_remap": {str(number): stored for number, stored in job.dataset.label_remap.items()},
+        "label_names": {str(number): name for number, name in job.dataset.label_names.items()},
+        "channel_names": job.dataset.channel_names,
+        "modality": job.dataset.modality,
+        "sources": [[source.case_id, *map(file_size, source.files)] for source in job.sources],
+    }
+
+
+def file_size(path: Path) -> int | None:
+    """Return the bytes of a source file, of both files of a pair, or ``None`` where it is missing."""
+    return sum(part.stat().st_size for part in parts_of(path)) if path.is_file() else None
+
+
 def _write_case(folder: Path, case: ConvertedCase) -> CaseEntry:
     name = case.source.case_id
     rows = list(case.foreground.values())
     labelled = case.label is not None
-    volumes = [volume for volume in (case.image_volume, case.label_volume) if volume is not None]
+    volumes = [*case.image_volumes, *([] if case.label_volume is None else [case.label_volume])]
+    geometry = case.image.geometry
     return CaseEntry(
         case_id=name,
         shape_dhw=case.image.voxels.shape[:3],
         image_dtype=str(case.image.voxels.dtype),
         max_abs_error=case.image.max_abs_error,
         nonfinite_voxels=case.image.nonfinite_voxels,
-        spacing_mm=case.image_volume.spacing_mm,
-        affine=case.image_volume.affine.tolist(),
+        spacing_mm=stored_spacing(case.image_volumes[0].spacing_mm, geometry),
+        affine=geometry.affine.tolist(),
+        geometry=geometry,
         source_shape_dhw=case.image.source_shape_dhw,
         origin_dhw=case.image.origin_dhw,
         channels=case.image.channels,
@@ -121,41 +146,3 @@ def _write_case(folder: Path, case: ConvertedCase) -> CaseEntry:
             for v in volumes
         ],
     )
-
-
-def check_earlier_shards(root: Path, jobs: list[ShardJob]) -> None:
-    """Refuse to mix shards of other options, other cases or changed files into a store; clear half-made ones."""
-    for leftover in root.glob("shard-*.tmp"):
-        shutil.rmtree(leftover)
-    expected = {job.name: job for job in jobs}
-    checksums = _checksums_of_finished_store(root)
-    for folder in sorted(root.glob("shard-*")):
-        raw = (folder / INDEX).read_bytes()
-        found = xxhash.xxh3_64_hexdigest(raw)
-        if checksums.get(folder.name, found) != found:
-            raise InputError(f"{folder / INDEX} was damaged after it was written; delete {folder} and convert again")
-        job = expected.get(folder.name)
-        if job is None or parse_json(str(folder / INDEX), raw).get("made_from") != _made_from(job):
-            raise InputError(
-                f"{folder} was made with other options, from other cases or from files that changed since; "
-                f"delete {root} or give another --output"
-            )
-
-
-def _checksums_of_finished_store(root: Path) -> dict[str, str]:
-    try:
-        return {shard.name: shard.index_xxh3 for shard in open_store(root).manifest.shards}
-    except InputError:
-        return {}  # not finished yet, or a manifest that this run replaces
-
-
-def _made_from(job: ShardJob) -> dict[str, Any]:
-    def size(path: Path | None) -> int | None:
-        return path.stat().st_size if path is not None and path.exists() else None
-
-    return {
-        "options": dataclasses.asdict(job.options),
-        "label_names": {str(number): name for number, name in job.dataset.label_names.items()},
-        "channel_names": job.dataset.channel_names,
-        "sources": [[source.case_id, size(source.image), size(source.label)] for source in job.sources],
-    }

@@ -28,113 +28,16 @@ import numpy.typing as npt
 import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
+from preprocessing.entries import CaseEntry, FileRecord, Manifest, ShardEntry
 from preprocessing.errors import InputError
-from preprocessing.statistics import ChannelStatistics, LabelStatistics
 
+__all__ = ["Case", "CaseEntry", "FileRecord", "Manifest", "ShardEntry", "Store", "open_store"]
 Array = npt.NDArray[Any]
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DATA_OFFSET = 4096  # voxel data starts on a page: O_DIRECT, GPUDirect Storage and page-wise mmap need it
 NPY_MAGIC = b"\x93NUMPY\x01\x00"
 MANIFEST, INDEX, ERRORS = "manifest.json", "index.json", "errors.json"
 NO_CHECKSUM = "0" * 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileRecord:
-    """Name of a file beside its index, its size, and xxh3-64 of all its bytes in hexadecimal."""
-
-    name: str
-    size_bytes: int
-    xxh3: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaseEntry:
-    """One case in ``index.json``. Shapes and origins are D,H,W; ``affine`` is the source's, for voxels x,y,z."""
-
-    case_id: str
-    shape_dhw: tuple[int, int, int]
-    image_dtype: str
-    max_abs_error: float
-    nonfinite_voxels: int
-    spacing_mm: tuple[float, float, float]
-    affine: list[list[float]]
-    source_shape_dhw: tuple[int, int, int]
-    origin_dhw: tuple[int, int, int]
-    channels: list[ChannelStatistics]
-    labels: dict[int, LabelStatistics]
-    foreground_counts: dict[int, int]
-    image: FileRecord
-    label: FileRecord | None
-    foreground: FileRecord | None
-    sources: list[FileRecord]
-
-    @classmethod
-    def from_json(cls, entry: dict[str, Any]) -> CaseEntry:
-        """Build an entry from its JSON form (lists become tuples, text keys become label ids)."""
-        made = dict(entry)
-        for name in ("shape_dhw", "spacing_mm", "source_shape_dhw", "origin_dhw"):
-            made[name] = tuple(entry[name])
-        made["channels"] = [ChannelStatistics(**channel) for channel in entry["channels"]]
-        made["labels"] = {int(k): _label_statistics(v) for k, v in entry["labels"].items()}
-        made["foreground_counts"] = {int(k): v for k, v in entry["foreground_counts"].items()}
-        for name in ("image", "label", "foreground"):
-            made[name] = None if entry[name] is None else FileRecord(**entry[name])
-        made["sources"] = [FileRecord(**record) for record in entry["sources"]]
-        return cls(**made)
-
-    @property
-    def files(self) -> list[FileRecord]:
-        """The case's files in the shard."""
-        return [record for record in (self.image, self.label, self.foreground) if record is not None]
-
-
-def _label_statistics(entry: dict[str, Any]) -> LabelStatistics:
-    start, stop = tuple(entry["start_dhw"]), tuple(entry["stop_dhw"])
-    return LabelStatistics(voxels=entry["voxels"], start_dhw=start, stop_dhw=stop)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardEntry:
-    """One shard in the manifest: its cases in order, those of them without a label, its size and index checksum."""
-
-    name: str
-    case_ids: list[str]
-    unlabelled: list[str]
-    size_bytes: int
-    index_xxh3: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What the whole store holds; ``image_dtype`` is the smallest dtype that holds every case without loss.
-
-    ``channels`` summarises each channel over all cases: mean and standard deviation pooled exactly, percentiles as the
-    voxel-weighted mean of the cases' own. ``regions`` is ``None`` for a data set without overlapping regions.
-    """
-
-    format_version: int
-    name: str
-    channel_names: list[str]
-    label_names: dict[int, str]
-    modality: str
-    regions: dict[str, list[int]] | None
-    image_dtype: str
-    max_abs_error: float
-    channels: list[ChannelStatistics]
-    options: dict[str, Any]
-    shards: list[ShardEntry]
-    errors: FileRecord | None
-
-    @classmethod
-    def from_json(cls, entry: dict[str, Any]) -> Manifest:
-        """Build a manifest from its JSON form."""
-        made = {key: value for key, value in entry.items() if key != "checksum"}
-        made["label_names"] = {int(k): v for k, v in entry["label_names"].items()}
-        made["channels"] = [ChannelStatistics(**channel) for channel in entry["channels"]]
-        made["shards"] = [ShardEntry(**shard) for shard in entry["shards"]]
-        made["errors"] = None if entry["errors"] is None else FileRecord(**entry["errors"])
-        return cls(**made)
 
 
 # Writing ---------------------------------------------------------------------------------------------------------
@@ -232,6 +135,7 @@ class Case:
     origin_dhw = property(lambda self: self.entry.origin_dhw)
     source_shape_dhw = property(lambda self: self.entry.source_shape_dhw)
     spacing_mm = property(lambda self: self.entry.spacing_mm)
+    geometry = property(lambda self: self.entry.geometry)
     affine = property(lambda self: np.asarray(self.entry.affine))
     channel_mean = property(lambda self: np.array([c.mean for c in self.entry.channels], dtype=np.float32))
     channel_std = property(lambda self: np.array([c.std for c in self.entry.channels], dtype=np.float32))

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocessing.cli import Flag, main
-from preprocessing.convert import DTYPES, ConvertOptions
+from preprocessing.cli import Flag, Spacing, main
+from preprocessing.convert import ConvertOptions
+from preprocessing.dtypes import DTYPES
 from preprocessing.engine import run_jobs
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
-from preprocessing.finish import finish_store
+from preprocessing.finish import finish_store, refused_in
+from preprocessing.geometry import ORIENTATIONS
 from preprocessing.layouts import read_dataset
+from preprocessing.partition import Partition, Plan, write_part
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
 from preprocessing.regions import describe_regions, resolve_regions
-from preprocessing.shard_job import check_earlier_shards, plan_shards
+from preprocessing.report import write_report
+from preprocessing.restart import check_earlier_shards
+from preprocessing.shard_job import plan_shards
 from preprocessing.shards import ERRORS, MANIFEST, Manifest
 from preprocessing.single_writer import only_writer
 
@@ -32,11 +38,15 @@ class Options:
     """
 
     input: Path = DEFAULT_FOLDER
-    """Data set folder. The default is a synthetic one, made on first use."""
+    """Data set folder, or a CSV or JSON list of cases. The default is a synthetic set, made on first use."""
     output: Path = Path("data/shards")
     """Store folder to write."""
     layout: str = "auto"
-    """How the data set lies on disk: auto or msd."""
+    """How the data set lies on disk: auto, msd, nnunet, brats or list."""
+    orientation: str = "source"
+    """Order of the stored axes: source (as in the file), or RAS, LPS and the like (x, y, z to right, front, top)."""
+    spacing: Spacing = None
+    """Stored voxel size x,y,z in millimetres: source (as in the file) or for example 1.5,1.5,2.0."""
     crop_foreground: Flag = True
     """Store only the box that holds every nonzero voxel (predictions still return to the whole grid)."""
     dtype: str = "auto"
@@ -45,6 +55,12 @@ class Options:
     """Cases in one shard, the unit of commit and restart; 0 chooses about 64 shards of at most 64 cases."""
     workers: int = 0
     """Processes; each holds one case in memory. 0 means one for every core."""
+    engine: str = "process"
+    """process: on this machine. dask: on the cluster at --scheduler, which sees the same folders."""
+    scheduler: str = ""
+    """Address of a running Dask scheduler, for example tcp://host:8786."""
+    partition: str = "1/1"
+    """Convert one share of the shards, 2/4 for the second of four; preprocessing.merge makes the store of them."""
     regions: str = "auto"
     """Overlapping regions to train: auto (from the label names), none, or for example WT=1+2+3,TC=2+3,ET=3."""
     ignore_affine: Flag = False
@@ -53,6 +69,8 @@ class Options:
     """Refuse a file whose header promises more than this."""
     on_error: str = "skip"
     """skip: leave a bad case out, name it, go on. stop: end at the first one."""
+    report: Flag = False
+    """Write STORE_report.html beside the store: slices with outlines, histograms, shapes, refused cases."""
 
 
 def convert(options: Options) -> int:
@@ -62,56 +80,79 @@ def convert(options: Options) -> int:
         log.info("%s does not exist: making the synthetic phantom data set there", options.input)
         make_phantom(PhantomOptions(output=options.input))
     dataset = read_dataset(options.input, options.layout)
-    regions = resolve_regions(dataset.label_names, options.regions)
+    regions = resolve_regions(dataset.label_names, options.regions, dataset.regions)
     if regions:
         log.info("regions: %s", describe_regions(regions, dataset.label_names))
+    if dataset.label_remap:
+        changes = ", ".join(f"{old} -> {new}" for old, new in dataset.label_remap.items() if old != new)
+        log.info("label ids are stored in other numbers: %s", changes)
     settings = ConvertOptions(
+        orientation=options.orientation,
+        spacing=options.spacing,
         crop_foreground=options.crop_foreground,
         dtype=options.dtype,
         ignore_affine=options.ignore_affine,
         max_volume_gib=options.max_volume_gib,
     )
-    options.output.mkdir(parents=True, exist_ok=True)
-    with only_writer(options.output) as lock:
+    share = Partition.parse(options.partition)
+    root = options.output if share.is_whole else options.output / share.folder
+    root.mkdir(parents=True, exist_ok=True)
+    with only_writer(root) as lock:
         jobs = plan_shards(
-            options.output,
+            root,
             dataset,
             settings,
             cases_per_shard=options.cases_per_shard,
             stop_on_error=options.on_error == "stop",
         )
-        check_earlier_shards(options.output, jobs)
+        plan = Plan(dataset=dataset, options=settings, regions=regions, shard_names=[job.name for job in jobs])
+        own = share.share(jobs, root)
+        check_earlier_shards(root, own)
         begin = time.perf_counter()
-        done = run_jobs(jobs, options.workers or len(os.sched_getaffinity(0)), lock)
-        store = finish_store(options.output, [job.name for job in jobs], dataset, settings, regions)
-    return _conclude(options.output, store, done, time.perf_counter() - begin)
+        workers = options.workers or len(os.sched_getaffinity(0))
+        done = run_jobs(own, workers, options.scheduler or None, lock)
+        note = f"{done} converted now in {time.perf_counter() - begin:.1f} s"
+        if not share.is_whole:
+            write_part(root, plan, own)
+            log.info("%s: share %s, %d of %d shards, %s", root, options.partition, len(own), len(jobs), note)
+            return EXIT_REFUSED if any(refused_in(root, [job.name for job in own])) else EXIT_DONE
+        store = finish_store(root, plan.shard_names, dataset, settings, regions)
+    if options.report:
+        log.info("%s: the contact sheet", write_report(root, store[1]))
+    return conclude(root, store, note)
 
 
 def _check_options(options: Options) -> None:
     if options.dtype not in DTYPES:
         raise InputError(f"--dtype {options.dtype}: unknown; known: {', '.join(DTYPES)}")
+    if options.orientation not in ("source", *ORIENTATIONS):
+        raise InputError(f"--orientation {options.orientation}: unknown; source, or one of RAS, LPS, LAS ...")
     if options.on_error not in ("skip", "stop"):
         raise InputError(f"--on-error {options.on_error}: unknown; known: skip, stop")
+    if options.engine not in ("process", "dask"):
+        raise InputError(f"--engine {options.engine}: unknown; known: process, dask")
+    if options.scheduler and not re.fullmatch(r"(tcp|tls|ws|wss|ucx)://\S+:\d+", options.scheduler):
+        raise InputError(f"--scheduler {options.scheduler}: not an address such as tcp://HOST:8786")
+    if (options.engine == "dask") != bool(options.scheduler):
+        raise InputError("--engine dask needs --scheduler tcp://HOST:PORT, and --scheduler needs --engine dask")
     if options.cases_per_shard < 0 or options.workers < 0:
         raise InputError("--cases-per-shard and --workers are 0 (choose) or positive")
     if options.input.resolve() == options.output.resolve():
         raise InputError(f"--output {options.output} is the input folder; give another one")
 
 
-def _conclude(root: Path, store: tuple[Manifest, list[dict[str, str]]], done: int, seconds: float) -> int:
+def conclude(root: Path, store: tuple[Manifest, list[dict[str, str]]], note: str) -> int:
+    """Name the refused cases and sum up a finished store; returns the exit code."""
     manifest, refused = store
     for entry in refused:
         log.error("refused case %s: %s", entry["case_id"], entry["reason"])
-    count = sum(len(shard.case_ids) for shard in manifest.shards)
-    size = sum(shard.size_bytes for shard in manifest.shards)
     log.info(
-        "%s: %d cases in %d shards, %.1f MB, %d converted now in %.1f s%s",
+        "%s: %d cases in %d shards, %.1f MB, %s%s",
         root / MANIFEST,
-        count,
+        sum(len(shard.case_ids) for shard in manifest.shards),
         len(manifest.shards),
-        size / 1e6,
-        done,
-        seconds,
+        sum(shard.size_bytes for shard in manifest.shards) / 1e6,
+        note,
         f"; {len(refused)} refused, see {root / ERRORS}" if refused else "",
     )
     return EXIT_REFUSED if refused else EXIT_DONE

@@ -16,13 +16,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from preprocessing.cases import find_images
 from preprocessing.cli import main
 from preprocessing.convert import read_label
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
 from preprocessing.nifti import case_id_of, read_nifti
 from preprocessing.shards import write_json
 from training.overlay import save_overlay
-from training.predict import DESCRIPTION, find_images
+from training.predict import DESCRIPTION
 from training.scores import METRICS, CaseScore, Groups, Scores, average, mean_of, score_pair
 
 log = logging.getLogger(__name__)

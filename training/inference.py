@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import nn
 
 from pipelines.plan import Int3
 from pipelines.reference import Intensity, normalize
+from preprocessing.convert import ConvertOptions
 from preprocessing.regions import label_of_regions
 from preprocessing.shards import Manifest
 from preprocessing.statistics import ChannelStatistics
@@ -29,6 +30,7 @@ class ModelSpec:
     """Everything that a checkpoint's weights need around them to predict: kept in the checkpoint as plain values.
 
     ``groups`` are the scored structures, name to label ids: the regions, or each label but the background.
+    ``label_remap`` gives the stored id, which the network learns, of each id in the training set's label files.
     """
 
     net: str
@@ -39,6 +41,9 @@ class ModelSpec:
     channels: list[ChannelStatistics]
     regions: dict[str, tuple[int, ...]] | None
     crop_foreground: bool
+    label_remap: dict[int, int] = field(default_factory=dict)
+    orientation: str = "source"
+    spacing: tuple[float, float, float] | None = None
 
     @classmethod
     def of_store(cls, manifest: Manifest, net: str, patch: Int3) -> ModelSpec:
@@ -53,6 +58,9 @@ class ModelSpec:
             channels=manifest.channels,
             regions=None if regions is None else {name: tuple(numbers) for name, numbers in regions.items()},
             crop_foreground=bool(manifest.options["crop_foreground"]),
+            label_remap=manifest.label_remap,
+            orientation=str(manifest.options["orientation"]),
+            spacing=_triple(manifest.options["spacing"]),
         )
 
     @classmethod
@@ -60,6 +68,7 @@ class ModelSpec:
         """Rebuild what ``to_plain`` made."""
         made = dict(plain)
         made["patch"] = tuple(plain["patch"])
+        made["spacing"] = _triple(plain.get("spacing"))
         made["channels"] = [ChannelStatistics(**channel) for channel in plain["channels"]]
         if plain["regions"] is not None:
             made["regions"] = {name: tuple(numbers) for name, numbers in plain["regions"].items()}
@@ -84,9 +93,28 @@ class ModelSpec:
         """Name to label ids of every structure that is scored."""
         return self.regions or {name: (number,) for number, name in sorted(self.label_names.items()) if number}
 
+    @property
+    def convert_options(self) -> ConvertOptions:
+        """How images are prepared for this network: as its training set was converted."""
+        return ConvertOptions(orientation=self.orientation, spacing=self.spacing, crop_foreground=self.crop_foreground)
+
+    @property
+    def ids_in_files(self) -> Labels:
+        """Give the id [256] that the training set's label files use for each stored id."""
+        table = np.arange(256, dtype=np.uint8)
+        table[list(self.label_remap.values())] = list(self.label_remap)
+        return table
+
     def build(self) -> nn.Module:
         """Build the network with fresh weights."""
         return build_network(self.net, self.task, self.patch)
+
+
+def _triple(values: Any) -> tuple[float, float, float] | None:
+    if values is None:
+        return None
+    x, y, z = values
+    return float(x), float(y), float(z)
 
 
 def to_input(voxels: npt.NDArray[Any], intensity: Intensity, device: torch.device) -> torch.Tensor:

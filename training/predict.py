@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,10 +17,13 @@ from rich.progress import track
 from torch import nn
 
 from pipelines.reference import intensity_from
+from preprocessing.cases import find_cases
 from preprocessing.cli import main
-from preprocessing.convert import ConvertOptions, prepare_image, restore_to_source
+from preprocessing.convert import ConvertOptions, prepare_image, read_images
+from preprocessing.dataset import Source
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, CaseError, InputError
-from preprocessing.nifti import SUFFIXES, Volume, case_id_of, read_nifti
+from preprocessing.geometry import plan_geometry, restore_to_source
+from preprocessing.nifti import Volume
 from preprocessing.shards import write_json
 from training.checkpoint import load_checkpoint
 from training.distributed import choose_device, read_world
@@ -41,7 +44,8 @@ class Options:
     checkpoint: Path = Path("runs/demo/checkpoints/best.pt")
     """Checkpoint of training.run."""
     input: Path = Path("data/phantom/imagesTs")
-    """A .nii.gz file, or a folder of them; a 4D file holds one channel per volume, as in training."""
+    """A .nii.gz file or a folder of them (4D: one channel per volume, as in training), a folder of nnU-Net's
+    CASE_0000.nii.gz or of BraTS case folders, or a CSV or JSON list of cases."""
     output: Path = Path("predictions")
     """Folder for the label maps, named as their images."""
     device: str = "auto"
@@ -62,25 +66,23 @@ class Predictor:
     spec: ModelSpec
     amp: torch.dtype | None
     overlap: float
+    max_volume_gib: float
 
-    def predict(self, volume: Volume) -> Labels:
-        """Segment one volume; returns label ids uint8 [x,y,z] on the whole source grid.
+    def predict(self, volumes: Sequence[Volume]) -> Labels:
+        """Segment one image, its channels in one file or in several.
 
-        Raises ``InputError`` when the channels do not fit the checkpoint.
+        Returns label ids uint8 [x,y,z] on the whole source grid, numbered as the label files of the training set were.
         """
         spec = self.spec
-        if len(volume.channels) != len(spec.channel_names):
-            raise InputError(
-                f"{volume.path} has {len(volume.channels)} channels, the checkpoint was trained on "
-                f"{len(spec.channel_names)} ({', '.join(spec.channel_names)})"
-            )
-        image = prepare_image(volume, ConvertOptions(crop_foreground=spec.crop_foreground), spec.modality)
+        options = spec.convert_options
+        geometry = plan_geometry(volumes[0], options.orientation, options.spacing, self.max_volume_gib)
+        image = prepare_image(volumes, geometry, options, spec.modality)
         is_ct = spec.modality == "ct"
         intensity = intensity_from(spec.channels if is_ct else image.channels, keep_zero=not is_ct)
         device = next(self.network.parameters()).device
         voxels = to_input(image.voxels, intensity, device)
         predicted = predict_volume(self.network, voxels, spec, self.overlap, self.amp)
-        whole = restore_to_source(predicted, image.origin_dhw, image.source_shape_dhw)
+        whole = restore_to_source(spec.ids_in_files[predicted], image.origin_dhw, image.source_shape_dhw, geometry)
         return whole.astype(np.uint8, copy=False)
 
 
@@ -89,57 +91,56 @@ def predict(options: Options) -> int:
     if not 0 <= options.overlap <= 0.9:
         raise InputError(f"--overlap {options.overlap:g}: between 0 and 0.9")
     content = load_checkpoint(options.checkpoint)
-    images = find_images(options.input)
     spec = ModelSpec.from_plain(content["spec"])
+    cases = find_cases(options.input, spec.channel_names)
     device = choose_device(options.device, read_world())
     network = spec.build()
     network.load_state_dict(content["model"])
     network.to(device)
     options.output.mkdir(parents=True, exist_ok=True)
-    regions = None if spec.regions is None else {name: list(numbers) for name, numbers in spec.regions.items()}
-    described = {"label_names": spec.label_names, "groups": {k: list(v) for k, v in spec.groups.items()}}
-    write_json(options.output / DESCRIPTION, described | {"regions": regions, "checkpoint": str(options.checkpoint)})
+    write_json(options.output / DESCRIPTION, _describe(spec) | {"checkpoint": str(options.checkpoint)})
     amp = choose_amp(options.amp, device)
-    refused = _predict_all(images, Predictor(network=network, spec=spec, amp=amp, overlap=options.overlap), options)
+    predictor = Predictor(
+        network=network, spec=spec, amp=amp, overlap=options.overlap, max_volume_gib=options.max_volume_gib
+    )
+    refused = _predict_all(cases, predictor, options)
     for error in refused:
         log.error("refused %s", error)
-    log.info("%s: %d label maps%s", options.output, len(images) - len(refused), _and_refused(refused))
+    log.info("%s: %d label maps%s", options.output, len(cases) - len(refused), _and_refused(refused))
     return EXIT_REFUSED if refused else EXIT_DONE
 
 
-def _predict_all(images: Sequence[Path], predictor: Predictor, options: Options) -> list[CaseError]:
+def _describe(spec: ModelSpec) -> dict[str, Any]:
+    """Say what the label maps hold, in their own numbers."""
+
+    def ids(groups: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+        return {name: [int(spec.ids_in_files[number]) for number in numbers] for name, numbers in groups.items()}
+
+    return {
+        "label_names": {int(spec.ids_in_files[number]): name for number, name in spec.label_names.items()},
+        "groups": ids(spec.groups),
+        "regions": None if spec.regions is None else ids(spec.regions),
+    }
+
+
+def _predict_all(cases: Sequence[Source], predictor: Predictor, options: Options) -> list[CaseError]:
     refused: list[CaseError] = []
-    for path in track(images, description="predicting", transient=True, disable=not get_console().is_terminal):
+    settings = ConvertOptions(max_volume_gib=options.max_volume_gib)
+    for case in track(cases, description="predicting", transient=True, disable=not get_console().is_terminal):
         try:
-            volume = read_nifti(path, options.max_volume_gib)
-            predicted = predictor.predict(volume)
+            if case.problem:
+                raise InputError(case.problem)
+            volumes = read_images(case.images, predictor.spec.channel_names, settings)
+            predicted = predictor.predict(volumes)
         except InputError as error:
-            refused.append(CaseError(case_id_of(path), str(error)))
+            refused.append(CaseError(case.case_id, str(error)))
             continue
-        save_label(options.output / f"{case_id_of(path)}.nii.gz", predicted, volume)
+        save_label(options.output / f"{case.case_id}.nii.gz", predicted, volumes[0])
     return refused
 
 
 def _and_refused(refused: Sequence[CaseError]) -> str:
     return f"; {len(refused)} refused" if refused else ""
-
-
-def find_images(path: Path) -> list[Path]:
-    """List the NIfTI files of a folder in order, or the one file given; raises ``InputError`` when there is none."""
-    if path.is_file():
-        case_id_of(path)
-        return [path]
-    if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder; give the images with --input")
-    found = sorted(p for p in path.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith("."))
-    if not found:
-        inner = [p.name for p in sorted(path.iterdir()) if p.is_dir() and p.name.startswith("images")]
-        hint = f"; did you mean {path / inner[0]}?" if inner else ""
-        raise InputError(f"{path}: no .nii.gz or .nii file in it{hint}")
-    twice = [a.name for a, b in pairwise(found) if case_id_of(a) == case_id_of(b)]
-    if twice:
-        raise InputError(f"{path}: {twice[0]} is there as .nii and as .nii.gz; both would be written to one file")
-    return found
 
 
 def save_label(path: Path, label_xyz: npt.NDArray[np.uint8], source: Volume) -> None:

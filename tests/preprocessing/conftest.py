@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 
 from preprocessing.cli import main
-from preprocessing.layouts import Dataset
+from preprocessing.dataset import Dataset
 from preprocessing.to_shards import Options, convert
 from tests.conftest import write_msd
 

@@ -15,7 +15,7 @@ import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocessing import check, phantom, to_shards
+from preprocessing import check, merge, phantom, replicate, to_shards
 from preprocessing.cli import AutoTriple, Flag, Triple, parse_flag, parse_triple
 from preprocessing.errors import CaseError, InputError, RunError
 from tests.preprocessing.conftest import Command, run_process
@@ -27,17 +27,25 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
             "input",
             "output",
             "layout",
+            "orientation",
+            "spacing",
             "crop-foreground",
             "dtype",
             "cases-per-shard",
             "workers",
+            "engine",
+            "scheduler",
+            "partition",
             "regions",
             "ignore-affine",
             "max-volume-gib",
             "on-error",
+            "report",
         ],
     ),
     "preprocessing.check": (check.Options, ["shards", "fast"]),
+    "preprocessing.replicate": (replicate.Options, ["input", "output", "cases", "cases-per-shard"]),
+    "preprocessing.merge": (merge.Options, ["shards"]),
     "preprocessing.phantom": (phantom.PhantomOptions, ["output", "cases", "test-cases", "shape", "seed"]),
 }
 
@@ -141,7 +149,9 @@ def test_help_shows_every_flag_with_one_value(module: str) -> None:
     assert ended.code == 0
     shown = [line.split("│")[1].split()[:2] for line in ended.output.splitlines() if line.startswith("│ --")]
     assert [flag for flag, _ in shown] == [f"--{name}" for name in COMMANDS[module][1]]
-    assert all(metavar in ("PATH", "STR", "INT", "FLOAT", "D,H,W", "true|false") for _, metavar in shown)
+    assert all(
+        metavar in ("PATH", "STR", "INT", "FLOAT", "D,H,W", "source|X,Y,Z", "true|false") for _, metavar in shown
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from preprocessing.convert import (
-    LOSSLESS_DTYPES,
     ConvertedCase,
     ConvertOptions,
     convert_case,
     prepare_image,
     read_label,
-    restore_to_source,
 )
+from preprocessing.dataset import Source
+from preprocessing.dtypes import LOSSLESS_DTYPES
 from preprocessing.errors import CaseError, InputError
-from preprocessing.layouts import Source
+from preprocessing.geometry import plan_geometry, restore_to_source
 from preprocessing.nifti import read_nifti
 from tests.preprocessing.conftest import AFFINE, Format, dataset_of, nibabel_voxels, write_nifti
 
@@ -33,7 +33,8 @@ SHAPE = (3, 4, 5)
 
 
 def image_of(path: Path, voxels: npt.NDArray[Any], options: ConvertOptions = WHOLE, **how: Any) -> Any:
-    return prepare_image(read_nifti(write_nifti(path / "image.nii", voxels, Format(**how))), options)
+    volume = read_nifti(write_nifti(path / "image.nii", voxels, Format(**how)))
+    return prepare_image([volume], plan_geometry(volume, "source", None, 1.0), options)
 
 
 def case_of(
@@ -42,7 +43,7 @@ def case_of(
     """Convert one case made of these arrays [D,H,W] or [D,H,W,C] and [D,H,W]."""
     source = Source(
         case_id="made_up",
-        image=write_nifti(folder / "image.nii", image),
+        images=(write_nifti(folder / "image.nii", image),),
         label=None if label is None else write_nifti(folder / "label.nii", label),
     )
     channels = [f"channel {number}" for number in range(image.shape[3] if image.ndim == 4 else 1)]
@@ -236,7 +237,7 @@ def test_affines_that_differ_are_refused_unless_told_otherwise(tmp_path: Path) -
     moved = AFFINE.copy()
     moved[0, 3] += 0.5
     label = write_nifti(tmp_path / "label.nii", np.ones(SHAPE, np.uint8), affine=moved)
-    source = Source(case_id="moved", image=image, label=label)
+    source = Source(case_id="moved", images=(image,), label=label)
     with pytest.raises(CaseError, match=r"differ by up to 0\.5\).*--ignore-affine true"):
         convert_case(source, dataset_of(), ConvertOptions())
     assert convert_case(source, dataset_of(), ConvertOptions(ignore_affine=True)).label is not None
@@ -247,8 +248,8 @@ def test_affines_that_differ_are_refused_unless_told_otherwise(tmp_path: Path) -
 
 def test_a_wrong_number_of_channels_is_refused(tmp_path: Path) -> None:
     image = write_nifti(tmp_path / "image.nii", np.ones((*SHAPE, 3), np.int16))
-    source = Source(case_id="three", image=image, label=None)
-    with pytest.raises(CaseError, match=r"has 3 channels, the data set names 2 \(T1, T2\)"):
+    source = Source(case_id="three", images=(image,), label=None)
+    with pytest.raises(CaseError, match=r"has 3 channels, there should be 2 \(T1, T2\)"):
         convert_case(source, dataset_of(["T1", "T2"]), ConvertOptions())
 
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from preprocessing.dataset import Dataset
 from preprocessing.errors import InputError
-from preprocessing.layouts import Dataset, read_dataset
+from preprocessing.layouts import read_dataset
 
 GOOD: dict[str, Any] = {
     "name": "good",
@@ -107,11 +108,11 @@ def test_a_description_that_is_not_a_json_object_is_refused(tmp_path: Path, text
 def test_missing_folders_descriptions_and_layouts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder; give the data set's folder with --input"):
         read_dataset(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"no dataset\.json in it; known layouts: msd"):
+    with pytest.raises(InputError, match=r"neither dataset.json nor BraTS folders in it; known"):
         read_dataset(tmp_path)
-    with pytest.raises(InputError, match="the msd layout needs it"):
+    with pytest.raises(InputError, match="this layout needs it"):
         read_dataset(tmp_path, "msd")
-    with pytest.raises(InputError, match="unknown layout 'bids'; known: auto, msd"):
+    with pytest.raises(InputError, match="unknown layout 'bids'; known: auto, msd, nnunet, brats, list"):
         read_dataset(tmp_path, "bids")
 
 

@@ -127,7 +127,7 @@ def test_a_spoilt_header_is_read_or_refused(
         ("<f", 108, (0.0,), "start at byte 0, inside the header"),
         ("<2f", 112, (2.0, float("inf")), "not a NIfTI header"),
         ("<f", 280, (float("nan"),), "affine is not finite"),
-        ("<4s", 344, (b"ni1\0",), "pair; convert the pair"),
+        ("<4s", 344, (b"ni1\0",), "header of a pair, named as a single file"),
         ("<4s", 344, (b"????",), "not a NIfTI header"),
         ("<2h", 70, (128, 24), "is not a number"),
     ],
@@ -157,6 +157,27 @@ def test_the_limit_is_on_what_the_header_promises(tmp_path: Path) -> None:
         read_nifti(path, max_volume_gib=0.0009)
 
 
+@pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.Nifti2Pair])
+@pytest.mark.parametrize("suffix", [".img", ".img.gz"])
+def test_pairs_of_header_and_voxels_are_read(tmp_path: Path, kind: Any, suffix: str) -> None:
+    nib.save(kind(SMALL.transpose(2, 1, 0), AFFINE), tmp_path / "pair.hdr")
+    if suffix == ".img.gz":
+        (tmp_path / "pair.img.gz").write_bytes(gzip.compress((tmp_path / "pair.img").read_bytes()))
+        (tmp_path / "pair.img").unlink()
+    volume = read_nifti(tmp_path / "pair.hdr")
+    np.testing.assert_array_equal(volume.channels[0], SMALL)
+    np.testing.assert_array_equal(volume.affine, AFFINE)
+    sizes = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert (volume.path.name, volume.source_bytes) == ("pair.hdr", sizes)
+    voxels = tmp_path / f"pair{suffix}"
+    voxels.write_bytes(voxels.read_bytes()[:-30])
+    with pytest.raises(InputError, match=rf"pair{suffix}: .*truncated"):
+        read_nifti(tmp_path / "pair.hdr")
+    voxels.unlink()
+    with pytest.raises(InputError, match=r"pair\.hdr: the header of a pair, and no pair\.img beside it; add it"):
+        read_nifti(tmp_path / "pair.hdr")
+
+
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing\.nii: No such file"):
         read_nifti(tmp_path / "nothing.nii")
@@ -173,7 +194,7 @@ def test_cases_are_named_after_their_files() -> None:
 
 @pytest.mark.data
 def test_every_odd_file_reads_as_nibabel_does_or_is_refused(real_data: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL, logger="nibabel.global")
+    caplog.set_level(logging.CRITICAL, logger="nibabel.global")  # nibabel's own reading below
     refused = set()
     for path in sorted((real_data / "odd").rglob("*")):
         if not path.is_file():

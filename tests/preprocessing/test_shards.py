@@ -203,7 +203,7 @@ def test_a_changed_manifest_is_refused(coordinate_store: Path, tmp_path: Path, f
 def test_a_store_of_a_newer_format_is_refused(coordinate_store: Path, tmp_path: Path) -> None:
     manifest = open_store(coordinate_store).manifest
     write_manifest(tmp_path, dataclasses.replace(manifest, format_version=FORMAT_VERSION + 1))
-    with pytest.raises(InputError, match=r"store format 2, this version reads 1; use the voxelfeed that wrote it"):
+    with pytest.raises(InputError, match=r"store format 3, this version reads 2; use the voxelfeed that wrote it"):
         open_store(tmp_path)
 
 

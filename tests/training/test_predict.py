@@ -14,15 +14,16 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from preprocessing.convert import restore_to_source
+from preprocessing.cases import find_images
 from preprocessing.errors import InputError
+from preprocessing.geometry import restore_to_source
 from preprocessing.nifti import read_nifti
 from preprocessing.shards import open_store
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
 from training.checkpoint import save_checkpoint
 from training.inference import ModelSpec, decode
-from training.predict import Options, find_images, predict, save_label
+from training.predict import Options, _describe, predict, save_label
 
 
 def load(path: Path) -> Any:
@@ -78,7 +79,7 @@ def test_bad_volumes_are_named_and_the_others_predicted(
     with caplog.at_level(logging.INFO):
         assert predict(options_for(tiny_run, images, tmp_path / "P")) == 3
     assert "refused case case_001" in caplog.text
-    assert "case_002.nii.gz has 1 channels, the checkpoint was trained on 4" in caplog.text
+    assert "case_002.nii.gz has 1 channels, there should be 4 (FLAIR, T1w, t1gd, T2w)" in caplog.text
     assert sorted(p.name for p in tmp_path.glob("P/*.gz")) == [f"case_00{n}.nii.gz" for n in (0, 3, 4)]
 
 
@@ -141,3 +142,83 @@ def test_real_volumes_predict_on_their_own_grid(real_data: Path, tmp_path: Path)
     for path in sorted((source / "imagesTr").iterdir()):
         made = label_through_shards(tmp_path / "S", path.name.removesuffix(".nii.gz"), path, tmp_path / path.name)
         np.testing.assert_array_equal(made, voxels(source / "labelsTr" / path.name))
+
+
+def split_channels(source: Path, folder: Path, names: list[str]) -> None:
+    """Write each channel of a 4D file under one of ``names`` in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    image = load(source)
+    for channel, name in enumerate(names):
+        one = nib.Nifti1Image(np.asanyarray(image.dataobj)[..., channel], image.affine)  # type: ignore[no-untyped-call]
+        nib.save(one, folder / name)
+
+
+def test_one_file_per_channel_predicts_what_one_file_predicts(tiny_run: Path, msd_folder: Path, tmp_path: Path) -> None:
+    image = sorted((msd_folder / "imagesTr").iterdir())[2]
+    predict(options_for(tiny_run, image, tmp_path / "whole"))
+    wanted = voxels(tmp_path / "whole" / image.name)
+    assert wanted.any()
+    split_channels(image, tmp_path / "nnunet", [f"one_{n:04d}.nii.gz" for n in range(4)])
+    split_channels(image, tmp_path / "brats" / "one", [f"one_{kind}.nii" for kind in ("flair", "t1", "t1ce", "t2")])
+    files = [f"{n}.nii.gz" for n in range(4)]
+    split_channels(image, tmp_path / "files", files)
+    columns = {"T2w": 3, "t1gd": 2, "t1": 1, "FLAIR": 0}  # in another order than the checkpoint's, one named otherwise
+    rows = [",".join(["id", *columns]), ",".join(["one", *(files[n] for n in columns.values())])]
+    (tmp_path / "files" / "cases.csv").write_text("\n".join(rows))
+    for source in ("nnunet", "brats", "brats/one", "files/cases.csv"):
+        assert predict(options_for(tiny_run, tmp_path / source, tmp_path / "P")) == 0
+        np.testing.assert_array_equal(voxels(tmp_path / "P" / "one.nii.gz"), wanted)
+        (tmp_path / "P" / "one.nii.gz").unlink()
+
+
+def test_cases_that_lack_a_channel_are_named(
+    tiny_run: Path, msd_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = sorted((msd_folder / "imagesTr").iterdir())[2]
+    for name in ("one", "two"):
+        split_channels(image, tmp_path / "nnunet", [f"{name}_{n:04d}.nii.gz" for n in range(4)])
+        split_channels(
+            image, tmp_path / "brats" / name, [f"{name}_{kind}.nii" for kind in ("flair", "t1", "t1ce", "t2")]
+        )
+    (tmp_path / "nnunet" / "one_0003.nii.gz").unlink()
+    (tmp_path / "brats" / "one" / "one_t2.nii").unlink()
+    for layout, reason in (("nnunet", "one_0003.nii.gz: No such file"), ("brats", "has no T2w file")):
+        caplog.clear()
+        assert predict(options_for(tiny_run, tmp_path / layout, tmp_path / layout / "P")) == 3
+        assert reason in caplog.text
+        assert [path.name for path in (tmp_path / layout / "P").glob("*.gz")] == ["two.nii.gz"]
+    (tmp_path / "cases.csv").write_text("id,FLAIR,T1w,CT,T2w\none,a.nii,b.nii,c.nii,d.nii")
+    with pytest.raises(InputError, match="has the channels FLAIR, T1w, CT, T2w, the checkpoint was trained on FLAIR"):
+        predict(options_for(tiny_run, tmp_path / "cases.csv", tmp_path / "P"))
+
+
+def test_predictions_are_numbered_as_the_label_files_were(coordinate_store: Path) -> None:
+    spec = dataclasses.replace(spec_of(coordinate_store, (16, 16, 16)), label_remap={0: 0, 1: 2, 2: 1, 4: 3})
+    assert ModelSpec.from_plain(spec.to_plain()) == spec
+    np.testing.assert_array_equal(spec.ids_in_files[np.arange(4)], [0, 2, 1, 4])
+    described = _describe(spec)
+    assert described["groups"] == {"WT": [2, 1, 4], "TC": [1, 4], "ET": [4]}
+    assert described["label_names"][4] == spec.label_names[3]
+
+
+def test_a_pair_of_header_and_voxels_is_predicted(tiny_run: Path, msd_folder: Path, tmp_path: Path) -> None:
+    image = sorted((msd_folder / "imagesTr").iterdir())[2]
+    whole = load(image)
+    (tmp_path / "pairs").mkdir()
+    pair = nib.Nifti1Pair(np.asanyarray(whole.dataobj), whole.affine, whole.header)  # type: ignore[no-untyped-call]
+    nib.save(pair, tmp_path / "pairs" / "one.hdr")
+    assert predict(options_for(tiny_run, tmp_path / "pairs", tmp_path / "P")) == 0
+    assert_same_grid(tmp_path / "P" / "one.nii.gz", image)
+
+
+def test_predictions_return_from_another_orientation_and_spacing(msd_folder: Path, tmp_path: Path) -> None:
+    store = tmp_path / "S"
+    options = ConvertOptions(input=msd_folder, output=store, workers=1, orientation="RAS", spacing=(0.9, 1.2, 1.7))
+    assert convert(options) == 0
+    spec = spec_of(store, (32, 32, 32))
+    assert ModelSpec.from_plain(spec.to_plain()) == spec
+    checkpoint = {"model": spec.build().state_dict(), "spec": spec.to_plain()}
+    save_checkpoint(tmp_path / "checkpoints" / "best.pt", checkpoint)
+    image = min((msd_folder / "imagesTr").iterdir())
+    assert predict(options_for(tmp_path, image, tmp_path / "P")) == 0
+    assert_same_grid(tmp_path / "P" / image.name, image)

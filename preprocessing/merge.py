@@ -1,0 +1,104 @@
+"""Make one store of the shares of an array job: ``python -m preprocessing.merge --shards STORE``."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from preprocessing.cli import main
+from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
+from preprocessing.finish import finish_store
+from preprocessing.partition import Partition, Plan, read_part
+from preprocessing.shards import INDEX, MANIFEST, open_store, sync_folder
+from preprocessing.single_writer import only_writer
+from preprocessing.to_shards import conclude
+
+log = logging.getLogger(__name__)
+FOLDER = re.compile(r"part-(\d{5})-of-(\d{5})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Merge the folders that to_shards --partition 1/4 ... 4/4 wrote into one output.
+
+    Nothing is copied: shards are renamed into place and the manifest is written. The store is byte for byte the one
+    that a single run would have made. Killed at any instant it goes on when given again.
+    """
+
+    shards: Path = Path("data/shards")
+    """Folder that was the --output of every share (or into which their part-... folders were copied)."""
+
+
+def merge(options: Options) -> int:
+    """Run the command; returns the exit code, 3 when any share had refused cases."""
+    root = options.shards
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the --output of the shares with --shards")
+    with only_writer(root):
+        if _was_merged(root):
+            manifest = open_store(root).manifest
+            log.info("%s: was merged already", root / MANIFEST)
+            return EXIT_REFUSED if manifest.errors else EXIT_DONE
+        folders = _shares(root)
+        parts = [read_part(folder) for folder in folders]
+        plan = _agreed_plan(folders, [plan for plan, _ in parts])
+        for folder, (_, shards) in zip(folders, parts, strict=True):
+            _move_shards(folder, root, shards)
+        store = finish_store(root, plan.shard_names, plan.dataset, plan.options, plan.regions)
+        for folder in folders:
+            shutil.rmtree(folder)
+    return conclude(root, store, f"merged from {len(folders)} shares")
+
+
+def _was_merged(root: Path) -> bool:
+    """Tell whether an earlier merge came as far as the manifest; remove what it has left of the shares."""
+    leftovers = [path for path in root.iterdir() if FOLDER.fullmatch(path.name)]
+    if not (root / MANIFEST).is_file() or any(shard for path in leftovers for shard in path.glob("shard-*")):
+        return False
+    for path in leftovers:
+        shutil.rmtree(path)
+    return True
+
+
+def _shares(root: Path) -> list[Path]:
+    """List the folders of all shares in order; raises ``InputError`` naming those that lack."""
+    found = {path: FOLDER.fullmatch(path.name) for path in sorted(root.iterdir()) if path.is_dir()}
+    shares = {path: Partition(number=int(m[1]), of=int(m[2])) for path, m in found.items() if m}
+    if not shares:
+        raise InputError(f"{root}: no part-... folder in it; convert with --partition first")
+    counts = sorted({share.of for share in shares.values()})
+    if len(counts) > 1:
+        raise InputError(f"{root}: shares of {counts[0]} and of {counts[1]}; delete those of the other conversion")
+    numbers = {share.number for share in shares.values()}
+    lacking = [f"{number}/{counts[0]}" for number in range(1, counts[0] + 1) if number not in numbers]
+    if lacking:
+        raise InputError(f"{root}: {len(lacking)} of {counts[0]} shares lack, the first: --partition {lacking[0]}")
+    return list(shares)
+
+
+def _agreed_plan(folders: list[Path], plans: list[Plan]) -> Plan:
+    for folder, plan in zip(folders[1:], plans[1:], strict=True):
+        if plan != plans[0]:
+            raise InputError(
+                f"{folder} was converted with other options or from another data set than {folders[0]}; "
+                "delete it and give its --partition again"
+            )
+    return plans[0]
+
+
+def _move_shards(folder: Path, root: Path, shards: list[str]) -> None:
+    for name in shards:
+        if (folder / name).exists():
+            if (root / name).exists():
+                raise InputError(f"{root / name} is there already; delete it, or merge in a folder of its own")
+            (folder / name).rename(root / name)
+        if not (root / name / INDEX).is_file():
+            raise InputError(f"{folder}: shard {name} is missing; delete {folder} and give its --partition again")
+    sync_folder(root)
+
+
+if __name__ == "__main__":
+    main(merge, Options)

@@ -1,0 +1,75 @@
+"""The conversion comparison runs, tiny, and its record says what was measured."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.convert_compare import FLOOR, OURS, Options, compare, lines
+from benchmarks.convert_rows import CONVERSIONS, Work, empty, prepare_loads
+from benchmarks.machine import REPOSITORY
+from preprocessing.errors import InputError
+from preprocessing.layouts import read_dataset
+from tests.conftest import coordinate_image
+
+
+@pytest.fixture
+def work(msd_folder: Path, tmp_path: Path) -> Work:
+    dataset = read_dataset(msd_folder)
+    return Work(dataset=dataset, source=dataset.sources[0], folder=empty(tmp_path / "case"))
+
+
+def test_a_comparison_leaves_a_record_a_page_and_a_picture(msd_folder: Path, tmp_path: Path) -> None:
+    options = Options(source=msd_folder, output=tmp_path / "results", cases=2, runs=2, scaling_cases=3)
+    assert compare(options) == 0
+    (path,) = (tmp_path / "results").glob("convert_*.json")
+    record = json.loads(path.read_text())
+    assert [row["label"] for row in record["conversions"]] == list(CONVERSIONS)
+    assert [row["workers"] for row in record["scaling"]] == [1, 2]
+    for row in (*record["conversions"], *record["loads"]):
+        assert row["cpu_s"]["min"] <= row["cpu_s"]["median"] <= row["cpu_s"]["max"]
+        assert row["wall_s"]["min"] > 0
+    table = {row[0]: row for row in lines(record)}
+    assert table[FLOOR][3] == "1.00x"
+    assert table[OURS][4] == ""
+    assert path.with_suffix(".png").stat().st_size > 1000
+    page = path.with_suffix(".md").read_text()
+    assert all(f"| {name} |" in page for name in CONVERSIONS)
+    assert str(msd_folder) not in page + path.read_text()
+
+
+@pytest.mark.parametrize("name", list(CONVERSIONS))
+def test_every_row_keeps_every_voxel_it_promises(work: Work, name: str) -> None:
+    CONVERSIONS[name](work)
+    image = coordinate_image((20, 24, 28), 0)
+    size = sum(path.stat().st_size for path in work.folder.rglob("*") if path.is_file())
+    assert size >= image.size  # uint8 at least: nothing was left out
+    if name == "nibabel + np.save":
+        np.testing.assert_array_equal(np.load(work.folder / "0.npy").transpose(2, 1, 0, 3), image)
+    if name == "MONAI + torch.save":
+        made: Any = torch.load(work.folder / "case.pt")
+        assert made["image"].shape == (4, 28, 24, 20)
+        assert abs(float(made["image"][0].mean())) < 1e-4
+
+
+def test_loads_end_with_the_voxels(work: Work) -> None:
+    shapes = {name: np.asarray(load()).shape for name, load in prepare_loads(work).items()}
+    *files, patch = shapes.values()
+    assert set(files) == {(28, 24, 20, 4)}
+    assert patch == (20, 24, 28, 4)
+
+
+def test_wrong_usage_and_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="--runs and --cases are at least 1"):
+        compare(Options(source=tmp_path, runs=0))
+    monkeypatch.setattr(sys, "argv", ["convert_compare.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(REPOSITORY / "benchmarks" / "convert_compare.py"), run_name="__main__")
+    assert ended.value.code == 0
