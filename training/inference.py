@@ -18,8 +18,8 @@ from pipelines.reference import Intensity, normalize
 from preprocessing.regions import label_of_regions
 from preprocessing.shards import Manifest
 from preprocessing.statistics import ChannelStatistics
+from training.networks import Float3, Geometry, Task, build_network
 from training.precision import autocast
-from training.recipes import Task, build_network
 
 Labels = npt.NDArray[np.uint8]
 
@@ -39,14 +39,16 @@ class ModelSpec:
     channels: list[ChannelStatistics]
     regions: dict[str, tuple[int, ...]] | None
     crop_foreground: bool
+    spacing_mm: Float3 = (1.0, 1.0, 1.0)
 
     @classmethod
-    def of_store(cls, manifest: Manifest, net: str, patch: Int3) -> ModelSpec:
+    def of_store(cls, manifest: Manifest, net: str, patch: Int3, spacing_mm: Float3 = (1.0, 1.0, 1.0)) -> ModelSpec:
         """Describe a network to be trained on a store."""
         regions = manifest.regions
         return cls(
             net=net,
             patch=patch,
+            spacing_mm=spacing_mm,
             channel_names=manifest.channel_names,
             label_names=manifest.label_names,
             modality=manifest.modality,
@@ -60,6 +62,7 @@ class ModelSpec:
         """Rebuild what ``to_plain`` made."""
         made = dict(plain)
         made["patch"] = tuple(plain["patch"])
+        made["spacing_mm"] = tuple(plain.get("spacing_mm", (1.0, 1.0, 1.0)))
         made["channels"] = [ChannelStatistics(**channel) for channel in plain["channels"]]
         if plain["regions"] is not None:
             made["regions"] = {name: tuple(numbers) for name, numbers in plain["regions"].items()}
@@ -86,7 +89,7 @@ class ModelSpec:
 
     def build(self) -> nn.Module:
         """Build the network with fresh weights."""
-        return build_network(self.net, self.task, self.patch)
+        return build_network(self.net, self.task, Geometry(patch=self.patch, spacing_mm=self.spacing_mm))
 
 
 def to_input(voxels: npt.NDArray[Any], intensity: Intensity, device: torch.device) -> torch.Tensor:

@@ -5,29 +5,31 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from pipelines.batch import Batch, Loader
 from preprocessing.errors import RunError
 from preprocessing.shards import Store
-from training.checkpoint import BEST, LAST, random_state, save_checkpoint, set_random_state
+from training.checkpoint import BEST, LAST, PREVIOUS, random_state, save_checkpoint, set_random_state
+from training.group import Group
 from training.inference import ModelSpec
+from training.losses import Loss
 from training.precision import autocast
 from training.progress import ProgressLine
 from training.record import append_metrics
 from training.stop import Stopped, StopRequest
 from training.timing import Split, StepTimer
-from training.validate import mean_scores, validate
+from training.validate import ValidationOptions, mean_scores, validate
 
 log = logging.getLogger(__name__)
 SAVE_EVERY_S = 600.0  # an epoch over tens of thousands of cases takes hours; a kill costs ten minutes at most
-LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +42,29 @@ class Setup:
     validation_cases: tuple[str, ...]
     epochs: int
     val_every: int
-    device: torch.device
+    group: Group
     amp: torch.dtype | None
-    loss: LossFunction
+    loss: Loss
+    accumulate: int
     options: Mapping[str, Any]
 
 
 @dataclass(kw_only=True)
 class Learned:
-    """What training changes: all of it is saved."""
+    """What training changes: all of it is saved. ``forward`` is ``network`` as the steps call it."""
 
     network: nn.Module
+    forward: nn.Module
+    average: AveragedModel | None
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     scaler: torch.amp.GradScaler
     loader: Loader
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and kept: the average of the weights where there is one."""
+        return self.network if self.average is None else self.average.module
 
 
 @dataclass(kw_only=True)
@@ -77,8 +87,9 @@ class Training:
     def __init__(self, setup: Setup, learned: Learned, stop: StopRequest) -> None:
         self.setup, self.learned, self.stop = setup, learned, stop
         self.progress = Progress()
-        self.timer = StepTimer(learned.loader.stages, setup.device)
-        self.line = ProgressLine(setup.epochs * len(learned.loader))
+        self.group = setup.group
+        self.timer = StepTimer(learned.loader.stages, self.group.device)
+        self.line = ProgressLine(setup.epochs * len(learned.loader), is_shown=self.group.is_main)
         self._saved_at = time.monotonic()
 
     def run(self) -> None:
@@ -102,34 +113,48 @@ class Training:
         self.timer.start()
         for batch in loader:
             self.timer.batch_arrived()
-            loss = self._step(batch)
+            loss, *votes = self.group.sum([self._step(batch) / self.group.world.world_size, *self.stop.votes()])
             self.timer.stepped()
             if not math.isfinite(loss):
                 raise RunError(f"the loss is {loss} at step {progress.step}; lower --lr, or use --amp off if it was on")
             progress.loss_sum += loss
             progress.loss_steps += 1
             progress.step += 1
-            self.line.advance(loss, len(batch.samples), self.timer.split)
-            self.stop.check()
+            self.line.advance(loss, loader.plan.options.global_batch, self.timer.split)
+            self.stop.check(votes)
             if time.monotonic() - self._saved_at > SAVE_EVERY_S:
                 self.save()
 
     def _step(self, batch: Batch) -> float:
-        learned, setup = self.learned, self.setup
-        image = batch.image.to(setup.device, non_blocking=True)
-        label = batch.label.to(setup.device, non_blocking=True)
+        learned = self.learned
+        image = batch.image.to(self.group.device, non_blocking=True)
+        label = batch.label.to(self.group.device, non_blocking=True)
         self.timer.transferred()
-        with autocast(setup.device, setup.amp):
-            logits = learned.network(image)
-        loss = setup.loss(logits.float(), label)
+        assert image.is_contiguous(memory_format=torch.channels_last_3d)  # from the loader to here without a copy
         learned.optimizer.zero_grad(set_to_none=True)
-        learned.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        loss = self._backward(image, label)
         learned.scaler.unscale_(learned.optimizer)
         nn.utils.clip_grad_norm_(learned.network.parameters(), max_norm=12.0)  # nnU-Net's bound
         learned.scaler.step(learned.optimizer)
         learned.scaler.update()
         learned.schedule.step()
-        return float(loss.detach())
+        if learned.average is not None:
+            learned.average.update_parameters(learned.network)
+        return float(loss)
+
+    def _backward(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Add up the gradients of the batch part by part; returns the loss of the whole batch."""
+        learned, setup, num = self.learned, self.setup, self.setup.accumulate
+        parts = zip(image.chunk(num), label.chunk(num), strict=True)
+        total = torch.zeros((), device=image.device)
+        for index, (part, wanted) in enumerate(parts):
+            with self.group.summing(learned.forward, is_last=index == num - 1):
+                with autocast(self.group.device, setup.amp):
+                    logits = learned.forward(part)
+                loss = setup.loss(logits.float(), wanted) / num
+                learned.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
 
     def _finish_epoch(self) -> None:
         """Validate when it is due, write the epoch's line, save."""
@@ -137,53 +162,75 @@ class Training:
         due = (progress.epoch + 1) % setup.val_every == 0 or progress.epoch + 1 == setup.epochs
         begin = time.perf_counter()
         dice = self._validate() if due else {}
-        split = self._collect_split()
+        split = self._mean_split()
         line = {
             "epoch": progress.epoch + 1,
             "step": progress.step,
             "loss": progress.loss_sum / max(progress.loss_steps, 1),
             "lr": self.learned.optimizer.param_groups[0]["lr"],
             "dice": dice or None,
-            "patches_per_s": split.steps * len(self.learned.loader.lanes) / split.wall_s if split.wall_s else 0.0,
+            "patches_per_s": split.steps * self.learned.loader.plan.options.global_batch / split.wall_s
+            if split.wall_s
+            else 0.0,
             "waiting": split.waiting,
             "split": asdict(split),
             "validation_s": time.perf_counter() - begin if due else 0.0,
         }
-        append_metrics(setup.folder, line)
+        if self.group.is_main:
+            append_metrics(setup.folder, line)
         progress.lines += 1
         progress.epoch += 1
         progress.loss_sum, progress.loss_steps, progress.epoch_split = 0.0, 0, asdict(Split())
         self.save()
         self.line.tell(line)
         if progress.epoch < setup.epochs:
-            self.stop.check()
+            self._check_stop()
+
+    def _check_stop(self) -> None:
+        self.stop.check(self.group.sum(self.stop.votes()))
 
     def _validate(self) -> dict[str, float]:
         setup, progress = self.setup, self.progress
         scores = validate(
-            self.learned.network,
+            self.learned.judged,
             setup.store,
             setup.validation_cases,
             setup.spec,
-            setup.amp,
-            on_case=self.stop.check,
+            ValidationOptions(amp=setup.amp, group=self.group, on_case=self._check_stop),
         )
         means = mean_scores(scores)
         if means["mean"] > progress.best_dice:
             progress.best_dice, progress.best_epoch = means["mean"], progress.epoch
-            content = {"model": self.learned.network.state_dict(), "epoch": progress.epoch + 1, "dice": means}
-            save_checkpoint(setup.folder / "checkpoints" / BEST, self._described(content))
+            content = {
+                "model": self.learned.judged.state_dict(),
+                "epoch": progress.epoch + 1,
+                "dice": means,
+                "cases": scores,
+            }
+            self._write(BEST, content)
         return means
 
     def _collect_split(self) -> Split:
         """Return the time split of the epoch, with what a stopped process had booked before."""
         return Split(**self.progress.epoch_split).plus(self.timer.take())  # type: ignore[arg-type]
 
-    def _described(self, content: dict[str, Any]) -> dict[str, Any]:
-        return {**content, "spec": self.setup.spec.to_plain(), "options": dict(self.setup.options)}
+    def _mean_split(self) -> Split:
+        """Average the processes' splits; bytes read are the sum."""
+        split = self._collect_split()
+        num = self.group.world.world_size
+        total = self.group.sum([float(value) for value in asdict(split).values()])
+        means = {name: value / num for name, value in zip(asdict(split), total, strict=True)}
+        return Split(**means | {"steps": split.steps, "read_bytes": round(num * means["read_bytes"])})  # type: ignore[arg-type]
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        """Write a checkpoint; all processes hold the same, so one does it."""
+        if self.group.is_main:
+            described = {"spec": self.setup.spec.to_plain(), "options": dict(self.setup.options)}
+            folder = self.setup.folder / "checkpoints"
+            save_checkpoint(folder / name, content | described, folder / PREVIOUS if name == LAST else None)
 
     def save(self) -> None:
-        """Write ``last.pt``: everything that going on needs."""
+        """Write ``last.pt``: everything that going on needs, with any number of processes."""
         learned = self.learned
         self.progress.epoch_split = asdict(self._collect_split())
         content = {
@@ -195,7 +242,9 @@ class Training:
             "random": random_state(),
             "progress": asdict(self.progress),
         }
-        save_checkpoint(self.setup.folder / "checkpoints" / LAST, self._described(content))
+        if learned.average is not None:
+            content["average"] = learned.average.state_dict()
+        self._write(LAST, content)
         self._saved_at = time.monotonic()
 
     def load(self, content: Mapping[str, Any]) -> None:
@@ -203,6 +252,8 @@ class Training:
         learned = self.learned
         learned.loader.load_state_dict(content["loader"])  # first: it checks that the stream is the same
         learned.network.load_state_dict(content["model"])
+        if learned.average is not None:
+            learned.average.load_state_dict(content["average"])
         learned.optimizer.load_state_dict(content["optimizer"])
         learned.schedule.load_state_dict(content["schedule"])
         learned.scaler.load_state_dict(content["scaler"])

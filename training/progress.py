@@ -21,7 +21,7 @@ TELL_EVERY_S = 60.0  # where there is no terminal and an epoch takes longer
 class ProgressLine:
     """Shows step, loss, patches/s, the share of time spent waiting for data, and the time left."""
 
-    def __init__(self, total_steps: int) -> None:
+    def __init__(self, total_steps: int, *, is_shown: bool = True) -> None:
         columns = (
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -29,7 +29,7 @@ class ProgressLine:
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
         )
-        self._live = Progress(*columns, transient=True, disable=not get_console().is_terminal)
+        self._live = Progress(*columns, transient=True, disable=not (is_shown and get_console().is_terminal))
         self._task = self._live.add_task("training", total=total_steps, figures="")
         self._total, self._step, self._patches = total_steps, 0, 0
         self._told_at = time.monotonic()
