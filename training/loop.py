@@ -6,79 +6,26 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
-from pipelines.batch import Batch, Loader
+from pipelines.batch import Batch
 from preprocessing.errors import RunError
-from preprocessing.shards import Store
-from training.checkpoint import BEST, LAST, PREVIOUS, random_state, save_checkpoint, set_random_state
-from training.group import Group
-from training.inference import ModelSpec
-from training.losses import Loss
+from training.board import Board
+from training.checkpoint import BEST, LAST, PREVIOUS, save_checkpoint
 from training.precision import autocast
 from training.progress import ProgressLine
 from training.record import append_metrics
+from training.state import Learned, Progress, Setup
 from training.stop import Stopped, StopRequest
 from training.timing import Split, StepTimer
 from training.validate import ValidationOptions, mean_scores, validate
 
 log = logging.getLogger(__name__)
 SAVE_EVERY_S = 600.0  # an epoch over tens of thousands of cases takes hours; a kill costs ten minutes at most
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """What the loop works with and does not change."""
-
-    folder: Path
-    store: Store
-    spec: ModelSpec
-    validation_cases: tuple[str, ...]
-    epochs: int
-    val_every: int
-    group: Group
-    amp: torch.dtype | None
-    loss: Loss
-    accumulate: int
-    options: Mapping[str, Any]
-
-
-@dataclass(kw_only=True)
-class Learned:
-    """What training changes: all of it is saved. ``forward`` is ``network`` as the steps call it."""
-
-    network: nn.Module
-    forward: nn.Module
-    average: AveragedModel | None
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LambdaLR
-    scaler: torch.amp.GradScaler
-    loader: Loader
-
-    @property
-    def judged(self) -> nn.Module:
-        """The network that is validated and kept: the average of the weights where there is one."""
-        return self.network if self.average is None else self.average.module
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """Where the run stands, as plain numbers; ``lines`` counts those of metrics.jsonl that belong to it."""
-
-    epoch: int = 0
-    step: int = 0
-    lines: int = 0
-    loss_sum: float = 0.0
-    loss_steps: int = 0
-    best_dice: float = -1.0
-    best_epoch: int = -1
-    epoch_split: dict[str, float] = field(default_factory=lambda: asdict(Split()))
 
 
 class Training:
@@ -90,6 +37,7 @@ class Training:
         self.group = setup.group
         self.timer = StepTimer(learned.loader.stages, self.group.device)
         self.line = ProgressLine(setup.epochs * len(learned.loader), is_shown=self.group.is_main)
+        self.board: Board | None = None
         self._saved_at = time.monotonic()
 
     def run(self) -> None:
@@ -103,6 +51,9 @@ class Training:
         except Stopped:
             self.save()
             raise
+        finally:
+            if self.board is not None:
+                self.board.close()
 
     def _train_epoch(self) -> None:
         """Take the steps of the current epoch that are still to be taken."""
@@ -178,6 +129,7 @@ class Training:
         }
         if self.group.is_main:
             append_metrics(setup.folder, line)
+            self._open_board().add_epoch(line)
         progress.lines += 1
         progress.epoch += 1
         progress.loss_sum, progress.loss_steps, progress.epoch_split = 0.0, 0, asdict(Split())
@@ -185,6 +137,11 @@ class Training:
         self.line.tell(line)
         if progress.epoch < setup.epochs:
             self._check_stop()
+
+    def _open_board(self) -> Board:
+        if self.board is None:
+            self.board = Board(self.setup.folder, self.progress.step)
+        return self.board
 
     def _check_stop(self) -> None:
         self.stop.check(self.group.sum(self.stop.votes()))
@@ -231,32 +188,12 @@ class Training:
 
     def save(self) -> None:
         """Write ``last.pt``: everything that going on needs, with any number of processes."""
-        learned = self.learned
         self.progress.epoch_split = asdict(self._collect_split())
-        content = {
-            "model": learned.network.state_dict(),
-            "optimizer": learned.optimizer.state_dict(),
-            "schedule": learned.schedule.state_dict(),
-            "scaler": learned.scaler.state_dict(),
-            "loader": learned.loader.state_dict(),
-            "random": random_state(),
-            "progress": asdict(self.progress),
-        }
-        if learned.average is not None:
-            content["average"] = learned.average.state_dict()
-        self._write(LAST, content)
+        self._write(LAST, {**self.learned.state_dict(), "progress": asdict(self.progress)})
         self._saved_at = time.monotonic()
 
     def load(self, content: Mapping[str, Any]) -> None:
         """Go on from what ``save`` wrote."""
-        learned = self.learned
-        learned.loader.load_state_dict(content["loader"])  # first: it checks that the stream is the same
-        learned.network.load_state_dict(content["model"])
-        if learned.average is not None:
-            learned.average.load_state_dict(content["average"])
-        learned.optimizer.load_state_dict(content["optimizer"])
-        learned.schedule.load_state_dict(content["schedule"])
-        learned.scaler.load_state_dict(content["scaler"])
-        set_random_state(content["random"])
+        self.learned.load_state_dict(content)
         self.progress = Progress(**content["progress"])
         self.line.start_at(self.progress.step)

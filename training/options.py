@@ -35,7 +35,7 @@ class Options:
 
     SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint before the run ends (exit code 0, 0 and 130); the same command with
     --resume auto goes on exactly there, also with another number of processes if --batch-size times processes is the
-    same.
+    same. Processes started by torchrun save and exit with 0 as well; torchrun itself exits with 1 after a signal.
     """
 
     loader: str = "dali"

@@ -16,12 +16,13 @@ from training.averaging import build_average
 from training.checkpoint import LAST, PREVIOUS, load_checkpoint, newest_whole
 from training.group import Group
 from training.inference import ModelSpec
-from training.loop import Learned, Setup, Training
+from training.loop import Training
 from training.losses import build_loss
 from training.options import AUTO, Options, Resolved, check_same, median_spacing, resolve, to_plain
 from training.precision import build_scaler, choose_amp
 from training.recipes import build_optimizer, build_schedule
 from training.record import keep_metrics, write_run
+from training.state import Learned, Setup
 from training.stop import StopRequest
 from training.validate import split_cases
 

@@ -14,16 +14,13 @@ from preprocessing import to_shards
 from preprocessing.cli import main
 from preprocessing.errors import EXIT_DONE, InputError, RunError
 from preprocessing.shards import open_store
-from training.checkpoint import BEST, seed_everything
+from training.checkpoint import seed_everything
 from training.distributed import read_world
 from training.group import Group, join
-from training.loop import Training
 from training.options import DEFAULT_SHARDS, Options
 from training.prepare import prepare, run_folder
 from training.recipes import PRESETS
-from training.record import read_metrics
 from training.stop import Stopped, StopRequest, listen_for_stop
-from training.timing import Split, describe_limit
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +51,9 @@ def _train(options: Options, group: Group, stop: StopRequest) -> int:
     finally:
         training.learned.loader.close()
     if group.is_main:
-        _conclude(training, folder)
+        from training.conclude import conclude  # half a second of matplotlib
+
+        conclude(training)
     return EXIT_DONE
 
 
@@ -62,21 +61,6 @@ def _ensure_store(shards: Path) -> None:
     if shards == DEFAULT_SHARDS and not shards.exists():
         log.info("%s does not exist: making it from the synthetic phantom data set", shards)
         to_shards.convert(to_shards.Options(output=shards))
-
-
-def _conclude(training: Training, folder: Path) -> None:
-    total = Split()
-    for line in read_metrics(folder):
-        total = total.plus(Split(**line["split"]))
-    progress = training.progress
-    log.info(
-        "best mean dice %.4f in epoch %d: %s",
-        progress.best_dice,
-        progress.best_epoch + 1,
-        folder / "checkpoints" / BEST,
-    )
-    if total.steps:
-        log.info("%s", describe_limit(total))
 
 
 if __name__ == "__main__":

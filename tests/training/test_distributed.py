@@ -127,6 +127,7 @@ def test_sigterm_to_torchrun_saves_and_one_process_goes_on(options: Options, alo
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=60)[1]
     assert "stopped at step" in said
+    assert process.returncode == 1  # torchrun's own way of ending after a signal
     step = load_checkpoint(halved.output / "checkpoints" / "last.pt")["progress"]["step"]
     assert 3 <= step < STEPS
     assert train(dataclasses.replace(options, output=halved.output, resume="auto")) == 0

@@ -135,7 +135,7 @@ def test_stopping_at_every_safe_place_changes_nothing(
 def test_resuming_with_other_options_names_the_first_that_differs(tiny_options: Options, tiny_run: Path) -> None:
     for changes, message in (
         ({"lr": 5e-4}, r"--lr 0.001, this command says 0.0005"),
-        ({"net": "unet"}, r"--net segresnet, this command says unet"),
+        ({"net": "dynunet"}, r"--net segresnet, this command says dynunet"),
         ({"samples_per_case": 3}, r"--samples-per-case 2, this command says 3"),
     ):
         options = dataclasses.replace(tiny_options, output=tiny_run, resume="auto", **changes)
