@@ -25,7 +25,8 @@ DEFAULT_SHARDS = Path("data/shards")
 AUTO = Path("auto")
 CPU_VOXELS, GPU_VOXELS = 64**3, 128**3  # the largest patch that "auto" chooses
 CHOSEN = ("global_batch", "net", "loss", "optimizer", "lr", "epochs", "val_every")
-PLACES, SPEED = ("shards", "output", "resume"), ("loader", "device", "batch_size", "backend", "accumulate", "compile")
+PLACES = ("shards", "output", "resume", "init_from")
+SPEED = ("loader", "device", "batch_size", "backend", "accumulate", "compile")
 FREE_ON_RESUME = (*PLACES, *SPEED, "val_every", "epochs")
 
 
@@ -82,6 +83,8 @@ class Options:
     """Epochs between validations; 0 makes about ten in the run."""
     resume: str = "never"
     """auto goes on from the newest checkpoint in --output; a path goes on from that file."""
+    init_from: Path | None = None
+    """Checkpoint whose weights a new run starts with, to fine-tune them; same --net, patch, channels and labels."""
     backend: str = "auto"
     """How several processes talk: auto, gloo, nccl or smddp."""
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from pipelines.loaders import LoaderConfig, build_loader
 from preprocessing.errors import InputError
@@ -75,7 +76,10 @@ def prepare(options: Options, store: Store, folder: Path, group: Group, stop: St
 
 def _learned(options: Options, resolved: Resolved, setup: Setup, cases: tuple[str, ...]) -> Learned:
     group = setup.group
-    network = setup.spec.build().to(group.device)
+    network = setup.spec.build()
+    if options.init_from is not None:
+        _load_weights(network, options.init_from)
+    network.to(group.device)
     config = _loader_config(options, resolved, setup.spec, cases, group.device)
     loader = build_loader(options.loader, config, group.world.rank, group.world.world_size)
     preset = resolved.preset
@@ -90,6 +94,14 @@ def _learned(options: Options, resolved: Resolved, setup: Setup, cases: tuple[st
         scaler=build_scaler(group.device, setup.amp),
         loader=loader,
     )
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    try:
+        network.load_state_dict(load_checkpoint(path)["model"])
+    except RuntimeError as error:  # torch lists every name and shape that differs, one a line
+        first, count = str(error).splitlines()[1].strip(), len(str(error).splitlines()) - 1
+        raise InputError(f"--init-from {path}: its network is another one ({first}; {count} differences)") from error
 
 
 def _loader_config(

@@ -92,7 +92,9 @@ class Watch:
             except RuntimeError:
                 self._end({"rank": self.world.rank, "code": EXIT_UNEXPECTED, "message": LOST})
             if heard and heard != DONE.encode() and time.monotonic() - heard_at > SILENT_S:
-                self._end(self._announce(RunError(LOST)))
+                neighbour = (self.world.rank + 1) % self.world.world_size
+                silent = f"rank {neighbour} has given no sign of life for {SILENT_S:.0f} s"
+                self._end(self._announce(RunError(f"{silent}: {LOST}")))
 
     def _end(self, failure: dict[str, Any]) -> None:
         """Leave at once: the main thread may sit in a collective that never returns."""

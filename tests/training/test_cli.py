@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
             "seed",
             "val-every",
             "resume",
+            "init-from",
             "backend",
         ],
     ),

@@ -56,6 +56,18 @@ def test_every_preset_trains_and_resumes(tiny_options: Options, tmp_path: Path, 
     assert len(read_metrics(options.output)) == 2
 
 
+def test_fine_tuning_starts_with_the_weights_given(tiny_options: Options, tiny_run: Path, tmp_path: Path) -> None:
+    best = tiny_run / "checkpoints" / "best.pt"
+    options = dataclasses.replace(tiny_options, output=tmp_path / "run", init_from=best, lr=1e-12, epochs=1)
+    assert train(options) == 0
+    tuned = load_checkpoint(options.output / "checkpoints" / "last.pt")["model"]
+    for name, value in load_checkpoint(best)["model"].items():
+        torch.testing.assert_close(tuned[name], value, rtol=0, atol=1e-6)
+    other = dataclasses.replace(options, output=tmp_path / "other", net="dynunet")
+    with pytest.raises(InputError, match=r"best.pt: its network is another one \(Missing key.*; \d+ differences\)"):
+        train(other)
+
+
 def test_accumulating_parts_takes_the_same_steps(tiny_options: Options, tmp_path: Path) -> None:
     whole = dataclasses.replace(tiny_options, optimizer="sgd", amp="off", output=tmp_path / "whole")
     parts = dataclasses.replace(whole, accumulate=2, output=tmp_path / "parts")
