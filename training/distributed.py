@@ -39,7 +39,8 @@ class World:
 def read_world(environment: Mapping[str, str] = os.environ) -> World:
     """Read what ``torchrun`` or ``mpirun`` set; without either this is the only process.
 
-    ``VOXELFEED_RENDEZVOUS=file:///shared/name`` replaces ``MASTER_ADDR`` and ``MASTER_PORT``. Raises ``InputError``
+    ``VOXELFEED_RENDEZVOUS=file:///shared/name``, a file that is not there yet, replaces ``MASTER_ADDR`` and
+    ``MASTER_PORT``. Raises ``InputError``
     for several processes that cannot find each other.
     """
     names = next((names for names in LAUNCHERS.values() if names[0] in environment), LAUNCHERS["torchrun"])

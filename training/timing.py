@@ -50,6 +50,7 @@ class StepTimer:
     def __post_init__(self) -> None:
         self._mark = time.perf_counter()
         self._read_s, self._graph_s, self._bytes = self._stages()
+        self._moving_s = 0.0
         self._copy = _CopyClock() if self.device.type == "cuda" else None
 
     def start(self) -> None:
@@ -74,13 +75,14 @@ class StepTimer:
         """Book the move to the device, as far as this process waited for it."""
         if self._copy is not None:
             self._copy.end()
-        self.split.transfer_s += self._lap()
+        self._moving_s = self._lap()
+        self.split.transfer_s += self._moving_s
 
     def stepped(self) -> None:
         """Book forward, backward and optimiser; on CUDA the copy that the model had to wait for counts as transfer."""
         copy_s = 0.0 if self._copy is None else self._copy.finish(self.device)
         elapsed = self._lap()
-        copy_s = min(copy_s, elapsed)
+        copy_s = min(max(copy_s - self._moving_s, 0.0), elapsed)
         self.split.transfer_s += copy_s
         self.split.model_s += elapsed - copy_s
         self.split.steps += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +71,8 @@ def test_help_explains_every_flag(command: str, capsys: pytest.CaptureFixture[st
 def test_sagemaker_style_arguments_drive_the_same_flags() -> None:
     """Hyperparameters arrive as flat strings, with underscores if they were written in Python."""
     words = "--batch_size 4 --samples_per_case 2 --amp true --patch 32,48,64 --lr 1e-3 --val-every 5"
+    words += " --compile TRUE --accumulate 2 --ema 0.99 --init_from best.pt --backend gloo --optimizer sgd"
     given = tyro.cli(options.Options, args=words.split())
     assert (given.batch_size, given.samples_per_case, given.amp) == (4, 2, "true")
+    assert (given.compile, given.accumulate, given.ema, given.init_from) == (True, 2, 0.99, Path("best.pt"))
     assert (given.patch, given.lr, given.val_every) == ((32, 48, 64), 1e-3, 5)

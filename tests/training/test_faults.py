@@ -12,6 +12,7 @@ import random
 import re
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -41,15 +42,15 @@ def in_quiet(options: Options) -> None:
     train(options)
 
 
-def kill_at_random(options: Options, kills: int, longest_s: float) -> int:
+def kill_at_random(options: Options, kills: int, longest_s: float) -> tuple[int, int]:
     """Start a run again and again and kill it, every second time while it writes a checkpoint.
 
-    Returns how many kills left an unfinished file behind. After each of them there is a whole checkpoint to go on from,
-    once there has been one.
+    Returns how many processes were killed, and how many of them left an unfinished file behind. After each of them
+    there is a whole checkpoint to go on from, once there has been one.
     """
     draw = random.Random(0)
     folder = options.output / "checkpoints"
-    unfinished, hits, was_saved = folder / "last.tmp", 0, False
+    unfinished, killed, hits, was_saved = folder / "last.tmp", 0, 0, False
     for number in range(kills):
         unfinished.unlink(missing_ok=True)
         process = SPAWN.Process(target=in_quiet, args=(options,))
@@ -60,10 +61,11 @@ def kill_at_random(options: Options, kills: int, longest_s: float) -> int:
             time.sleep(0.0005)
         process.kill()
         process.join()
+        killed += process.exitcode == -signal.SIGKILL
         hits += unfinished.exists()
         assert newest_whole(folder) is not None or not was_saved
         was_saved = was_saved or newest_whole(folder) is not None
-    return hits
+    return killed, hits
 
 
 def assert_same_end(one: Path, other: Path) -> None:
@@ -73,20 +75,21 @@ def assert_same_end(one: Path, other: Path) -> None:
     assert figures[0] == figures[1]
 
 
-def check_kills(options: Options, folder: Path, kills: int) -> int:
-    """Kill a run, let it end, compare it with one that was left alone; returns the kills that hit a save."""
+def check_kills(options: Options, folder: Path, kills: int) -> tuple[int, int]:
+    """Kill a run, let it end, compare it with one that was left alone; returns the kills, and those that hit a save."""
     whole = dataclasses.replace(options, output=folder / "whole")
     train(whole)
     killed = dataclasses.replace(options, output=folder / "killed", resume="auto")
-    hits = kill_at_random(killed, kills, longest_s=1.5)
+    counts = kill_at_random(killed, kills, longest_s=1.5)
     train(killed)
     assert_same_end(killed.output, whole.output)
-    return hits
+    return counts
 
 
 def test_kills_at_any_instant_lose_nothing(tiny_options: Options, tmp_path: Path) -> None:
     options = dataclasses.replace(tiny_options, epochs=12, val_every=6, net="dynunet")
-    assert check_kills(options, tmp_path, kills=4) >= 1
+    killed, hits = check_kills(options, tmp_path, kills=4)
+    assert killed >= hits >= 1
 
 
 class Fill(logging.Handler):
@@ -171,9 +174,10 @@ def main(kills: int) -> None:
         folder = Path(name)
         make_phantom(PhantomOptions(output=folder / "data", cases=5, test_cases=0, shape=(24, 28, 24)))
         convert(ConvertOptions(input=folder / "data", output=folder / "store", workers=1))
-        options = Options(shards=folder / "store", patch=(16, 16, 16), epochs=12 * kills, val_every=50, device="cpu")
-        hits = check_kills(options, folder, kills)
-    print(f"{kills} kills, {hits} of them while a checkpoint was written: the run ended as one that was left alone")  # noqa: T201
+        options = Options(shards=folder / "store", patch=(16, 16, 16), epochs=2 * kills, val_every=50, device="cpu")
+        torch.set_num_threads(1)
+        killed, hits = check_kills(options, folder, kills)
+    print(f"{killed} kills, {hits} of them while a checkpoint was written: the run ended as one that was left alone")  # noqa: T201
 
 
 if __name__ == "__main__":

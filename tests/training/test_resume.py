@@ -24,7 +24,7 @@ from training.record import read_metrics
 from training.run import train
 from training.stop import Stopped, StopRequest
 
-EPOCHS = 12
+EPOCHS = 8
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # patches this small gain nothing from a second thread
 
 

@@ -144,3 +144,21 @@ def test_the_timer_books_waits_where_the_loader_says_they_came_from() -> None:
     assert (taken.steps, taken.read_bytes) == (1, 123)
     assert timer.take() == Split()
     assert taken.plus(taken).wall_s == pytest.approx(2 * taken.wall_s)
+
+
+@pytest.mark.gpu
+def test_a_copy_that_the_gpu_waits_for_is_transfer() -> None:
+    """The copy is asynchronous: the process goes on at once, the first kernel that needs it waits."""
+    device = torch.device("cuda")
+    values = torch.ones(2**28, pin_memory=True)  # 1 GiB: 20 ms or more over PCIe
+    for _ in range(2):  # the first one also starts CUDA
+        timer = StepTimer(StageSeconds(), device)
+        timer.start()
+        timer.batch_arrived()
+        moved = values.to(device, non_blocking=True)
+        timer.transferred()
+        assert bool(moved[0] == 1)
+        timer.stepped()
+    split = timer.take()
+    assert split.transfer_s > 0.01
+    assert split.transfer_s > split.model_s
