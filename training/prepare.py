@@ -156,4 +156,4 @@ def _resume(training: Training, options: Options) -> None:
         check_same(content["options"], training.setup.options, path)
         training.load(content)
         log.info("resuming %s at epoch %d, step %d", path, training.progress.epoch + 1, training.progress.step)
-    training.setup.group.check_equal("the step to go on from", training.progress.step)
+    training.setup.group.check_equal("the step to go on from (do all machines see --output?)", training.progress.step)
