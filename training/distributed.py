@@ -1,4 +1,4 @@
-"""The only reader of rank variables: which process this is among how many."""
+"""The only reader of rank variables: which process this is among how many, on which device, over which backend."""
 
 from __future__ import annotations
 
@@ -10,37 +10,58 @@ import torch
 
 from preprocessing.errors import InputError
 
+LAUNCHERS = {
+    "torchrun": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
+    "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"),
+}
+BACKENDS = ("gloo", "nccl", "smddp")
+
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Place of this process: ``rank`` among ``world_size`` processes, ``local_rank`` among those of its machine."""
+    """Place of this process: ``rank`` among ``world_size`` processes, ``local_rank`` among those of its machine.
+
+    ``meeting_place`` is where the processes find each other: ``env://`` (``MASTER_ADDR`` and ``MASTER_PORT``, which
+    torchrun sets), or ``file:///...`` on a shared file system.
+    """
 
     rank: int
     local_rank: int
     world_size: int
+    meeting_place: str = "env://"
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and talks."""
+        return self.rank == 0
 
 
 def read_world(environment: Mapping[str, str] = os.environ) -> World:
-    """Read what ``torchrun`` set; without it this is the only process.
+    """Read what ``torchrun`` or ``mpirun`` set; without either this is the only process.
 
-    Raises ``InputError`` for more than one process, which this version cannot train with yet.
+    ``VOXELFEED_RENDEZVOUS=file:///shared/name``, a file that is not there yet, replaces ``MASTER_ADDR`` and
+    ``MASTER_PORT``. Raises ``InputError``
+    for several processes that cannot find each other.
     """
-    world = World(
-        rank=int(environment.get("RANK", "0")),
-        local_rank=int(environment.get("LOCAL_RANK", "0")),
-        world_size=int(environment.get("WORLD_SIZE", "1")),
+    names = next((names for names in LAUNCHERS.values() if names[0] in environment), LAUNCHERS["torchrun"])
+    rank, local_rank, world_size = (
+        int(environment.get(name, missing)) for name, missing in zip(names, "001", strict=True)
     )
-    if world.world_size > 1:
-        raise InputError(
-            f"started as {world.world_size} processes; this version trains in one, start it without torchrun"
-        )
-    return world
+    place = environment.get("VOXELFEED_RENDEZVOUS", "env://")
+    if world_size > 1 and place == "env://":
+        absent = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
+        if absent:
+            raise InputError(
+                f"started as {world_size} processes without {' and '.join(absent)}; start with torchrun, or export "
+                "them (the first machine's name and a free port)"
+            )
+    return World(rank=rank, local_rank=local_rank, world_size=world_size, meeting_place=place)
 
 
 def choose_device(wanted: str, world: World) -> torch.device:
     """Turn ``auto``, ``cpu`` or ``cuda`` into this process's device.
 
-    Raises ``InputError`` for another name, or for ``cuda`` where there is none.
+    Raises ``InputError`` for another name, for ``cuda`` where there is none, or for more processes than devices.
     """
     if wanted not in ("auto", "cpu", "cuda"):
         raise InputError(f"--device {wanted}: unknown; known: auto, cpu, cuda")
@@ -48,5 +69,40 @@ def choose_device(wanted: str, world: World) -> torch.device:
         raise InputError("--device cuda: no CUDA device is visible here; use --device cpu or auto")
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
+    if world.local_rank >= torch.cuda.device_count():
+        raise InputError(
+            f"process {world.local_rank} of this machine has no device: {torch.cuda.device_count()} visible; start as "
+            "many processes as there are devices"
+        )
     torch.cuda.set_device(world.local_rank)
     return torch.device("cuda", world.local_rank)
+
+
+def choose_backend(wanted: str, device: torch.device) -> tuple[str, str]:
+    """Return the name of the collectives' backend and why it was taken.
+
+    ``auto`` takes smddp where SageMaker's library can be imported, else nccl with CUDA, else gloo. Importing is what
+    registers smddp with PyTorch. Raises ``InputError`` for an unknown name, or one that cannot work here.
+    """
+    if wanted not in ("auto", *BACKENDS):
+        raise InputError(f"--backend {wanted}: unknown; known: auto, {', '.join(BACKENDS)}")
+    if wanted in ("nccl", "smddp") and device.type != "cuda":
+        raise InputError(f"--backend {wanted}: needs CUDA devices and this run is on {device}; use --backend gloo")
+    if wanted in ("gloo", "nccl"):
+        return wanted, "asked for"
+    if device.type != "cuda":
+        return "gloo", f"the run is on {device}"
+    reason = _why_not_smddp()
+    if reason is None:
+        return "smddp", "SageMaker's library is here" if wanted == "auto" else "asked for"
+    if wanted == "smddp":
+        raise InputError(f"--backend smddp: SageMaker's library cannot be loaded ({reason}); use --backend nccl")
+    return "nccl", f"CUDA devices, and no SageMaker library ({reason})"
+
+
+def _why_not_smddp() -> str | None:
+    try:
+        import smdistributed.dataparallel.torch.torch_smddp  # noqa: F401
+    except Exception as error:  # noqa: BLE001  # on unsupported machines it fails in ways of its own
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return None

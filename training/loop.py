@@ -5,70 +5,27 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import nn
 
-from pipelines.batch import Batch, Loader
+from pipelines.batch import Batch
 from preprocessing.errors import RunError
-from preprocessing.shards import Store
-from training.checkpoint import BEST, LAST, random_state, save_checkpoint, set_random_state
-from training.inference import ModelSpec
+from training.board import Board
+from training.checkpoint import BEST, LAST, PREVIOUS, save_checkpoint
 from training.precision import autocast
 from training.progress import ProgressLine
 from training.record import append_metrics
+from training.state import Learned, Progress, Setup
 from training.stop import Stopped, StopRequest
 from training.timing import Split, StepTimer
-from training.validate import mean_scores, validate
+from training.validate import ValidationOptions, mean_scores, validate
 
 log = logging.getLogger(__name__)
 SAVE_EVERY_S = 600.0  # an epoch over tens of thousands of cases takes hours; a kill costs ten minutes at most
-LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """What the loop works with and does not change."""
-
-    folder: Path
-    store: Store
-    spec: ModelSpec
-    validation_cases: tuple[str, ...]
-    epochs: int
-    val_every: int
-    device: torch.device
-    amp: torch.dtype | None
-    loss: LossFunction
-    options: Mapping[str, Any]
-
-
-@dataclass(kw_only=True)
-class Learned:
-    """What training changes: all of it is saved."""
-
-    network: nn.Module
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LambdaLR
-    scaler: torch.amp.GradScaler
-    loader: Loader
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """Where the run stands, as plain numbers; ``lines`` counts those of metrics.jsonl that belong to it."""
-
-    epoch: int = 0
-    step: int = 0
-    lines: int = 0
-    loss_sum: float = 0.0
-    loss_steps: int = 0
-    best_dice: float = -1.0
-    best_epoch: int = -1
-    epoch_split: dict[str, float] = field(default_factory=lambda: asdict(Split()))
 
 
 class Training:
@@ -77,8 +34,10 @@ class Training:
     def __init__(self, setup: Setup, learned: Learned, stop: StopRequest) -> None:
         self.setup, self.learned, self.stop = setup, learned, stop
         self.progress = Progress()
-        self.timer = StepTimer(learned.loader.stages, setup.device)
-        self.line = ProgressLine(setup.epochs * len(learned.loader))
+        self.group = setup.group
+        self.timer = StepTimer(learned.loader.stages, self.group.device)
+        self.line = ProgressLine(setup.epochs * len(learned.loader), is_shown=self.group.is_main)
+        self.board: Board | None = None
         self._saved_at = time.monotonic()
 
     def run(self) -> None:
@@ -92,6 +51,9 @@ class Training:
         except Stopped:
             self.save()
             raise
+        finally:
+            if self.board is not None:
+                self.board.close()
 
     def _train_epoch(self) -> None:
         """Take the steps of the current epoch that are still to be taken."""
@@ -102,34 +64,48 @@ class Training:
         self.timer.start()
         for batch in loader:
             self.timer.batch_arrived()
-            loss = self._step(batch)
+            loss, *votes = self.group.sum([self._step(batch) / self.group.world.world_size, *self.stop.votes()])
             self.timer.stepped()
             if not math.isfinite(loss):
                 raise RunError(f"the loss is {loss} at step {progress.step}; lower --lr, or use --amp off if it was on")
             progress.loss_sum += loss
             progress.loss_steps += 1
             progress.step += 1
-            self.line.advance(loss, len(batch.samples), self.timer.split)
-            self.stop.check()
+            self.line.advance(loss, loader.plan.options.global_batch, self.timer.split)
+            self.stop.check(votes)
             if time.monotonic() - self._saved_at > SAVE_EVERY_S:
                 self.save()
 
     def _step(self, batch: Batch) -> float:
-        learned, setup = self.learned, self.setup
-        image = batch.image.to(setup.device, non_blocking=True)
-        label = batch.label.to(setup.device, non_blocking=True)
+        learned = self.learned
+        image = batch.image.to(self.group.device, non_blocking=True)
+        label = batch.label.to(self.group.device, non_blocking=True)
         self.timer.transferred()
-        with autocast(setup.device, setup.amp):
-            logits = learned.network(image)
-        loss = setup.loss(logits.float(), label)
+        assert image.is_contiguous(memory_format=torch.channels_last_3d)  # from the loader to here without a copy
         learned.optimizer.zero_grad(set_to_none=True)
-        learned.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        loss = self._backward(image, label)
         learned.scaler.unscale_(learned.optimizer)
         nn.utils.clip_grad_norm_(learned.network.parameters(), max_norm=12.0)  # nnU-Net's bound
         learned.scaler.step(learned.optimizer)
         learned.scaler.update()
         learned.schedule.step()
-        return float(loss.detach())
+        if learned.average is not None:
+            learned.average.update_parameters(learned.network)
+        return float(loss)
+
+    def _backward(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Add up the gradients of the batch part by part; returns the loss of the whole batch."""
+        learned, setup, num = self.learned, self.setup, self.setup.accumulate
+        parts = zip(image.chunk(num), label.chunk(num), strict=True)
+        total = torch.zeros((), device=image.device)
+        for index, (part, wanted) in enumerate(parts):
+            with self.group.summing(learned.forward, is_last=index == num - 1):
+                with autocast(self.group.device, setup.amp):
+                    logits = learned.forward(part)
+                loss = setup.loss(logits.float(), wanted) / num
+                learned.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
 
     def _finish_epoch(self) -> None:
         """Validate when it is due, write the epoch's line, save."""
@@ -137,75 +113,87 @@ class Training:
         due = (progress.epoch + 1) % setup.val_every == 0 or progress.epoch + 1 == setup.epochs
         begin = time.perf_counter()
         dice = self._validate() if due else {}
-        split = self._collect_split()
+        split = self._mean_split()
         line = {
             "epoch": progress.epoch + 1,
             "step": progress.step,
             "loss": progress.loss_sum / max(progress.loss_steps, 1),
             "lr": self.learned.optimizer.param_groups[0]["lr"],
             "dice": dice or None,
-            "patches_per_s": split.steps * len(self.learned.loader.lanes) / split.wall_s if split.wall_s else 0.0,
+            "patches_per_s": split.steps * self.learned.loader.plan.options.global_batch / split.wall_s
+            if split.wall_s
+            else 0.0,
             "waiting": split.waiting,
             "split": asdict(split),
             "validation_s": time.perf_counter() - begin if due else 0.0,
         }
-        append_metrics(setup.folder, line)
+        if self.group.is_main:
+            append_metrics(setup.folder, line)
+            self._open_board().add_epoch(line)
         progress.lines += 1
         progress.epoch += 1
         progress.loss_sum, progress.loss_steps, progress.epoch_split = 0.0, 0, asdict(Split())
         self.save()
         self.line.tell(line)
         if progress.epoch < setup.epochs:
-            self.stop.check()
+            self._check_stop()
+
+    def _open_board(self) -> Board:
+        if self.board is None:
+            self.board = Board(self.setup.folder, self.progress.step)
+        return self.board
+
+    def _check_stop(self) -> None:
+        self.stop.check(self.group.sum(self.stop.votes()))
 
     def _validate(self) -> dict[str, float]:
         setup, progress = self.setup, self.progress
         scores = validate(
-            self.learned.network,
+            self.learned.judged,
             setup.store,
             setup.validation_cases,
             setup.spec,
-            setup.amp,
-            on_case=self.stop.check,
+            ValidationOptions(amp=setup.amp, group=self.group, on_case=self._check_stop),
         )
         means = mean_scores(scores)
         if means["mean"] > progress.best_dice:
             progress.best_dice, progress.best_epoch = means["mean"], progress.epoch
-            content = {"model": self.learned.network.state_dict(), "epoch": progress.epoch + 1, "dice": means}
-            save_checkpoint(setup.folder / "checkpoints" / BEST, self._described(content))
+            content = {
+                "model": self.learned.judged.state_dict(),
+                "epoch": progress.epoch + 1,
+                "dice": means,
+                "cases": scores,
+            }
+            self._write(BEST, content)
         return means
 
     def _collect_split(self) -> Split:
         """Return the time split of the epoch, with what a stopped process had booked before."""
         return Split(**self.progress.epoch_split).plus(self.timer.take())  # type: ignore[arg-type]
 
-    def _described(self, content: dict[str, Any]) -> dict[str, Any]:
-        return {**content, "spec": self.setup.spec.to_plain(), "options": dict(self.setup.options)}
+    def _mean_split(self) -> Split:
+        """Average the processes' splits; bytes read are the sum."""
+        split = self._collect_split()
+        num = self.group.world.world_size
+        total = self.group.sum([float(value) for value in asdict(split).values()])
+        means = {name: value / num for name, value in zip(asdict(split), total, strict=True)}
+        return Split(**means | {"steps": split.steps, "read_bytes": round(num * means["read_bytes"])})  # type: ignore[arg-type]
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        """Write a checkpoint; all processes hold the same, so one does it."""
+        if self.group.is_main:
+            described = {"spec": self.setup.spec.to_plain(), "options": dict(self.setup.options)}
+            folder = self.setup.folder / "checkpoints"
+            save_checkpoint(folder / name, content | described, folder / PREVIOUS if name == LAST else None)
 
     def save(self) -> None:
-        """Write ``last.pt``: everything that going on needs."""
-        learned = self.learned
+        """Write ``last.pt``: everything that going on needs, with any number of processes."""
         self.progress.epoch_split = asdict(self._collect_split())
-        content = {
-            "model": learned.network.state_dict(),
-            "optimizer": learned.optimizer.state_dict(),
-            "schedule": learned.schedule.state_dict(),
-            "scaler": learned.scaler.state_dict(),
-            "loader": learned.loader.state_dict(),
-            "random": random_state(),
-            "progress": asdict(self.progress),
-        }
-        save_checkpoint(self.setup.folder / "checkpoints" / LAST, self._described(content))
+        self._write(LAST, {**self.learned.state_dict(), "progress": asdict(self.progress)})
         self._saved_at = time.monotonic()
 
     def load(self, content: Mapping[str, Any]) -> None:
         """Go on from what ``save`` wrote."""
-        learned = self.learned
-        learned.loader.load_state_dict(content["loader"])  # first: it checks that the stream is the same
-        learned.network.load_state_dict(content["model"])
-        learned.optimizer.load_state_dict(content["optimizer"])
-        learned.schedule.load_state_dict(content["schedule"])
-        learned.scaler.load_state_dict(content["scaler"])
-        set_random_state(content["random"])
+        self.learned.load_state_dict(content)
         self.progress = Progress(**content["progress"])
         self.line.start_at(self.progress.step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,20 +19,30 @@ PLANES = ("axial", "coronal", "sagittal")
 def save_overlay(path: Path, image_path: Path, true: Labels, predicted: Labels) -> None:
     """Draw the first channel of ``image_path`` through the middle of the label, true outline green, predicted pink."""
     volume = read_nifti(image_path)
-    image, spacing = np.asarray(volume.channels[0]), volume.spacing_mm
+    save_figure(path, draw_overlay(np.asarray(volume.channels[0]), volume.spacing_mm, true, predicted))
+
+
+def save_figure(path: Path, figure: Figure) -> None:
+    """Write a PNG, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def draw_overlay(image: npt.NDArray[Any], spacing_mm: tuple[float, ...], true: Labels, predicted: Labels) -> Figure:
+    """Draw one channel [D,H,W] and the outlines of two label maps of the same shape."""
     centre = _centre(true if true.any() else predicted)
     figure = Figure(figsize=(9, 3.2), facecolor="black", layout="constrained")
     low, high = np.percentile(image[image != 0], (1, 99)) if image.any() else (0.0, 1.0)
     for axis, axes in enumerate(figure.subplots(1, 3)):
         cut = [np.flipud(np.take(array, centre[axis], axis=axis)) for array in (image, true, predicted)]
         rows, columns = (side for side in range(3) if side != axis)
-        axes.imshow(cut[0], cmap="gray", vmin=low, vmax=max(high, low + 1), aspect=spacing[rows] / spacing[columns])
+        aspect = spacing_mm[rows] / spacing_mm[columns]
+        axes.imshow(cut[0], cmap="gray", vmin=low, vmax=max(high, low + 1), aspect=aspect)
         _outline(axes, cut[1], TRUE_COLOUR, width=2.0)
         _outline(axes, cut[2], PREDICTED_COLOUR, width=0.9)
         axes.set_title(PLANES[axis], color="white", fontsize=9)
         axes.set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 def _centre(label: Labels) -> tuple[int, int, int]:

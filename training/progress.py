@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+import torch
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typing_extensions import Self
@@ -21,7 +22,7 @@ TELL_EVERY_S = 60.0  # where there is no terminal and an epoch takes longer
 class ProgressLine:
     """Shows step, loss, patches/s, the share of time spent waiting for data, and the time left."""
 
-    def __init__(self, total_steps: int) -> None:
+    def __init__(self, total_steps: int, *, is_shown: bool = True) -> None:
         columns = (
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -29,7 +30,7 @@ class ProgressLine:
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
         )
-        self._live = Progress(*columns, transient=True, disable=not get_console().is_terminal)
+        self._live = Progress(*columns, transient=True, disable=not (is_shown and get_console().is_terminal))
         self._task = self._live.add_task("training", total=total_steps, figures="")
         self._total, self._step, self._patches = total_steps, 0, 0
         self._told_at = time.monotonic()
@@ -44,6 +45,8 @@ class ProgressLine:
         self._patches = self._patches + num_patches if split.steps > 1 else num_patches
         rate = self._patches / split.wall_s if split.wall_s else 0.0
         figures = f"loss {loss:.3f}  {rate:.1f} patches/s  waiting {split.waiting:.0%}"
+        if torch.cuda.is_available():
+            figures += f"  {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
         self._step += 1
         self._live.update(self._task, advance=1, figures=figures)
         if self._live.disable and time.monotonic() - self._told_at > TELL_EVERY_S:

@@ -1,145 +1,124 @@
-"""Networks, losses and optimisers: MONAI's and PyTorch's, chosen by name."""
+"""Recipes: what a preset stands for, optimisers and schedules (PyTorch's and MONAI's) chosen by name."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from monai.losses import DiceCELoss, DiceLoss
-from monai.networks.nets import DynUNet, SegResNet, UNet
+from monai.optimizers import Novograd
 from torch import nn
 
-from pipelines.plan import Int3
 from preprocessing.errors import InputError
 
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What is predicted: ``out_channels`` regions (sigmoid, may overlap) or classes with background (softmax)."""
-
-    in_channels: int
-    out_channels: int
-    has_regions: bool
+Parameters = Iterable[nn.Parameter]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A recipe: network, number of steps, peak learning rate, weight decay, loss variant and warm-up."""
+    """A recipe: network, loss, optimiser with peak learning rate and weight decay, schedule, number of steps."""
 
     net: str
-    steps: int
+    loss: str
+    optimizer: str
     lr: float
     weight_decay: float
-    squared_dice: bool
+    schedule: str
     warmup_steps: int
+    steps: int
 
 
 PRESETS: dict[str, Preset] = {
-    "fast": Preset(net="dynunet", steps=2400, lr=1e-2, weight_decay=1e-5, squared_dice=False, warmup_steps=20),
+    "fast": Preset(
+        net="dynunet",
+        loss="dice_ce",
+        optimizer="adamw",
+        lr=1e-2,
+        weight_decay=1e-5,
+        schedule="cosine",
+        warmup_steps=20,
+        steps=2400,
+    ),
+    # Isensee et al. 2021: 1000 epochs of 250 steps
+    "nnunet": Preset(
+        net="nnunet",
+        loss="dice_ce",
+        optimizer="sgd",
+        lr=1e-2,
+        weight_decay=3e-5,
+        schedule="poly",
+        warmup_steps=0,
+        steps=250_000,
+    ),
     # AWS's article: UNet 16-32-64-128-256 with 2 residual units, Dice with squared denominator, Adam
-    "article": Preset(net="unet", steps=25_000, lr=1e-3, weight_decay=1e-5, squared_dice=True, warmup_steps=0),
+    "article": Preset(
+        net="unet",
+        loss="dice",
+        optimizer="adam",
+        lr=1e-3,
+        weight_decay=1e-5,
+        schedule="cosine",
+        warmup_steps=0,
+        steps=25_000,
+    ),
 }
 
 
-def _segresnet(task: Task) -> nn.Module:
-    return SegResNet(
-        spatial_dims=3,
-        init_filters=8,
-        in_channels=task.in_channels,
-        out_channels=task.out_channels,
-        blocks_down=(1, 2, 2, 4),
-        blocks_up=(1, 1, 1),
-    )
+def _fused(parameters: list[nn.Parameter]) -> bool:
+    """Tell whether one kernel can update all parameters."""
+    return all(parameter.is_cuda for parameter in parameters)
 
 
-def _unet(task: Task) -> nn.Module:
-    return UNet(
-        spatial_dims=3,
-        in_channels=task.in_channels,
-        out_channels=task.out_channels,
-        channels=(16, 32, 64, 128, 256),
-        strides=(2, 2, 2, 2),
-        num_res_units=2,
-    )
+def _adamw(parameters: list[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=_fused(parameters))
 
 
-def _dynunet(task: Task) -> nn.Module:
-    return DynUNet(
-        spatial_dims=3,
-        in_channels=task.in_channels,
-        out_channels=task.out_channels,
-        kernel_size=[3, 3, 3, 3],
-        strides=[1, 2, 2, 2],
-        upsample_kernel_size=[2, 2, 2],
-        filters=[16, 32, 64, 128],
-        res_block=True,
-    )
+def _adam(parameters: list[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=lr, weight_decay=decay, fused=_fused(parameters))
 
 
-NETWORKS: dict[str, Callable[[Task], nn.Module]] = {"segresnet": _segresnet, "unet": _unet, "dynunet": _dynunet}
-STRIDE = {"segresnet": 8, "unet": 16, "dynunet": 8}
+def _sgd(parameters: list[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
+    fused = _fused(parameters)
+    return torch.optim.SGD(parameters, lr=lr, weight_decay=decay, momentum=0.99, nesterov=True, fused=fused)
 
 
-def build_network(name: str, task: Task, patch: Int3) -> nn.Module:
-    """Build the network ``name`` (a key of ``NETWORKS``) in channels_last_3d.
-
-    Raises ``InputError`` for an unknown name or a patch whose sides the network cannot halve evenly.
-    """
-    if name not in NETWORKS:
-        raise InputError(f"--net {name}: unknown; known: {', '.join(NETWORKS)}")
-    if any(side % STRIDE[name] for side in patch):
-        sides = ",".join(str(-(-side // STRIDE[name]) * STRIDE[name]) for side in patch)
-        raise InputError(f"--patch {','.join(map(str, patch))}: {name} needs multiples of {STRIDE[name]}; use {sides}")
-    network = NETWORKS[name](task)
-    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return network
+def _novograd(parameters: list[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
+    return Novograd(parameters, lr=lr, weight_decay=decay)
 
 
-def build_loss(task: Task, preset: Preset) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Build the loss of network output [N,K,D,H,W] and label uint8 [N,1 or R,D,H,W].
-
-    Dice plus cross-entropy for classes, Dice plus binary cross-entropy for regions (nnU-Net's pair), or for regions
-    with ``squared_dice`` Dice alone (the article's). MONAI's ``DiceCELoss(sigmoid=True)`` would not do for regions:
-    with more than one channel its cross-entropy is a softmax, which overlapping regions can never satisfy.
-    """
-    smooth = 1e-5
-    if not task.has_regions:
-        classes = DiceCELoss(
-            softmax=True,
-            to_onehot_y=True,
-            include_background=False,
-            squared_pred=preset.squared_dice,
-            smooth_nr=smooth,
-            smooth_dr=smooth,
-        )
-        return lambda logits, label: classes(logits, label.long())
-    dice = DiceLoss(sigmoid=True, squared_pred=preset.squared_dice, smooth_nr=smooth, smooth_dr=smooth)
-    entropy = nn.BCEWithLogitsLoss()
-
-    def regions(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        wanted = label.to(logits.dtype)
-        loss: torch.Tensor = dice(logits, wanted)
-        return loss if preset.squared_dice else loss + entropy(logits, wanted)
-
-    return regions
+OPTIMIZERS: dict[str, Callable[[list[nn.Parameter], float, float], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "adam": _adam,
+    "sgd": _sgd,
+    "novograd": _novograd,
+}
+USUAL_LR = {"adamw": 1e-3, "adam": 1e-3, "sgd": 1e-2, "novograd": 1e-2}  # where it is not the preset's optimiser
 
 
-def build_optimizer(network: nn.Module, lr: float, preset: Preset) -> torch.optim.Optimizer:
-    """Build AdamW over all parameters of ``network``."""
-    return torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=preset.weight_decay)
+def build_optimizer(name: str, network: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Build the optimiser ``name`` (a key of ``OPTIMIZERS``) over all parameters; ``InputError`` for another name."""
+    if name not in OPTIMIZERS:
+        raise InputError(f"--optimizer {name}: unknown; known: {', '.join(OPTIMIZERS)}")
+    return OPTIMIZERS[name](list(network.parameters()), lr, weight_decay)
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),  # Loshchilov and Hutter 2017
+    "poly": lambda done: (1 - done) ** 0.9,  # nnU-Net's
+}
 
 
 def build_schedule(
-    optimizer: torch.optim.Optimizer, total_steps: int, warmup_steps: int
+    name: str, optimizer: torch.optim.Optimizer, total_steps: int, warmup_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Build a linear warm-up followed by a cosine to zero over ``total_steps`` steps (Loshchilov and Hutter 2017)."""
+    """Build a linear warm-up followed by the decay ``name`` (a key of ``SCHEDULES``) to zero over ``total_steps``."""
     warmup = min(warmup_steps, total_steps // 10)
+    decay = SCHEDULES[name]
 
     def factor(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(total_steps - warmup, 1)))
+        return decay(min((step - warmup) / max(total_steps - warmup, 1), 1.0))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

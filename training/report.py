@@ -20,6 +20,8 @@ from training.evaluate import SCORES
 from training.overlay import PREDICTED_COLOUR, TRUE_COLOUR
 from training.record import read_metrics, read_run
 from training.scores import METRICS
+from training.showcase import FOLDER
+from training.showcase import SCORES as VALIDATION
 from training.timing import Split, describe_limit
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ PARTS = {
     "model_s": ("model computation", "#6a9f58"),
     "other_s": ("other", "#bbbbbb"),
 }
+LEGEND = f"<p>Outlines: <b style='color:{TRUE_COLOUR}'>true</b>, <b style='color:{PREDICTED_COLOUR}'>predicted</b>.</p>"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +64,14 @@ def report(options: Options) -> int:
     if options.evaluation is not None and not (evaluation / SCORES).exists():
         raise InputError(f"{evaluation}: no {SCORES} there; make it with python -m training.evaluate")
     path = options.run / "report.html"
-    path.write_text(make_page(options.run.name, run, lines, evaluation), encoding="utf-8")
+    path.write_text(make_page(options.run.resolve(), run, lines, evaluation), encoding="utf-8")
     log.info("report: %s", path.resolve().as_uri())
     return EXIT_DONE
 
 
-def make_page(name: str, run: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], evaluation: Path) -> str:
+def make_page(folder: Path, run: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], evaluation: Path) -> str:
     """Return the page as HTML with every picture inside it."""
-    total = Split()
+    name, total = folder.name, Split()
     for line in lines:
         total = total.plus(Split(**line["split"]))
     validated = [line for line in lines if line["dice"]]
@@ -82,6 +85,7 @@ def make_page(name: str, run: Mapping[str, Any], lines: Sequence[Mapping[str, An
         f"<h1>{html.escape(name)}</h1><p class=lead>{lead}</p>",
         "<h2>Training</h2>" + _figure(_curves(lines, validated), "Loss per epoch and Dice on the validation cases."),
         "<h2>Where the time went</h2>" + _figure(_time_split(total), describe_limit(total)),
+        _validation(folder / FOLDER),
         _evaluation(evaluation),
         _facts("Options", run["options"]) + _facts("Environment", run["environment"]),
     ]
@@ -121,6 +125,20 @@ def _time_split(total: Split) -> Figure:
     return figure
 
 
+def _validation(folder: Path) -> str:
+    """Show the best, the median and the worst validation case, which training.run left."""
+    if not (folder / VALIDATION).exists():
+        return ""
+    kept = json.loads((folder / VALIDATION).read_text(encoding="utf-8"))
+    pictures = []
+    for kind in ("best", "median", "worst"):
+        for path in folder.glob(f"{kind}_*.png"):
+            case_id = path.stem.removeprefix(f"{kind}_")
+            dice = ", ".join(f"{name} {value:.3f}" for name, value in kept["cases"].get(case_id, {}).items())
+            pictures.append(_picture(path.read_bytes(), f"{kind}: {case_id} ({dice})"))
+    return f"<h2>Validation cases in epoch {kept['epoch']}</h2>{LEGEND}" + "".join(pictures)
+
+
 def _evaluation(folder: Path) -> str:
     if not (folder / SCORES).exists():
         return ""
@@ -139,10 +157,7 @@ def _evaluation(folder: Path) -> str:
         for path in (folder / "overlays" / f"{case}.png" for case in scores["cases"])
         if path.exists()
     )
-    legend = (
-        f"<p>Outlines: <b style='color:{TRUE_COLOUR}'>true</b>, <b style='color:{PREDICTED_COLOUR}'>predicted</b>.</p>"
-    )
-    return f"<h2>Held-out cases</h2><table><tr>{header}</tr>{body}</table>" + (legend + pictures if pictures else "")
+    return f"<h2>Held-out cases</h2><table><tr>{header}</tr>{body}</table>" + (LEGEND + pictures if pictures else "")
 
 
 def _number(value: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,10 +15,15 @@ class Stopped(Exception):  # noqa: N818 - it is a request, nothing went wrong
 
 
 class StopRequest:
-    """Remembers the first signal that asked the run to end; a second SIGINT interrupts at once."""
+    """Remembers the signal that asked this process to end; the run ends when the processes agree on the step.
+
+    Each process adds its ``votes`` to a sum that all of them get, and gives the sums to ``check``. A second SIGINT
+    interrupts at once.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self.is_interrupt = False
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         """Handle a signal."""
@@ -26,15 +31,21 @@ class StopRequest:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
 
-    def check(self) -> None:
-        """Raise ``Stopped`` when a signal has come."""
-        if self.signal is not None:
+    def votes(self) -> tuple[float, float]:
+        """Return 1 or 0 for: stop, and: stop because of SIGINT."""
+        return float(self.signal is not None), float(self.signal is signal.SIGINT)
+
+    def check(self, votes: Sequence[float]) -> None:
+        """Raise ``Stopped`` when any process voted to stop; ``votes`` are the sums over all processes."""
+        wanted, interrupted = votes
+        if wanted:
+            self.is_interrupt = interrupted > 0
             raise Stopped
 
     @property
     def exit_code(self) -> int:
         """0 after SIGTERM or SIGUSR1 (saved, to be resumed), 130 after SIGINT, as shells expect."""
-        return 130 if self.signal is signal.SIGINT else 0
+        return 130 if self.is_interrupt else 0
 
 
 @contextmanager

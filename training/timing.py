@@ -41,7 +41,7 @@ class Split:
 
 @dataclass
 class StepTimer:
-    """Marks the stages of one step; on CUDA it synchronises only where ``exact`` asks for it."""
+    """Marks the stages of one step. Each step ends with a synchronisation, so what is booked is what was waited for."""
 
     stages: StageSeconds
     device: torch.device
@@ -50,6 +50,8 @@ class StepTimer:
     def __post_init__(self) -> None:
         self._mark = time.perf_counter()
         self._read_s, self._graph_s, self._bytes = self._stages()
+        self._moving_s = 0.0
+        self._copy = _CopyClock() if self.device.type == "cuda" else None
 
     def start(self) -> None:
         """Begin an epoch: time since the last mark was not training."""
@@ -66,16 +68,23 @@ class StepTimer:
         self.split.other_s += elapsed - disk - graph
         self.split.read_bytes += read_bytes - self._bytes
         self._read_s, self._graph_s, self._bytes = read_s, graph_s, read_bytes
+        if self._copy is not None:
+            self._copy.begin()
 
     def transferred(self) -> None:
-        """Book the move to the device."""
-        self.split.transfer_s += self._lap()
+        """Book the move to the device, as far as this process waited for it."""
+        if self._copy is not None:
+            self._copy.end()
+        self._moving_s = self._lap()
+        self.split.transfer_s += self._moving_s
 
     def stepped(self) -> None:
-        """Book forward, backward and optimiser."""
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
-        self.split.model_s += self._lap()
+        """Book forward, backward and optimiser; on CUDA the copy that the model had to wait for counts as transfer."""
+        copy_s = 0.0 if self._copy is None else self._copy.finish(self.device)
+        elapsed = self._lap()
+        copy_s = min(max(copy_s - self._moving_s, 0.0), elapsed)
+        self.split.transfer_s += copy_s
+        self.split.model_s += elapsed - copy_s
         self.split.steps += 1
 
     def take(self) -> Split:
@@ -92,21 +101,38 @@ class StepTimer:
         return self.stages.wait_read_s, self.stages.wait_graph_s, self.stages.read_bytes
 
 
+class _CopyClock:
+    """Times on the GPU's own clock how long a copy took that the process did not wait for."""
+
+    def __init__(self) -> None:
+        self._begin, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+
+    def begin(self) -> None:
+        self._begin.record()
+
+    def end(self) -> None:
+        self._end.record()
+
+    def finish(self, device: torch.device) -> float:
+        """Wait until the step is done; returns seconds."""
+        torch.cuda.current_stream(device).synchronize()
+        return float(self._begin.elapsed_time(self._end)) / 1000
+
+
+REMEDIES = {
+    "disk I/O": "raise --samples-per-case, or move the shards to a faster disk",
+    "preprocessing": "let DALI work on the GPU (--loader dali --device cuda), or give the job more processor cores",
+    "CPU-to-GPU transfer": "use --loader dali, which moves int16 instead of float32",
+    "work outside the steps' stages": "look for another busy process on this machine, and at the disk of --output",
+}
+MODEL_REMEDY = "for more speed use --amp auto, --compile true or a smaller --net"
+
+
 def describe_limit(split: Split) -> str:
     """Say in one sentence what limits the run and which flag to turn."""
-    parts = {
-        "disk I/O": (
-            split.disk_s,
-            "raise --samples-per-case, or move the shards to a faster disk",
-        ),
-        "preprocessing": (split.preprocessing_s, "give the loader more threads with --num-threads"),
-        "CPU-to-GPU transfer": (split.transfer_s, "use --loader dali, which moves int16 instead of float32"),
-    }
-    name, (seconds, remedy) = max(parts.items(), key=lambda part: part[1][0])
-    share = seconds / split.wall_s if split.wall_s else 0.0
-    if split.waiting < 0.05:
-        return f"Limited by the model: it waits for data {100 * split.waiting:.1f} % of the time."
-    rate = split.read_bytes / split.wall_s / 1e6 if split.wall_s else 0.0
-    return (
-        f"Limited by {name} ({100 * share:.0f} % of each step waits on it, data arriving at {rate:.0f} MB/s): {remedy}."
-    )
+    seconds = (split.disk_s, split.preprocessing_s, split.transfer_s, split.other_s)
+    worst, name = max(zip(seconds, REMEDIES, strict=True))
+    if not split.wall_s or worst < 0.05 * split.wall_s:
+        return f"Limited by the model: it waits for data {100 * split.waiting:.1f} % of the time; {MODEL_REMEDY}."
+    rate = f", data arriving at {split.read_bytes / split.wall_s / 1e6:.0f} MB/s" if name == "disk I/O" else ""
+    return f"Limited by {name} ({100 * worst / split.wall_s:.0f} % of each step waits on it{rate}): {REMEDIES[name]}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from torch import nn
 from pipelines.plan import STREAM_SPLIT, random_words
 from pipelines.reference import intensity_of
 from preprocessing.errors import InputError
-from preprocessing.shards import Store
+from preprocessing.shards import Case, Manifest, Store
+from training.group import Group
 from training.inference import ModelSpec, predict_volume, to_input
 from training.scores import dice_of
 
@@ -34,26 +36,42 @@ def split_cases(case_ids: Sequence[str], fraction: float, seed: int) -> tuple[tu
     return tuple(c for c in case_ids if c not in held_out), tuple(c for c in case_ids if c in held_out)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ValidationOptions:
+    """How to validate: number format, with which processes, and what all of them call after each round of cases."""
+
+    amp: torch.dtype | None
+    group: Group
+    on_case: Callable[[], None]
+
+
 def validate(
-    network: nn.Module,
-    store: Store,
-    case_ids: Sequence[str],
-    spec: ModelSpec,
-    amp: torch.dtype | None,
-    on_case: Callable[[], None],
+    network: nn.Module, store: Store, case_ids: Sequence[str], spec: ModelSpec, options: ValidationOptions
 ) -> CaseScores:
-    """Predict every case whole and return its Dice per structure; ``on_case`` is called after each."""
-    scores: CaseScores = {}
-    device = next(network.parameters()).device
-    for case_id in case_ids:
-        case = store.case(case_id)
-        label = case.label()
-        assert label is not None  # the split holds labelled cases only
-        image = to_input(case.image(), intensity_of(case, store.manifest), device)
-        predicted = predict_volume(network, image, spec, OVERLAP, amp)
-        scores[case_id] = dice_of(predicted, label[..., 0], spec.groups)
-        on_case()
-    return scores
+    """Predict every case whole, each in one process, and return the Dice of all per structure to all processes.
+
+    Process r of n takes cases r, r + n, ...; with 5 cases and 2 processes that is 3 rounds, in the last of which
+    process 1 only answers.
+    """
+    rank, num = options.group.world.rank, options.group.world.world_size
+    table = np.zeros((len(case_ids), len(spec.groups)))
+    for first in range(0, len(case_ids), num):
+        index = first + rank
+        if index < len(case_ids):
+            scored = _score(network, store.case(case_ids[index]), store.manifest, spec, options.amp)
+            table[index] = [scored[name] for name in spec.groups]
+        options.on_case()
+    rows = np.reshape(options.group.sum(table.ravel().tolist()), table.shape).tolist()
+    return {case_id: dict(zip(spec.groups, row, strict=True)) for case_id, row in zip(case_ids, rows, strict=True)}
+
+
+def _score(
+    network: nn.Module, case: Case, manifest: Manifest, spec: ModelSpec, amp: torch.dtype | None
+) -> dict[str, float]:
+    label = case.label()
+    assert label is not None  # the split holds labelled cases only
+    image = to_input(case.image(), intensity_of(case, manifest), next(network.parameters()).device)
+    return dice_of(predict_volume(network, image, spec, OVERLAP, amp), label[..., 0], spec.groups)
 
 
 def mean_scores(scores: CaseScores) -> dict[str, float]:

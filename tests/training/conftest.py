@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.run import Options, train
+from training.options import Options
+from training.run import train
 
 TINY = Options(
     loader="dali",

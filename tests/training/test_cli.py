@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tyro
 
-from training import evaluate, predict, report, run
+from training import evaluate, options, predict, report
 
 COMMANDS: dict[str, tuple[Any, list[str]]] = {
     "run": (
-        run.Options,
+        options.Options,
         [
             "loader",
             "shards",
@@ -27,10 +28,17 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
             "amp",
             "net",
             "preset",
+            "loss",
+            "optimizer",
             "lr",
+            "ema",
+            "accumulate",
+            "compile",
             "seed",
             "val-every",
             "resume",
+            "init-from",
+            "backend",
         ],
     ),
     "predict": (
@@ -44,15 +52,15 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
 
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_the_set_of_flags_is_this(command: str) -> None:
-    options, flags = COMMANDS[command]
-    assert [field.name.replace("_", "-") for field in dataclasses.fields(options)] == flags
+    command_options, flags = COMMANDS[command]
+    assert [field.name.replace("_", "-") for field in dataclasses.fields(command_options)] == flags
 
 
 @pytest.mark.parametrize("command", list(COMMANDS))
 def test_help_explains_every_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    options, flags = COMMANDS[command]
+    command_options, flags = COMMANDS[command]
     with pytest.raises(SystemExit) as ended:
-        tyro.cli(options, args=["--help"])
+        tyro.cli(command_options, args=["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     for flag in flags:
@@ -63,6 +71,8 @@ def test_help_explains_every_flag(command: str, capsys: pytest.CaptureFixture[st
 def test_sagemaker_style_arguments_drive_the_same_flags() -> None:
     """Hyperparameters arrive as flat strings, with underscores if they were written in Python."""
     words = "--batch_size 4 --samples_per_case 2 --amp true --patch 32,48,64 --lr 1e-3 --val-every 5"
-    options = tyro.cli(run.Options, args=words.split())
-    assert (options.batch_size, options.samples_per_case, options.amp) == (4, 2, "true")
-    assert (options.patch, options.lr, options.val_every) == ((32, 48, 64), 1e-3, 5)
+    words += " --compile TRUE --accumulate 2 --ema 0.99 --init_from best.pt --backend gloo --optimizer sgd"
+    given = tyro.cli(options.Options, args=words.split())
+    assert (given.batch_size, given.samples_per_case, given.amp) == (4, 2, "true")
+    assert (given.compile, given.accumulate, given.ema, given.init_from) == (True, 2, 0.99, Path("best.pt"))
+    assert (given.patch, given.lr, given.val_every) == ((32, 48, 64), 1e-3, 5)

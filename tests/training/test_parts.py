@@ -10,13 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.batch import StageSeconds
 from preprocessing.errors import InputError
 from training.distributed import choose_device, read_world
+from training.losses import LOSSES, build_loss
+from training.networks import NETWORKS, Geometry, Task, build_network, nnunet_topology
 from training.precision import choose_amp, has_amx
-from training.recipes import NETWORKS, PRESETS, Task, build_loss, build_network, build_optimizer, build_schedule
+from training.recipes import OPTIMIZERS, PRESETS, SCHEDULES, build_optimizer, build_schedule
 from training.stop import Stopped, listen_for_stop
-from training.timing import Split, StepTimer, describe_limit
 from training.validate import mean_scores, split_cases
 
 CPU = torch.device("cpu")
@@ -50,23 +50,28 @@ def test_mean_scores_average_structures_and_cases() -> None:
 @pytest.mark.parametrize("has_regions", [True, False])
 def test_networks_and_losses_fit_together(name: str, has_regions: bool) -> None:
     task = Task(in_channels=2, out_channels=3, has_regions=has_regions)
-    network = build_network(name, task, (16, 32, 16))
+    network = build_network(name, task, Geometry(patch=(16, 32, 16), spacing_mm=(1.0, 1.0, 1.0)))
     image = torch.randn(2, 2, 16, 32, 16).to(memory_format=torch.channels_last_3d)
     highest = 1 if has_regions else 2
     label = torch.randint(0, highest + 1, (2, 3 if has_regions else 1, 16, 32, 16), dtype=torch.uint8)
+    network.eval()
     logits = network(image)
     assert logits.shape == (2, 3, 16, 32, 16)
+    deep = network.train()(image)
     one_hot = label if has_regions else torch.nn.functional.one_hot(label[:, 0].long(), 3).permute(0, 4, 1, 2, 3)
     exact = 20 * one_hot.float() - 10
-    for preset in PRESETS.values():
-        loss = build_loss(task, preset)
+    for loss in (build_loss(kind, task) for kind in LOSSES):
         assert loss(exact, label) < 0.01 < loss(logits, label)
+        assert loss(exact[:, None].expand(-1, 2, -1, -1, -1, -1), label) < 0.01
+        halves = [loss(deep[part], label[part]) for part in (slice(0, 1), slice(1, 2))]
+        torch.testing.assert_close(torch.stack(halves).mean(), loss(deep, label))  # a mean over samples
 
 
-def test_schedule_warms_up_and_ends_at_zero() -> None:
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_schedules_warm_up_and_end_at_zero(name: str) -> None:
     network = torch.nn.Linear(1, 1)
-    optimizer = build_optimizer(network, 1.0, PRESETS["fast"])
-    schedule = build_schedule(optimizer, total_steps=100, warmup_steps=10)
+    optimizer = build_optimizer("adamw", network, 1.0, 0.0)
+    schedule = build_schedule(name, optimizer, total_steps=100, warmup_steps=10)
     rates = []
     for _ in range(100):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -79,12 +84,57 @@ def test_schedule_warms_up_and_ends_at_zero() -> None:
     assert all(later <= earlier for earlier, later in itertools.pairwise(rates[10:]))
 
 
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_optimizers_go_downhill(name: str) -> None:
+    network = torch.nn.Linear(3, 1)
+    optimizer = build_optimizer(name, network, 1e-3, 0.0)
+    image = torch.eye(3)
+    losses = []
+    for _ in range(20):
+        loss = (network(image) - 1).square().mean()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert all(later < earlier for earlier, later in itertools.pairwise(losses))
+
+
+def test_presets_name_what_there_is() -> None:
+    for preset in PRESETS.values():
+        assert preset.net in NETWORKS
+        assert preset.loss in LOSSES
+        assert preset.optimizer in OPTIMIZERS
+        assert preset.schedule in SCHEDULES
+
+
+@pytest.mark.parametrize(
+    ("patch", "spacing", "kernels", "strides"),
+    [
+        (
+            (16, 64, 64),
+            (3.0, 1.0, 1.0),
+            [(1, 3, 3), *[(3, 3, 3)] * 4],
+            [(1, 1, 1), (1, 2, 2), *[(2, 2, 2)] * 2, (1, 2, 2)],
+        ),
+        ((128, 128, 128), (1.0, 1.0, 1.0), [(3, 3, 3)] * 6, [(1, 1, 1), *[(2, 2, 2)] * 5]),
+        ((16, 16, 16), (1.0, 1.0, 1.0), [(3, 3, 3)] * 3, [(1, 1, 1), (2, 2, 2), (2, 2, 2)]),
+        ((256, 256, 256), (1.0, 1.0, 1.0), [(3, 3, 3)] * 6, [(1, 1, 1), *[(2, 2, 2)] * 5]),
+    ],
+)
+def test_nnunet_is_laid_out_by_patch_and_spacing(
+    patch: tuple[int, int, int],
+    spacing: tuple[float, float, float],
+    kernels: list[tuple[int, ...]],
+    strides: list[tuple[int, ...]],
+) -> None:
+    assert nnunet_topology(Geometry(patch=patch, spacing_mm=spacing)) == (kernels, strides)
+
+
 def test_ranks_come_from_torchrun_or_are_one_process() -> None:
     assert read_world({}).world_size == 1
     world = read_world({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"})
     assert (world.rank, world.local_rank) == (0, 0)
-    with pytest.raises(InputError, match="started as 2 processes"):
-        read_world({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"})
+    assert world.is_main
     assert choose_device("cpu", world) == CPU
 
 
@@ -104,47 +154,19 @@ def test_amp_names() -> None:
         choose_amp("fp16", CPU)
 
 
-@pytest.mark.parametrize(
-    ("split", "sentence"),
-    [
-        (Split(disk_s=6, model_s=4, read_bytes=10**9), "Limited by disk I/O (60 % of each step waits on it"),
-        (Split(preprocessing_s=3, model_s=7), "Limited by preprocessing (30 %"),
-        (Split(transfer_s=2, model_s=8), "Limited by CPU-to-GPU transfer (20 %"),
-        (Split(disk_s=0.1, model_s=9.9), "Limited by the model: it waits for data 1.0 % of the time."),
-    ],
-)
-def test_the_closing_sentence_names_the_slowest_part(split: Split, sentence: str) -> None:
-    assert describe_limit(split).startswith(sentence)
-
-
-def test_the_timer_books_waits_where_the_loader_says_they_came_from() -> None:
-    stages = StageSeconds()
-    timer = StepTimer(stages, CPU)
-    timer.start()
-    stages.wait_read_s += 1e9  # more than can have passed: the part is bounded by the wall time
-    stages.read_bytes += 123
-    timer.batch_arrived()
-    timer.transferred()
-    timer.stepped()
-    taken = timer.take()
-    assert 0 < taken.disk_s < 1
-    assert taken.preprocessing_s == taken.other_s == 0
-    assert (taken.steps, taken.read_bytes) == (1, 123)
-    assert timer.take() == Split()
-    assert taken.plus(taken).wall_s == pytest.approx(2 * taken.wall_s)
-
-
 def test_signals_become_a_request_and_are_given_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with listen_for_stop() as stop:
-        stop.check()
+        stop.check(stop.votes())
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Stopped):
-            stop.check()
+            stop.check(stop.votes())
         assert stop.exit_code == 0
     assert signal.getsignal(signal.SIGTERM) is before
     with listen_for_stop() as stop:
         signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Stopped):
+            stop.check(stop.votes())
         assert stop.exit_code == 130
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)

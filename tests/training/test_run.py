@@ -1,12 +1,10 @@
-"""Training end to end: what it leaves behind, and going on after an interruption bit for bit."""
+"""Training end to end: what it leaves behind, what it learns, what it refuses."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,120 +19,10 @@ from preprocessing.phantom import PhantomOptions, make_phantom
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.loop import Training
+from training.options import Options, auto_patch
+from training.recipes import PRESETS
 from training.record import read_metrics, read_run
-from training.run import Options, auto_patch, train
-from training.stop import Stopped, StopRequest
-
-EPOCHS = 12
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # patches this small gain nothing from a second thread
-
-
-def weights(folder: Path, name: str = "last.pt") -> dict[str, torch.Tensor]:
-    model: dict[str, torch.Tensor] = load_checkpoint(folder / "checkpoints" / name)["model"]
-    return model
-
-
-def assert_same_weights(left: Path, right: Path) -> None:
-    for name in ("last.pt", "best.pt"):
-        one, other = weights(left, name), weights(right, name)
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[key], other[key]) for key in one)
-
-
-def figures(folder: Path) -> list[dict[str, Any]]:
-    return [{key: line[key] for key in ("epoch", "step", "loss", "lr", "dice")} for line in read_metrics(folder)]
-
-
-def command(store: Path, folder: Path, *more: str) -> list[str]:
-    flags = {
-        "--loader": "dali",
-        "--shards": str(store),
-        "--output": str(folder),
-        "--patch": "16,16,16",
-        "--epochs": str(EPOCHS),
-        "--samples-per-case": "2",
-        "--val-every": "4",
-        "--device": "cpu",
-    }
-    return [sys.executable, "-m", "training.run", *(word for pair in flags.items() for word in pair), *more]
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(coordinate_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run(command(coordinate_store, folder), check=True, capture_output=True, env=ONE_THREAD)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)]
-)
-def test_an_interrupted_run_resumes_bit_for_bit(
-    coordinate_store: Path, tmp_path: Path, uninterrupted: Path, number: signal.Signals, code: int
-) -> None:
-    folder = tmp_path / "run"
-    whole = command(coordinate_store, folder)
-    with subprocess.Popen(whole, stderr=subprocess.PIPE, text=True, env=ONE_THREAD) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("epoch 2 "):
-                process.send_signal(number)
-                break
-        said = process.stderr.read()
-    assert process.returncode == code
-    assert "Traceback" not in said
-    assert load_checkpoint(folder / "checkpoints" / "last.pt")["progress"]["epoch"] < EPOCHS  # it was in time
-    resumed = command(coordinate_store, folder, "--resume", "auto")
-    done = subprocess.run(resumed, check=True, capture_output=True, text=True, env=ONE_THREAD)
-    assert "resuming" in done.stderr
-    assert_same_weights(folder, uninterrupted)
-    assert figures(folder) == figures(uninterrupted)
-
-
-class StopAt(StopRequest):
-    """Ask for a stop at the n-th check: a signal at a chosen instant."""
-
-    def __init__(self, checks: int) -> None:
-        super().__init__()
-        self.left = checks
-
-    def check(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.signal = signal.SIGTERM
-            raise Stopped
-
-
-@pytest.mark.parametrize("loader", ["dali", "torch"])
-def test_stopping_at_every_safe_place_changes_nothing(
-    tiny_options: Options, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loader: str
-) -> None:
-    """Places: after each of 4 steps, after the one validation case and after saving, in each of 3 epochs."""
-    from training import run
-
-    whole = tiny_run
-    if loader != tiny_options.loader:  # batches of different loaders differ in the last bit of the normalisation
-        whole = tmp_path / "whole"
-        train(dataclasses.replace(tiny_options, output=whole, loader=loader))
-    options = dataclasses.replace(tiny_options, output=tmp_path / "run", loader=loader)
-    inner = run._prepare
-
-    def prepare(*arguments: Any) -> Training:
-        training = inner(*arguments)
-        training.stop = StopAt(checks=2)  # one step further than the last time, then stop
-        return training
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "_prepare", prepare)
-        for _ in range(20):
-            train(options)
-            options = dataclasses.replace(options, resume="auto")
-            if load_checkpoint(options.output / "checkpoints" / "last.pt")["progress"]["epoch"] == options.epochs:
-                break
-    assert load_checkpoint(options.output / "checkpoints" / "last.pt")["progress"]["epoch"] == options.epochs
-    assert_same_weights(options.output, whole)
-    assert figures(options.output) == figures(whole)
+from training.run import train
 
 
 def test_a_run_leaves_options_split_figures_and_checkpoints(tiny_run: Path) -> None:
@@ -155,19 +43,37 @@ def test_a_run_leaves_options_split_figures_and_checkpoints(tiny_run: Path) -> N
     assert not list(tiny_run.rglob("*.tmp"))
 
 
-def test_the_time_split_adds_up_to_the_wall_time(
-    tiny_options: Options, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    import time
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_every_preset_trains_and_resumes(tiny_options: Options, tmp_path: Path, preset: str) -> None:
+    auto = dataclasses.replace(tiny_options, preset=preset, net="auto", lr=0.0, ema=0.5, epochs=1, patch=(16, 16, 32))
+    options = dataclasses.replace(auto, output=tmp_path / "run")
+    assert train(options) == 0
+    last, best = (load_checkpoint(options.output / "checkpoints" / name) for name in ("last.pt", "best.pt"))
+    averaged = {name.removeprefix("module."): value for name, value in last["average"].items()}
+    assert all(torch.equal(value, averaged[name]) for name, value in best["model"].items())
+    assert any(not torch.equal(value, best["model"][name]) for name, value in last["model"].items())
+    assert train(dataclasses.replace(options, resume="auto", epochs=2)) == 0
+    assert len(read_metrics(options.output)) == 2
 
-    begin = time.perf_counter()
-    with caplog.at_level(logging.INFO):
-        train(dataclasses.replace(tiny_options, output=tmp_path / "run", val_every=3))
-    wall = time.perf_counter() - begin
-    lines = read_metrics(tmp_path / "run")
-    booked = sum(sum(v for k, v in line["split"].items() if k.endswith("_s")) for line in lines)
-    assert 0 < booked < wall
-    assert any(record.getMessage().startswith("Limited by") for record in caplog.records)
+
+def test_fine_tuning_starts_with_the_weights_given(tiny_options: Options, tiny_run: Path, tmp_path: Path) -> None:
+    best = tiny_run / "checkpoints" / "best.pt"
+    options = dataclasses.replace(tiny_options, output=tmp_path / "run", init_from=best, lr=1e-12, epochs=1)
+    assert train(options) == 0
+    tuned = load_checkpoint(options.output / "checkpoints" / "last.pt")["model"]
+    for name, value in load_checkpoint(best)["model"].items():
+        torch.testing.assert_close(tuned[name], value, rtol=0, atol=1e-6)
+    other = dataclasses.replace(options, output=tmp_path / "other", net="dynunet")
+    with pytest.raises(InputError, match=r"best.pt: its network is another one \(Missing key.*; \d+ differences\)"):
+        train(other)
+
+
+def test_accumulating_parts_takes_the_same_steps(tiny_options: Options, tmp_path: Path) -> None:
+    whole = dataclasses.replace(tiny_options, optimizer="sgd", amp="off", output=tmp_path / "whole")
+    parts = dataclasses.replace(whole, accumulate=2, output=tmp_path / "parts")
+    assert train(whole) == train(parts) == 0
+    losses = [[line["loss"] for line in read_metrics(options.output)] for options in (whole, parts)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("loader", ["torch", "synthetic"])
@@ -196,37 +102,11 @@ def test_a_run_learns(tiny_options: Options, tmp_path: Path) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_resuming_with_other_options_names_the_first_that_differs(tiny_options: Options, tiny_run: Path) -> None:
-    for changes, message in (
-        ({"lr": 5e-4}, r"--lr 0.001, this command says 0.0005"),
-        ({"net": "unet"}, r"--net segresnet, this command says unet"),
-        ({"samples_per_case": 3}, r"--samples-per-case 2, this command says 3"),
-    ):
-        options = dataclasses.replace(tiny_options, output=tiny_run, resume="auto", **changes)
-        with pytest.raises(InputError, match=message):
-            train(options)
-
-
 def test_a_run_is_never_overwritten(tiny_options: Options, tiny_run: Path) -> None:
     before = (tiny_run / "metrics.jsonl").read_bytes()
     with pytest.raises(InputError, match="holds a run; go on with --resume auto"):
         train(dataclasses.replace(tiny_options, output=tiny_run))
     assert (tiny_run / "metrics.jsonl").read_bytes() == before
-
-
-def test_resuming_what_is_finished_changes_nothing(tiny_options: Options, tiny_run: Path) -> None:
-    before = (tiny_run / "metrics.jsonl").read_bytes(), weights(tiny_run)
-    assert train(dataclasses.replace(tiny_options, output=tiny_run, resume="auto")) == 0
-    assert (tiny_run / "metrics.jsonl").read_bytes() == before[0]
-    assert all(torch.equal(value, before[1][key]) for key, value in weights(tiny_run).items())
-
-
-def test_nothing_to_resume_is_said(tiny_options: Options, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        train(dataclasses.replace(tiny_options, output=tmp_path / "run", resume="auto", epochs=1))
-    assert "nothing to resume" in caplog.text
-    with pytest.raises(InputError, match="say which run with --output"):
-        train(dataclasses.replace(tiny_options, resume="auto"))
 
 
 def test_damaged_checkpoints_are_refused(tiny_run: Path, tmp_path: Path) -> None:
@@ -261,11 +141,17 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_options: Options, tmp_path:
     ("changes", "message"),
     [
         ({"loader": "dahli"}, "unknown loader 'dahli'; known: dali, torch, synthetic"),
-        ({"net": "vnet"}, "--net vnet: unknown; known: segresnet, unet, dynunet"),
-        ({"preset": "slow"}, "--preset slow: unknown; known: fast, article"),
+        ({"net": "vnet"}, "--net vnet: unknown; known: segresnet, unet, dynunet, nnunet"),
+        ({"preset": "slow"}, "--preset slow: unknown; known: fast, nnunet, article"),
         ({"device": "tpu"}, "--device tpu: unknown; known: auto, cpu, cuda"),
+        ({"loss": "hinge"}, "--loss hinge: unknown; known: dice, dice_ce, dice_focal"),
+        ({"optimizer": "lion"}, "--optimizer lion: unknown; known: adamw, adam, sgd, novograd"),
+        ({"ema": 1.0}, "--ema 1: 0 .off., or a decay below 1"),
+        ({"accumulate": 3}, "--accumulate 3: must divide --batch-size 2"),
+        ({"backend": "mpi"}, "--backend mpi: unknown; known: auto, gloo, nccl, smddp"),
         ({"amp": "int4"}, "--amp int4: unknown; known: auto, bf16, fp16, off"),
         ({"patch": (16, 16, 20)}, "--patch 16,16,20: segresnet needs multiples of 8; use 16,16,24"),
+        ({"patch": (8, 8, 8)}, "--patch 8,8,8: segresnet needs a side of 16 voxels at least"),
         ({"epochs": -1}, "are 0 .choose. or positive"),
         ({"shards": Path("nowhere")}, "nowhere: no manifest.json there; make a store with"),
         ({"resume": "nowhere.pt"}, "nowhere.pt: no such checkpoint"),
@@ -281,7 +167,8 @@ def test_wrong_options_are_one_clear_line(
 
 
 def test_the_command_line_ends_in_one_line_and_code_2(coordinate_store: Path, tmp_path: Path) -> None:
-    wrong = command(coordinate_store, tmp_path / "run", "--loader", "dahli")
+    flags = ("--loader", "dahli", "--shards", str(coordinate_store), "--output", str(tmp_path / "run"))
+    wrong = [sys.executable, "-m", "training.run", *flags]
     done = subprocess.run(wrong, check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines() == ["error: unknown loader 'dahli'; known: dali, torch, synthetic"]

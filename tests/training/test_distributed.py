@@ -1,0 +1,245 @@
+"""Several processes train as one: real gloo processes that meet at a file, or that torchrun starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from preprocessing.errors import InputError
+from preprocessing.shards import open_store
+from training.checkpoint import load_checkpoint
+from training.distributed import choose_backend, read_world
+from training.group import Group
+from training.inference import ModelSpec
+from training.options import Options
+from training.record import read_metrics
+from training.run import train
+from training.validate import ValidationOptions, validate
+
+STEPS = 20
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+Started = list["subprocess.Popen[str]"]
+
+
+def flags(options: Options) -> list[str]:
+    """Write options as the command line that gives them."""
+    given = {name: value for name, value in dataclasses.asdict(options).items() if value != getattr(Options(), name)}
+    text = {name: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for name, v in given.items()}
+    return ["-m", "training.run", *(word for name, v in text.items() for word in ("--" + name.replace("_", "-"), v))]
+
+
+@contextmanager
+def processes(meeting_place: Path, commands: list[list[str]]) -> Iterator[Started]:
+    """Start one process per command, each with its rank; none of them outlives the block."""
+    started: Started = []
+    for rank, words in enumerate(commands):
+        world = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(commands))}
+        place = {"VOXELFEED_RENDEZVOUS": f"file://{meeting_place}", "OMP_NUM_THREADS": "1"}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, *words],
+                env=ENVIRONMENT | world | place,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    try:
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def read_until(process: subprocess.Popen[str], start: str) -> None:
+    """Read a process's messages up to one that begins with ``start``."""
+    assert process.stderr is not None
+    seen: list[str] = []
+    for line in process.stderr:
+        seen.append(line)
+        if line.startswith(start):
+            return
+    pytest.fail(f"the process ended without saying {start!r}: {''.join(seen)}")
+
+
+@pytest.fixture(scope="module")
+def options(tiny_options: Options) -> Options:
+    """One step an epoch, so that every step's loss is kept; float32, since rounding is what is compared."""
+    return dataclasses.replace(
+        tiny_options,
+        net="dynunet",
+        optimizer="sgd",
+        batch_size=4,
+        samples_per_case=1,
+        amp="off",
+        epochs=STEPS,
+        val_every=5,
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(options: Options, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    assert train(dataclasses.replace(options, output=folder)) == 0
+    return folder
+
+
+def assert_same_course(folder: Path, reference: Path) -> None:
+    made, expected = read_metrics(folder), read_metrics(reference)
+    assert [line["step"] for line in made] == [line["step"] for line in expected] == list(range(1, STEPS + 1))
+    losses = np.array([[line["loss"] for line in lines] for lines in (made, expected)])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=1e-6)
+    for one, other in zip(made, expected, strict=True):
+        assert (one["dice"] is None) == (other["dice"] is None)
+        if one["dice"]:
+            assert one["dice"] == pytest.approx(other["dice"], abs=1e-6)
+
+
+def test_two_processes_train_as_one(options: Options, alone: Path, tmp_path: Path) -> None:
+    """The loss is a mean over samples (Dice is taken per sample), so the mean over processes is the whole batch's."""
+    halved = dataclasses.replace(options, batch_size=2, output=tmp_path / "run")
+    with processes(tmp_path / "meet", [flags(halved)] * 2) as started:
+        said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    assert "2 processes, backend gloo: the run is on cpu" in said[0]
+    assert said[1] == ""
+    assert_same_course(halved.output, alone)
+
+
+def test_sigterm_to_torchrun_saves_and_one_process_goes_on(options: Options, alone: Path, tmp_path: Path) -> None:
+    halved = dataclasses.replace(options, batch_size=2, output=tmp_path / "run")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    with processes(tmp_path / "unused", [[*launcher, *flags(halved)]]) as (process,):
+        read_until(process, "epoch 3 ")
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=60)[1]
+    assert "stopped at step" in said
+    assert process.returncode == 1  # torchrun's own way of ending after a signal
+    step = load_checkpoint(halved.output / "checkpoints" / "last.pt")["progress"]["step"]
+    assert 3 <= step < STEPS
+    assert train(dataclasses.replace(options, output=halved.output, resume="auto")) == 0
+    assert_same_course(halved.output, alone)
+
+
+def test_another_global_batch_is_refused(options: Options, alone: Path) -> None:
+    with pytest.raises(InputError, match="made with 4 patches per step over all processes, this command takes 2"):
+        train(dataclasses.replace(options, output=alone, resume="auto", batch_size=2))
+
+
+@pytest.mark.parametrize(("number", "victim"), [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGSTOP, 1)], ids=str)
+def test_a_process_that_is_gone_ends_the_others(
+    options: Options, tmp_path: Path, number: signal.Signals, victim: int
+) -> None:
+    """SIGKILL breaks the connection; SIGSTOP leaves it open, as a machine does that hangs."""
+    endless = dataclasses.replace(options, batch_size=2, epochs=10_000, val_every=10_000, output=tmp_path / "run")
+    with processes(tmp_path / "meet", [flags(endless)] * 2) as started:
+        read_until(started[0], "epoch 2 ")
+        started[victim].send_signal(number)
+        begin = time.monotonic()
+        said = started[1 - victim].communicate(timeout=60)[1]
+        assert time.monotonic() - begin < 30
+    assert started[1 - victim].returncode == 1
+    assert "lost contact with another process" in said
+    assert "Traceback" not in said
+
+
+def test_an_error_in_one_process_is_told_by_all(options: Options, tmp_path: Path) -> None:
+    good = dataclasses.replace(options, batch_size=2, output=tmp_path / "run")
+    bad = dataclasses.replace(good, shards=tmp_path / "nowhere")
+    with processes(tmp_path / "meet", [flags(good), flags(bad)]) as started:
+        failed = started[1].communicate(timeout=120)[1]
+        said = [started[0].communicate(timeout=30)[1], failed]
+    assert [process.returncode for process in started] == [2, 2]
+    assert f"error: rank 1: {tmp_path}/nowhere: no manifest.json there" in said[0]
+    assert said[1].startswith(f"error: {tmp_path}/nowhere: no manifest.json there")
+    assert not (tmp_path / "run").exists()
+
+
+VALIDATE = """
+import json, sys, torch
+from preprocessing.shards import open_store
+from training.distributed import read_world
+from training.group import join
+from training.inference import ModelSpec
+from training.validate import ValidationOptions, validate
+store = open_store(sys.argv[1])
+with join(read_world(), "gloo", "cpu") as group:
+    spec = ModelSpec.of_store(store.manifest, "segresnet", (16, 16, 16))
+    torch.manual_seed(0)
+    seen = []
+    options = ValidationOptions(amp=None, group=group, on_case=lambda: seen.append(1))
+    print(json.dumps([validate(spec.build(), store, store.labelled_ids, spec, options), len(seen)]))
+"""
+
+
+def test_every_case_is_validated_once_by_some_process(coordinate_store: Path, tmp_path: Path) -> None:
+    store = open_store(coordinate_store)
+    spec = ModelSpec.of_store(store.manifest, "segresnet", (16, 16, 16))
+    torch.manual_seed(0)
+    group = Group(world=read_world({}), device=torch.device("cpu"))
+    nothing = ValidationOptions(amp=None, group=group, on_case=lambda: None)
+    expected = validate(spec.build(), store, store.labelled_ids, spec, nothing)
+    assert len({json.dumps(scores) for scores in expected.values()}) == 5
+    with processes(tmp_path / "meet", [["-c", VALIDATE, str(coordinate_store)]] * 2) as started:
+        outputs = [process.communicate(timeout=60) for process in started]
+    for output, said in outputs:
+        scores, rounds = json.loads(output or said)
+        assert scores == expected
+        assert rounds == 3  # five cases over two processes
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({}, (0, 0, 1)),
+        ({"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}, (5, 1, 8)),
+        (
+            {f"OMPI_COMM_WORLD_{name}": value for name, value in (("RANK", "3"), ("LOCAL_RANK", "0"), ("SIZE", "4"))},
+            (3, 0, 4),
+        ),
+    ],
+)
+def test_the_place_in_the_world_comes_from_the_launcher(
+    environment: dict[str, str], place: tuple[int, int, int]
+) -> None:
+    world = read_world({"MASTER_ADDR": "first", "MASTER_PORT": "1", **environment})
+    assert (world.rank, world.local_rank, world.world_size) == place
+
+
+def test_processes_that_cannot_meet_are_refused() -> None:
+    with pytest.raises(InputError, match="started as 2 processes without MASTER_ADDR and MASTER_PORT"):
+        read_world({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "message"),
+    [
+        ("mpi", "cpu", "--backend mpi: unknown; known: auto, gloo, nccl, smddp"),
+        ("smddp", "cpu", "--backend smddp: needs CUDA devices and this run is on cpu; use --backend gloo"),
+        ("nccl", "cpu", "--backend nccl: needs CUDA devices"),
+        ("smddp", "cuda", "--backend smddp: SageMaker's library cannot be loaded .No module named 'smdistributed'."),
+    ],
+)
+def test_a_backend_that_cannot_work_is_refused(wanted: str, device: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        choose_backend(wanted, torch.device(device))
+
+
+def test_auto_says_why_it_chose_a_backend() -> None:
+    assert choose_backend("auto", torch.device("cpu")) == ("gloo", "the run is on cpu")
+    name, reason = choose_backend("auto", torch.device("cuda"))
+    assert name == "nccl"
+    assert "no SageMaker library (No module named 'smdistributed')" in reason

@@ -1,0 +1,32 @@
+"""End a run: say what came out and what limited it, and leave pictures and a page about it."""
+
+from __future__ import annotations
+
+import logging
+
+from training.board import Board
+from training.checkpoint import BEST
+from training.loop import Training
+from training.record import read_metrics
+from training.report import Options, report
+from training.showcase import write_showcase
+from training.timing import Split, describe_limit
+
+log = logging.getLogger(__name__)
+
+
+def conclude(training: Training) -> None:
+    """Write everything that is made once, at the end; one process does it."""
+    setup, progress = training.setup, training.progress
+    pictures = write_showcase(setup.folder, setup.store, setup.group.device, setup.amp)
+    board = Board(setup.folder, progress.step + 1)
+    board.add_pictures(pictures, progress.step)
+    board.close()
+    best = setup.folder / "checkpoints" / BEST
+    log.info("best mean dice %.4f in epoch %d: %s", progress.best_dice, progress.best_epoch + 1, best)
+    total = Split()
+    for line in read_metrics(setup.folder):
+        total = total.plus(Split(**line["split"]))
+    if total.steps:
+        log.info("%s", describe_limit(total))
+        report(Options(run=setup.folder))

@@ -1,0 +1,180 @@
+"""The options of a training run: what the user may choose, how every ``auto`` is decided, what a resume may change."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.plan import Int3
+from preprocessing.cli import AutoTriple, Flag
+from preprocessing.errors import InputError
+from preprocessing.shards import Store
+from training.group import Group
+from training.networks import STRIDE, Float3
+from training.recipes import PRESETS, USUAL_LR, Preset
+
+log = logging.getLogger(__name__)
+DEFAULT_SHARDS = Path("data/shards")
+AUTO = Path("auto")
+CPU_VOXELS, GPU_VOXELS = 64**3, 128**3  # the largest patch that "auto" chooses
+CHOSEN = ("global_batch", "net", "loss", "optimizer", "lr", "epochs", "val_every")
+PLACES = ("shards", "output", "resume", "init_from")
+SPEED = ("loader", "device", "batch_size", "backend", "accumulate", "compile")
+FREE_ON_RESUME = (*PLACES, *SPEED, "val_every", "epochs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train a 3D segmentation network on a shard store, validate it on held-out cases, keep the best checkpoint.
+
+    SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint before the run ends (exit code 0, 0 and 130); the same command with
+    --resume auto goes on exactly there, also with another number of processes if --batch-size times processes is the
+    same. Processes started by torchrun save and exit with 0 as well; torchrun itself exits with 1 after a signal.
+    """
+
+    loader: str = "dali"
+    """Where batches come from: dali, torch or synthetic."""
+    shards: Path = DEFAULT_SHARDS
+    """Shard store. The default is the synthetic phantom, made on first use."""
+    output: Path = AUTO
+    """Run folder. auto names it runs/DATASET-DATE-TIME."""
+    patch: AutoTriple = None
+    """Patch size. auto takes the median volume, as far as the device can bear."""
+    batch_size: int = 2
+    """Patches per step and process."""
+    epochs: int = 0
+    """Passes over the training cases; 0 takes as many as the preset's number of steps needs."""
+    samples_per_case: int = 4
+    """Patches cut from a case each time it is read."""
+    foreground: float = 0.5
+    """Fraction of patches centred on a labelled voxel."""
+    augment: str = "basic"
+    """none, or basic: flips, intensity scale and shift."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    amp: str = "auto"
+    """Mixed precision: auto, bf16, fp16 or off."""
+    net: str = "auto"
+    """segresnet, unet, dynunet, or nnunet (DynUNet laid out by patch and spacing); auto takes the preset's."""
+    preset: str = "fast"
+    """Recipe: fast, nnunet, or article (AWS's UNet with squared-denominator Dice)."""
+    loss: str = "auto"
+    """dice_ce, dice_focal or dice; auto takes the preset's."""
+    optimizer: str = "auto"
+    """adamw, adam, sgd (Nesterov) or novograd; auto takes the preset's."""
+    lr: float = 0.0
+    """Peak learning rate; 0 takes the preset's, or the optimiser's usual one."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights, which is then validated and kept as best.pt; 0 is off."""
+    accumulate: int = 1
+    """Parts in which a batch goes through the network, one after the other: less memory, the same step."""
+    compile: Flag = False
+    """Compile the network with torch.compile: minutes at the start, faster steps after."""
+    seed: int = 0
+    """Decides the weights, the split and every patch of the run."""
+    val_every: int = 0
+    """Epochs between validations; 0 makes about ten in the run."""
+    resume: str = "never"
+    """auto goes on from the newest checkpoint in --output; a path goes on from that file."""
+    init_from: Path | None = None
+    """Checkpoint whose weights a new run starts with, to fine-tune them; same --net, patch, channels and labels."""
+    backend: str = "auto"
+    """How several processes talk: auto, gloo, nccl or smddp."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """The options with every ``auto`` decided."""
+
+    patch: Int3
+    global_batch: int
+    net: str
+    loss: str
+    optimizer: str
+    lr: float
+    epochs: int
+    val_every: int
+    preset: Preset
+
+
+def resolve(options: Options, store: Store, num_cases: int, group: Group) -> Resolved:
+    """Decide every ``auto`` for ``num_cases`` training cases; raises ``InputError`` for negative numbers."""
+    preset = PRESETS[options.preset]
+    net = preset.net if options.net == "auto" else options.net
+    optimizer = preset.optimizer if options.optimizer == "auto" else options.optimizer
+    limit = CPU_VOXELS if group.device.type == "cpu" else GPU_VOXELS
+    patch = options.patch or auto_patch(_median_shape(store), STRIDE.get(net, 1), limit)
+    global_batch = options.batch_size * group.world.world_size
+    steps_per_epoch = -(-num_cases // global_batch) * options.samples_per_case
+    epochs = options.epochs or -(-preset.steps // steps_per_epoch)
+    if epochs < 1 or options.val_every < 0 or options.lr < 0:
+        raise InputError("--epochs, --val-every and --lr are 0 (choose) or positive")
+    if options.accumulate < 1 or options.batch_size % options.accumulate:
+        raise InputError(f"--accumulate {options.accumulate}: must divide --batch-size {options.batch_size}")
+    return Resolved(
+        patch=patch,
+        global_batch=global_batch,
+        net=net,
+        loss=preset.loss if options.loss == "auto" else options.loss,
+        optimizer=optimizer,
+        lr=options.lr or (preset.lr if optimizer == preset.optimizer else USUAL_LR.get(optimizer, 0.0)),
+        epochs=epochs,
+        val_every=options.val_every or max(epochs // 10, 1),
+        preset=preset,
+    )
+
+
+def _median_shape(store: Store) -> Int3:
+    d, h, w = np.median([entry.shape_dhw for _, entry in store.entries()], axis=0).astype(int).tolist()
+    return d, h, w
+
+
+def median_spacing(store: Store) -> Float3:
+    """Return the median voxel size over the cases, D,H,W."""
+    d, h, w = np.median([entry.spacing_mm for _, entry in store.entries()], axis=0).tolist()
+    return d, h, w
+
+
+def auto_patch(median_dhw: Int3, stride: int, max_voxels: int) -> Int3:
+    """Choose a patch that covers the median volume, or as much of it as ``max_voxels`` allow.
+
+    Sides are multiples of ``stride``; the longest side shrinks first, so the patch tends to a cube:
+    ``auto_patch((36, 50, 35), 8, 64**3) == (40, 56, 40)`` and ``auto_patch((140, 180, 150), 8, 64**3)`` is
+    ``(64, 64, 64)``.
+    """
+    sides = [math.ceil(side / stride) * stride for side in median_dhw]
+    while math.prod(sides) > max_voxels and max(sides) > stride:
+        sides[int(np.argmax(sides))] -= stride
+    return sides[0], sides[1], sides[2]
+
+
+def to_plain(options: Options, resolved: Resolved) -> dict[str, Any]:
+    """Write the options down as a checkpoint and JSON can hold them, every ``auto`` decided."""
+    given = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(options).items()}
+    chosen = {name: getattr(resolved, name) for name in CHOSEN}
+    return given | chosen | {"patch": list(resolved.patch)}
+
+
+def check_same(saved: Mapping[str, Any], given: Mapping[str, Any], path: Path) -> None:
+    """Refuse to go on with other options: raises ``InputError`` that names the first one with both values."""
+    if saved.get("global_batch") != given["global_batch"]:
+        raise InputError(
+            f"cannot resume {path}: it was made with {saved.get('global_batch')} patches per step over all processes, "
+            f"this command takes {given['global_batch']}; choose --batch-size so that it times processes is the same"
+        )
+    for name, value in given.items():
+        if name not in FREE_ON_RESUME and saved.get(name) != value:
+            flag = "--" + name.replace("_", "-")
+            raise InputError(
+                f"cannot resume {path}: it was made with {flag} {saved.get(name)}, this command says {value}; "
+                "give the same, or start a new run with another --output"
+            )
+    if saved.get("epochs") != given["epochs"]:
+        log.warning("the run had %s epochs and now has %s: the schedule changes", saved.get("epochs"), given["epochs"])

@@ -1,0 +1,159 @@
+"""Build everything that the loop works with, and go back to where an earlier process stopped."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipelines.loaders import LoaderConfig, build_loader
+from preprocessing.errors import InputError
+from preprocessing.regions import describe_regions
+from preprocessing.shards import Manifest, Store
+from training.averaging import build_average
+from training.checkpoint import LAST, PREVIOUS, load_checkpoint, newest_whole
+from training.group import Group
+from training.inference import ModelSpec
+from training.loop import Training
+from training.losses import build_loss
+from training.options import AUTO, Options, Resolved, check_same, median_spacing, resolve, to_plain
+from training.precision import build_scaler, choose_amp
+from training.recipes import build_optimizer, build_schedule
+from training.record import keep_metrics, write_run
+from training.state import Learned, Setup
+from training.stop import StopRequest
+from training.validate import split_cases
+
+log = logging.getLogger(__name__)
+HELD_OUT = 0.2
+
+
+def run_folder(options: Options, manifest: Manifest) -> Path:
+    """Choose the folder; an earlier run in it is gone on with or refused, never overwritten."""
+    if options.output == AUTO:
+        if options.resume == "auto":
+            raise InputError("--resume auto: say which run with --output")
+        slug = "".join(c if c.isalnum() else "-" for c in manifest.name.lower()).strip("-") or "run"
+        return Path("runs") / f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
+    held = [options.output / "checkpoints" / name for name in (LAST, PREVIOUS)]
+    if options.resume == "never" and any(path.exists() for path in held):
+        raise InputError(f"{options.output} holds a run; go on with --resume auto, or give another --output")
+    return options.output
+
+
+def prepare(options: Options, store: Store, folder: Path, group: Group, stop: StopRequest) -> Training:
+    """Build the training; with ``--resume`` it stands where the checkpoint was written."""
+    training_cases, validation_cases = split_cases(store.labelled_ids, HELD_OUT, options.seed)
+    resolved = resolve(options, store, len(training_cases), group)
+    spec = ModelSpec.of_store(store.manifest, resolved.net, resolved.patch, median_spacing(store))
+    plain = to_plain(options, resolved)
+    setup = Setup(
+        folder=folder,
+        store=store,
+        spec=spec,
+        validation_cases=validation_cases,
+        epochs=resolved.epochs,
+        val_every=resolved.val_every,
+        group=group,
+        amp=choose_amp(options.amp, group.device),
+        loss=build_loss(resolved.loss, spec.task),
+        accumulate=options.accumulate,
+        options=plain,
+    )
+    training = Training(setup, _learned(options, resolved, setup, training_cases), stop)
+    _announce(setup, resolved, len(training_cases), options)
+    if options.resume != "never":
+        _resume(training, options)
+    if group.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        keep_metrics(folder, training.progress.lines)
+        write_run(folder, plain, {"training": list(training_cases), "validation": list(validation_cases)})
+    return training
+
+
+def _learned(options: Options, resolved: Resolved, setup: Setup, cases: tuple[str, ...]) -> Learned:
+    group = setup.group
+    network = setup.spec.build()
+    if options.init_from is not None:
+        _load_weights(network, options.init_from)
+    network.to(group.device)
+    config = _loader_config(options, resolved, setup.spec, cases, group.device)
+    loader = build_loader(options.loader, config, group.world.rank, group.world.world_size)
+    preset = resolved.preset
+    optimizer = build_optimizer(resolved.optimizer, network, resolved.lr, preset.weight_decay)
+    steps = resolved.epochs * len(loader)
+    return Learned(
+        network=network,
+        forward=group.share(torch.compile(network) if options.compile else network),  # type: ignore[arg-type]
+        average=build_average(network, options.ema),
+        optimizer=optimizer,
+        schedule=build_schedule(preset.schedule, optimizer, steps, preset.warmup_steps),
+        scaler=build_scaler(group.device, setup.amp),
+        loader=loader,
+    )
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    try:
+        network.load_state_dict(load_checkpoint(path)["model"])
+    except RuntimeError as error:  # torch lists every name and shape that differs, one a line
+        first, count = str(error).splitlines()[1].strip(), len(str(error).splitlines()) - 1
+        raise InputError(f"--init-from {path}: its network is another one ({first}; {count} differences)") from error
+
+
+def _loader_config(
+    options: Options, resolved: Resolved, spec: ModelSpec, cases: tuple[str, ...], device: torch.device
+) -> LoaderConfig:
+    return LoaderConfig(
+        store=options.shards,
+        patch=resolved.patch,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        augment=options.augment,
+        samples_per_case=options.samples_per_case,
+        foreground=options.foreground,
+        cases=cases,
+        regions=spec.regions is not None,
+        device="cpu" if device.type == "cpu" else "gpu",
+        reuse_buffers=True,
+    )
+
+
+def _announce(setup: Setup, resolved: Resolved, num_training: int, options: Options) -> None:
+    regions = setup.spec.regions
+    log.info(
+        "%s: %d training and %d validation cases; %s",
+        setup.store.manifest.name,
+        num_training,
+        len(setup.validation_cases),
+        "classes " + ", ".join(setup.spec.groups)
+        if regions is None
+        else "regions " + describe_regions(regions, setup.spec.label_names),
+    )
+    log.info(
+        "%s on %s%s, patch %s, batch %d, loader %s, %d epochs; writing %s",
+        resolved.net,
+        setup.group.device,
+        "" if setup.amp is None else f" in {str(setup.amp).removeprefix('torch.')}",
+        ",".join(map(str, resolved.patch)),
+        options.batch_size,
+        options.loader,
+        resolved.epochs,
+        setup.folder,
+    )
+
+
+def _resume(training: Training, options: Options) -> None:
+    folder, path = training.setup.folder / "checkpoints", Path(options.resume)
+    found = newest_whole(folder) if options.resume == "auto" else (path, load_checkpoint(path))
+    if found is None:
+        log.info("nothing to resume at %s: starting anew", folder / LAST)
+    else:
+        path, content = found
+        check_same(content["options"], training.setup.options, path)
+        training.load(content)
+        log.info("resuming %s at epoch %d, step %d", path, training.progress.epoch + 1, training.progress.step)
+    training.setup.group.check_equal("the step to go on from (do all machines see --output?)", training.progress.step)

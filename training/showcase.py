@@ -1,0 +1,68 @@
+"""Show the validation cases that say most about a finished run: the best, the median and the worst."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines.reference import intensity_of
+from preprocessing.shards import Store, write_json
+from training.checkpoint import BEST, load_checkpoint
+from training.inference import Labels, ModelSpec, predict_volume, to_input
+from training.overlay import draw_overlay, save_figure
+from training.validate import OVERLAP, CaseScores
+
+FOLDER, SCORES = "validation", "validation.json"
+
+
+def write_showcase(run: Path, store: Store, device: torch.device, amp: torch.dtype | None) -> list[Path]:
+    """Predict three cases with the best checkpoint of ``run`` and draw them; returns the pictures, best case first.
+
+    Also keeps the scores of all validation cases beside them. Without a best checkpoint there is nothing to show.
+    """
+    path = run / "checkpoints" / BEST
+    if not path.exists():
+        return []
+    content = load_checkpoint(path)
+    scores: CaseScores = content["cases"]
+    (run / FOLDER).mkdir(exist_ok=True)
+    write_json(run / FOLDER / SCORES, {"epoch": content["epoch"], "mean": content["dice"], "cases": scores})
+    network, spec = _restore(content, device)
+    for old in (run / FOLDER).glob("*.png"):
+        old.unlink()
+    pictures = []
+    for name, case_id in choose_cases(scores).items():
+        case = store.case(case_id)
+        image, label = case.image(), case.label()
+        assert label is not None  # it was validated
+        voxels = to_input(image, intensity_of(case, store.manifest), device)
+        predicted: Labels = predict_volume(network, voxels, spec, OVERLAP, amp)
+        pictures.append(run / FOLDER / f"{name}_{case_id}.png")
+        save_figure(pictures[-1], draw_overlay(image[..., 0], case.spacing_mm, label[..., 0], predicted))
+    return pictures
+
+
+def _restore(content: Mapping[str, Any], device: torch.device) -> tuple[torch.nn.Module, ModelSpec]:
+    spec = ModelSpec.from_plain(content["spec"])
+    network = spec.build()
+    network.load_state_dict(content["model"])
+    return network.to(device), spec
+
+
+def choose_cases(scores: CaseScores) -> dict[str, str]:
+    """Name the best, median and worst case by mean Dice; fewer when there are fewer cases.
+
+    ``{"a": 0.9, "b": 0.5, "c": 0.7}`` (means) gives best a, median c, worst b.
+    """
+    means = {case_id: float(np.mean(list(by_name.values()))) for case_id, by_name in scores.items()}
+    ordered = sorted(means, key=lambda case_id: (-means[case_id], case_id))
+    places = {"best": 0, "worst": len(ordered) - 1, "median": len(ordered) // 2}
+    chosen: dict[str, str] = {}
+    for name, place in places.items():
+        if ordered[place] not in chosen.values():
+            chosen[name] = ordered[place]
+    return {name: chosen[name] for name in ("best", "median", "worst") if name in chosen}
