@@ -40,7 +40,7 @@ class Batch:
         return Batch(image=self.image.clone(), label=self.label.clone(), samples=self.samples)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the form that MONAI's trainers and transforms take."""
+        """Return the form that MONAI's engines take; for its transforms ``decollate_batch`` cuts it up."""
         return {"image": self.image, "label": self.label, "case_ids": self.case_ids}
 
 

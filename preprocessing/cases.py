@@ -47,7 +47,7 @@ def find_images(path: Path) -> list[Path]:
         case_id_of(path)
         return [path]
     if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder; give the images with --input")
+        raise InputError(f"{path}: no such file or folder")
     found = sorted(p for p in path.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith("."))
     if not found:
         inner = [p.name for p in sorted(path.iterdir()) if p.is_dir() and p.name.startswith("images")]

@@ -59,6 +59,8 @@ def check(options: Options) -> int:
         len(store.manifest.shards),
         f"{len(problems)} problems" if problems else "sizes match" if options.fast else "every checksum matches",
     )
+    if problems:
+        log.error("to mend it, delete the shard folders named here and give the same to_shards command again")
     return EXIT_UNEXPECTED if problems else EXIT_DONE
 
 
@@ -87,15 +89,19 @@ def _check_shard(folder: Path, shard: ShardEntry, *, fast: bool) -> Iterator[str
         yield f"{index}: checksum does not match the manifest (index of cases {names})"
         return
     cases = parse_json(str(index), raw)["cases"]
-    with os.scandir(folder) as found:  # one look at each file: a large store has hundreds of thousands
-        sizes = {item.name: item.stat().st_size if item.is_file() else -1 for item in found}
+    with os.scandir(folder) as items:  # one look at each file: a large store has hundreds of thousands
+        sizes = {item.name: item.stat().st_size if item.is_file() else -1 for item in items}
     expected = {INDEX}
     for case in cases:
         records = [FileRecord(**case[kind]) for kind in ("image", "label", "foreground") if case[kind] is not None]
         expected |= {record.name for record in records}
-        for record in records:
-            yield from _check_file(folder, record, sizes.get(record.name), f"case {case['case_id']}", fast=fast)
-        if not fast:
+        found = [
+            problem
+            for record in records
+            for problem in _check_file(folder, record, sizes.get(record.name), f"case {case['case_id']}", fast=fast)
+        ]
+        yield from found
+        if not fast and not found:
             yield from _check_header(folder, CaseEntry.from_json(case))
     yield from (f"{folder / name}: not part of the store" for name in sorted(sizes) if name not in expected)
 

@@ -38,7 +38,9 @@ def check_earlier_shards(root: Path, jobs: list[ShardJob]) -> None:
         index = parse_json(str(folder / INDEX), raw)
         difference = _difference(folder, index, expected.get(folder.name))
         if difference:
-            raise InputError(f"{folder} was made {difference}; delete {root} or give another --output")
+            raise InputError(
+                f"{folder} was made {difference}; delete the shard folders in {root}, or give another --output"
+            )
 
 
 def _checksums_of_finished_store(root: Path) -> dict[str, str]:

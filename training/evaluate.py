@@ -53,17 +53,15 @@ class Options:
 
 def evaluate(options: Options) -> int:
     """Run the command; returns the exit code."""
-    labels = find_images(options.labels)
+    for name in ("labels", "predictions", "images"):
+        folder = getattr(options, name)
+        if folder is not None and not folder.is_dir():
+            raise InputError(f"--{name} {folder}: no such folder")
+    labels = {case_id_of(path): path for path in find_images(options.labels)}
+    predictions = {case_id_of(path): path for path in find_images(options.predictions)}
     groups = _read_groups(options.predictions)
     options.output.mkdir(parents=True, exist_ok=True)
-    scores: Scores = {}
-    refused: list[str] = []
-    for path in labels:
-        name = case_id_of(path)
-        try:
-            scores[name] = _score_case(name, path, groups, options)
-        except InputError as error:
-            refused.append(f"case {name}: {error}")
+    scores, refused = _score_all(labels, predictions, groups, options)
     for reason in refused:
         log.error("%s", reason)
     if not scores:
@@ -78,6 +76,28 @@ def evaluate(options: Options) -> int:
     return EXIT_REFUSED if refused else EXIT_DONE
 
 
+def _score_all(
+    labels: Mapping[str, Path], predictions: Mapping[str, Path], groups: Groups | None, options: Options
+) -> tuple[Scores, list[str]]:
+    """Score every pair; returns the scores and, a line each, what could not be scored."""
+    scores: Scores = {}
+    refused = [f"{len(names)} {kind}, the first: {names[0]}" for kind, names in _unpaired(labels, predictions) if names]
+    for name in labels:
+        if name in predictions:
+            try:
+                scores[name] = _score_case(labels[name], predictions[name], groups, options)
+            except InputError as error:
+                refused.append(f"case {name}: {error}")
+    return scores, refused
+
+
+def _unpaired(labels: Mapping[str, Path], predictions: Mapping[str, Path]) -> list[tuple[str, list[str]]]:
+    return [
+        ("labels have no prediction", [name for name in labels if name not in predictions]),
+        ("predictions have no label", [name for name in predictions if name not in labels]),
+    ]
+
+
 def _read_groups(predictions: Path) -> Groups | None:
     """Read which labels make a structure from what ``predict`` wrote; ``None`` scores every label id by itself."""
     path = predictions / DESCRIPTION
@@ -90,11 +110,8 @@ def _read_groups(predictions: Path) -> Groups | None:
         raise InputError(f"{path}: damaged ({error!r}); predict again") from error
 
 
-def _score_case(name: str, label_path: Path, groups: Groups | None, options: Options) -> CaseScore:
-    found = [options.predictions / f"{name}{suffix}" for suffix in (".nii.gz", ".nii")]
-    predicted_path = next((path for path in found if path.exists()), None)
-    if predicted_path is None:
-        raise InputError(f"no prediction at {found[0]}")
+def _score_case(label_path: Path, predicted_path: Path, groups: Groups | None, options: Options) -> CaseScore:
+    name = case_id_of(label_path)
     true_volume, predicted_volume = read_nifti(label_path), read_nifti(predicted_path)
     if true_volume.shape_dhw != predicted_volume.shape_dhw:
         raise InputError(

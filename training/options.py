@@ -56,7 +56,7 @@ class Options:
     foreground: float = 0.5
     """Fraction of patches centred on a labelled voxel."""
     augment: str = "basic"
-    """none, or basic: flips, intensity scale and shift."""
+    """none, basic (flips, intensity scale and shift), or full (nnU-Net's list: slow without a GPU)."""
     device: str = "auto"
     """auto, cpu or cuda."""
     amp: str = "auto"
@@ -111,6 +111,10 @@ def resolve(options: Options, store: Store, num_cases: int, group: Group) -> Res
     optimizer = preset.optimizer if options.optimizer == "auto" else options.optimizer
     limit = CPU_VOXELS if group.device.type == "cpu" else GPU_VOXELS
     patch = options.patch or auto_patch(_median_shape(store), STRIDE.get(net, 1), limit)
+    if options.batch_size < 1 or options.samples_per_case < 1:
+        raise InputError(
+            f"--batch-size {options.batch_size} --samples-per-case {options.samples_per_case}: at least 1 is needed"
+        )
     global_batch = options.batch_size * group.world.world_size
     steps_per_epoch = -(-num_cases // global_batch) * options.samples_per_case
     epochs = options.epochs or -(-preset.steps // steps_per_epoch)

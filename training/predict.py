@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,16 +19,16 @@ from torch import nn
 
 from pipelines.reference import intensity_from
 from preprocessing.cases import find_cases
-from preprocessing.cli import main
+from preprocessing.cli import Flag, main
 from preprocessing.convert import ConvertOptions, prepare_image, read_images
 from preprocessing.dataset import Source
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, CaseError, InputError
 from preprocessing.geometry import plan_geometry, restore_to_source
-from preprocessing.nifti import Volume
+from preprocessing.nifti import SUFFIXES, Volume
 from preprocessing.shards import write_json
 from training.checkpoint import load_checkpoint
 from training.distributed import choose_device, read_world
-from training.inference import Labels, ModelSpec, predict_volume, to_input
+from training.inference import Labels, ModelSpec, decode, predict_logits, to_input
 from training.precision import choose_amp
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,10 @@ class Options:
     """auto, cpu or cuda."""
     amp: str = "auto"
     """Mixed precision: auto, bf16, fp16 or off."""
+    cases: str = "all"
+    """Which cases of --input: all, validation (those the run of the checkpoint held out), or a comma list of ids."""
+    mirror: Flag = False
+    """Average over the eight ways to flip the axes: eight times the time, a little more accuracy."""
     overlap: float = 0.5
     """Overlap of neighbouring windows, 0 to 0.9; more is slower and a little better."""
     max_volume_gib: float = 16.0
@@ -66,6 +71,7 @@ class Predictor:
     spec: ModelSpec
     amp: torch.dtype | None
     overlap: float
+    mirror: bool
     max_volume_gib: float
 
     def predict(self, volumes: Sequence[Volume]) -> Labels:
@@ -81,7 +87,8 @@ class Predictor:
         intensity = intensity_from(spec.channels if is_ct else image.channels, keep_zero=not is_ct)
         device = next(self.network.parameters()).device
         voxels = to_input(image.voxels, intensity, device)
-        predicted = predict_volume(self.network, voxels, spec, self.overlap, self.amp)
+        logits = predict_logits(self.network, voxels, spec, self.overlap, self.amp, mirror=self.mirror)
+        predicted = decode(logits, spec)
         whole = restore_to_source(spec.ids_in_files[predicted], image.origin_dhw, image.source_shape_dhw, geometry)
         return whole.astype(np.uint8, copy=False)
 
@@ -90,9 +97,12 @@ def predict(options: Options) -> int:
     """Run the command; returns the exit code."""
     if not 0 <= options.overlap <= 0.9:
         raise InputError(f"--overlap {options.overlap:g}: between 0 and 0.9")
+    if options.checkpoint.is_dir():
+        raise InputError(f"--checkpoint {options.checkpoint} is a folder; give its checkpoints/best.pt")
     content = load_checkpoint(options.checkpoint)
+    check_output(options)
     spec = ModelSpec.from_plain(content["spec"])
-    cases = find_cases(options.input, spec.channel_names)
+    cases = _chosen(find_cases(options.input, spec.channel_names), content, options.cases)
     device = choose_device(options.device, read_world())
     network = spec.build()
     network.load_state_dict(content["model"])
@@ -101,13 +111,50 @@ def predict(options: Options) -> int:
     write_json(options.output / DESCRIPTION, _describe(spec) | {"checkpoint": str(options.checkpoint)})
     amp = choose_amp(options.amp, device)
     predictor = Predictor(
-        network=network, spec=spec, amp=amp, overlap=options.overlap, max_volume_gib=options.max_volume_gib
+        network=network,
+        spec=spec,
+        amp=amp,
+        overlap=options.overlap,
+        mirror=options.mirror,
+        max_volume_gib=options.max_volume_gib,
     )
     refused = _predict_all(cases, predictor, options)
     for error in refused:
         log.error("refused %s", error)
     log.info("%s: %d label maps%s", options.output, len(cases) - len(refused), _and_refused(refused))
     return EXIT_REFUSED if refused else EXIT_DONE
+
+
+def check_output(options: Options) -> None:
+    """Refuse to write over anything but earlier predictions of the same checkpoint: raises ``InputError``."""
+    source = options.input if options.input.is_dir() else options.input.parent
+    if options.output.resolve() == source.resolve():
+        raise InputError(f"--output {options.output} is the folder of the input; give another one")
+    if options.output.is_file():
+        raise InputError(f"--output {options.output} is a file; give a folder")
+    described = options.output / DESCRIPTION
+    try:
+        made_by = json.loads(described.read_text(encoding="utf-8"))["checkpoint"] if described.exists() else None
+    except (ValueError, KeyError, TypeError):
+        made_by = "something else"
+    held = options.output.is_dir() and any(path.name.endswith(SUFFIXES) for path in options.output.iterdir())
+    if held and made_by != str(options.checkpoint):
+        whose = "volumes that predict did not make" if made_by is None else f"predictions of {made_by}"
+        raise InputError(f"--output {options.output} holds {whose}; give another folder")
+
+
+def _chosen(cases: list[Source], content: Mapping[str, Any], wanted: str) -> list[Source]:
+    """Keep the cases that ``--cases`` names; raises ``InputError`` when one of them is not there."""
+    if wanted == "all":
+        return cases
+    if wanted == "validation" and "cases" not in content:
+        raise InputError("--cases validation: this checkpoint names none; take best.pt of a run that has validated")
+    names = list(content["cases"]) if wanted == "validation" else [name.strip() for name in wanted.split(",")]
+    by_name = {case.case_id: case for case in cases}
+    absent = [name for name in names if name not in by_name]
+    if absent:
+        raise InputError(f"--cases {wanted}: {len(absent)} of {len(names)} are not in --input, the first: {absent[0]}")
+    return [by_name[name] for name in names]
 
 
 def _describe(spec: ModelSpec) -> dict[str, Any]:

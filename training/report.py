@@ -86,7 +86,7 @@ def make_page(folder: Path, run: Mapping[str, Any], lines: Sequence[Mapping[str,
         "<h2>Training</h2>" + _figure(_curves(lines, validated), "Loss per epoch and Dice on the validation cases."),
         "<h2>Where the time went</h2>" + _figure(_time_split(total), describe_limit(total)),
         _validation(folder / FOLDER),
-        _evaluation(evaluation),
+        _evaluation(evaluation, run["cases"]["training"]),
         _facts("Options", run["options"]) + _facts("Environment", run["environment"]),
     ]
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(name)}</title><style>{STYLE}</style>"
@@ -139,7 +139,7 @@ def _validation(folder: Path) -> str:
     return f"<h2>Validation cases in epoch {kept['epoch']}</h2>{LEGEND}" + "".join(pictures)
 
 
-def _evaluation(folder: Path) -> str:
+def _evaluation(folder: Path, training_cases: Sequence[str]) -> str:
     if not (folder / SCORES).exists():
         return ""
     scores = json.loads((folder / SCORES).read_text(encoding="utf-8"))
@@ -157,7 +157,15 @@ def _evaluation(folder: Path) -> str:
         for path in (folder / "overlays" / f"{case}.png" for case in scores["cases"])
         if path.exists()
     )
-    return f"<h2>Held-out cases</h2><table><tr>{header}</tr>{body}</table>" + (LEGEND + pictures if pictures else "")
+    seen = len(set(scores["cases"]) & set(training_cases))
+    title, warning = "Held-out cases", ""
+    if seen:
+        title = "Scored cases"
+        warning = (
+            f"<p><b>{seen} of {len(scores['cases'])} were trained on: their scores say nothing about new cases.</b></p>"
+        )
+    table = f"<table><tr>{header}</tr>{body}</table>"
+    return f"<h2>{title}</h2>{warning}{table}" + (LEGEND + pictures if pictures else "")
 
 
 def _number(value: float | None) -> str:

@@ -44,7 +44,8 @@ def _train(options: Options, group: Group, stop: StopRequest) -> int:
     try:
         training.run()
     except Stopped:
-        log.info("stopped at step %d: saved, go on with --resume auto --output %s", training.progress.step, folder)
+        how = f"--resume auto --output {folder}"
+        log.info("stopped at step %d: saved; to go on, give the same command with %s", training.progress.step, how)
         return stop.exit_code
     except torch.OutOfMemoryError as error:
         raise RunError(f"out of GPU memory; lower --batch-size or --patch ({str(error).splitlines()[0]})") from error

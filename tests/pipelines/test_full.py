@@ -279,7 +279,7 @@ def test_a_case_of_a_narrower_dtype_moves_too(coordinate_store: Path, tmp_path: 
 
 def test_samples_that_only_flip_are_those_of_none(coordinate_store: Path) -> None:
     """What fires nothing is the standardised patch itself, bit by bit what numpy makes of it within 1e-5."""
-    settings: dict[str, Any] = {"store": coordinate_store, "patch": (12, 14, 16), "samples_per_case": 8}
+    settings: dict[str, Any] = {"store": coordinate_store, "patch": (12, 14, 16), "samples_per_case": 24}
     still = 0
     with (
         build_loader("dali", LoaderConfig(**settings, augment="full")) as full,

@@ -43,7 +43,7 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
     ),
     "predict": (
         predict.Options,
-        ["checkpoint", "input", "output", "device", "amp", "overlap", "max-volume-gib"],
+        ["checkpoint", "input", "output", "device", "amp", "cases", "mirror", "overlap", "max-volume-gib"],
     ),
     "evaluate": (evaluate.Options, ["predictions", "labels", "output", "images", "tolerance-mm"]),
     "report": (report.Options, ["run", "evaluation"]),

@@ -112,7 +112,7 @@ def test_pairs_that_do_not_fit_are_named(tmp_path: Path, caplog: pytest.LogCaptu
     options = Options(predictions=tmp_path / "predictions", labels=tmp_path / "labels", output=tmp_path / "E")
     with caplog.at_level(logging.INFO):
         assert evaluate(options) == 3
-    assert "case alone: no prediction at" in caplog.text
+    assert "1 labels have no prediction, the first: alone" in caplog.text
     assert "small.nii.gz has (22, 26, 28) voxels (D,H,W)" in caplog.text
     assert list(json.loads((tmp_path / "E" / "scores.json").read_text())["cases"]) == ["fits"]
     (tmp_path / "predictions" / "fits.nii.gz").unlink()

@@ -24,6 +24,7 @@ from preprocessing.to_shards import convert
 from training.checkpoint import save_checkpoint
 from training.inference import ModelSpec, decode
 from training.predict import Options, _describe, predict, save_label
+from training.record import read_run
 
 
 def load(path: Path) -> Any:
@@ -222,3 +223,38 @@ def test_predictions_return_from_another_orientation_and_spacing(msd_folder: Pat
     image = min((msd_folder / "imagesTr").iterdir())
     assert predict(options_for(tmp_path, image, tmp_path / "P")) == 0
     assert_same_grid(tmp_path / "P" / image.name, image)
+
+
+def test_predict_writes_over_nothing_but_its_own(tiny_run: Path, msd_folder: Path, tmp_path: Path) -> None:
+    images = Path(shutil.copytree(msd_folder / "imagesTr", tmp_path / "images"))
+    before = {path.name: path.read_bytes() for path in images.iterdir()}
+    with pytest.raises(InputError, match="is the folder of the input"):
+        predict(options_for(tiny_run, images, images))
+    with pytest.raises(InputError, match="is the folder of the input"):
+        predict(options_for(tiny_run, images / "case_000.nii.gz", images))
+    with pytest.raises(InputError, match="holds volumes that predict did not make"):
+        predict(options_for(tiny_run, msd_folder / "imagesTr", images))
+    assert {path.name: path.read_bytes() for path in images.iterdir()} == before
+    mine = options_for(tiny_run, images / "case_000.nii.gz", tmp_path / "P")
+    assert predict(mine) == predict(mine) == 0  # again into the same folder is fine
+    with pytest.raises(InputError, match=r"holds predictions of .*best.pt"):
+        predict(dataclasses.replace(mine, checkpoint=tiny_run / "checkpoints" / "last.pt"))
+
+
+def test_the_validation_cases_of_a_run_can_be_asked_for(tiny_run: Path, msd_folder: Path, tmp_path: Path) -> None:
+    held_out = read_run(tiny_run)["cases"]["validation"]
+    options = dataclasses.replace(options_for(tiny_run, msd_folder / "imagesTr", tmp_path / "P"), cases="validation")
+    assert predict(options) == 0
+    assert sorted(path.name for path in tmp_path.glob("P/*.gz")) == [f"{name}.nii.gz" for name in held_out]
+    with pytest.raises(InputError, match="1 of 2 are not in --input, the first: nobody"):
+        predict(dataclasses.replace(options, cases="case_000,nobody"))
+
+
+def test_mirroring_changes_little_and_keeps_the_grid(tiny_run: Path, msd_folder: Path, tmp_path: Path) -> None:
+    image = msd_folder / "imagesTr" / "case_000.nii.gz"
+    plain = options_for(tiny_run, image, tmp_path / "plain")
+    predict(plain)
+    predict(dataclasses.replace(plain, output=tmp_path / "mirrored", mirror=True))
+    one, other = (voxels(tmp_path / name / image.name) for name in ("plain", "mirrored"))
+    assert_same_grid(tmp_path / "mirrored" / image.name, image)
+    assert not np.array_equal(one, other)

@@ -34,6 +34,7 @@ def test_the_page_holds_curves_scores_and_overlays(tiny_run: Path, msd_folder: P
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert "http" not in page
     assert "Limited by" in page
+    assert "4 of 5 were trained on" in page
     for name in ("WT", "TC", "ET", "case_004", "hd95_mm", "samples_per_case"):
         assert name in page
 
