@@ -60,7 +60,7 @@ def check(options: Options) -> int:
         f"{len(problems)} problems" if problems else "sizes match" if options.fast else "every checksum matches",
     )
     if problems:
-        log.error("to mend it, delete the shard folders named here and give the same to_shards command again")
+        log.info("to mend it, delete the shard folders named here and give the same to_shards command again")
     return EXIT_UNEXPECTED if problems else EXIT_DONE
 
 
@@ -95,13 +95,9 @@ def _check_shard(folder: Path, shard: ShardEntry, *, fast: bool) -> Iterator[str
     for case in cases:
         records = [FileRecord(**case[kind]) for kind in ("image", "label", "foreground") if case[kind] is not None]
         expected |= {record.name for record in records}
-        found = [
-            problem
-            for record in records
-            for problem in _check_file(folder, record, sizes.get(record.name), f"case {case['case_id']}", fast=fast)
-        ]
-        yield from found
-        if not fast and not found:
+        for record in records:
+            yield from _check_file(folder, record, sizes.get(record.name), f"case {case['case_id']}", fast=fast)
+        if not fast:
             yield from _check_header(folder, CaseEntry.from_json(case))
     yield from (f"{folder / name}: not part of the store" for name in sorted(sizes) if name not in expected)
 

@@ -37,7 +37,10 @@ def test_other_options_are_not_mixed_into_a_store(
     root = tmp_path / "store"
     assert convert(Options(input=small_msd, output=root, workers=1)) == 0
     before = tree_bytes(root)
-    with pytest.raises(InputError, match=rf"shard-00000 was made .*{message}; delete {root} or give another --output"):
+    with pytest.raises(
+        InputError,
+        match=rf"shard-00000 was made .*{message}; delete the shard folders in {root}, or give another --output",
+    ):
         convert(Options(input=small_msd, output=root, workers=1, **change))
     assert tree_bytes(root) == before
 
