@@ -41,8 +41,13 @@ class Intensity:
 
 def intensity_of(case: Case, manifest: Manifest) -> Intensity:
     """Choose the statistics for one case: its own for MR, the whole data set's for CT (nnU-Net's rule)."""
-    is_ct = manifest.modality == "ct"
-    return intensity_from(manifest.channels if is_ct else case.entry.channels, keep_zero=not is_ct)
+    return intensity_for(manifest.modality, case.entry.channels, manifest.channels)
+
+
+def intensity_for(modality: str, own: Sequence[object], pooled: Sequence[object]) -> Intensity:
+    """Choose between an image's ``own`` channel statistics (MR) and the data set's ``pooled`` ones (CT)."""
+    is_ct = modality == "ct"
+    return intensity_from(pooled if is_ct else own, keep_zero=not is_ct)
 
 
 def intensity_from(channels: Sequence[object], *, keep_zero: bool) -> Intensity:

@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import rich
 import tyro
@@ -68,28 +68,28 @@ Triple = Annotated[
 ]
 """Three integers in D,H,W order, written ``128,128,64``."""
 
-AutoTriple = Annotated[
-    tuple[int, int, int] | None,
-    tyro.constructors.PrimitiveConstructorSpec(
+
+def _triple_or(
+    word: str, shown: str, parse: Callable[[str], tuple[Any, Any, Any]]
+) -> tyro.constructors.PrimitiveConstructorSpec[Any]:
+    """Read one token: ``word`` is ``None``, anything else is parsed as three numbers."""
+    return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
-        metavar="auto|D,H,W",
-        instance_from_str=lambda arguments: None if arguments[0] == "auto" else parse_triple(arguments[0]),
+        metavar=f"{word}|{shown}",
+        instance_from_str=lambda arguments: None if arguments[0] == word else parse(arguments[0]),
         is_instance=lambda value: value is None or (isinstance(value, tuple) and len(value) == 3),
-        str_from_instance=lambda value: ["auto" if value is None else ",".join(str(number) for number in value)],
-    ),
-]
+        str_from_instance=lambda value: [word if value is None else ",".join(map(_written, value))],
+    )
+
+
+def _written(side: float) -> str:
+    return str(side) if isinstance(side, int) else f"{side:g}"
+
+
+AutoTriple = Annotated[tuple[int, int, int] | None, _triple_or("auto", "D,H,W", parse_triple)]
 """Three integers in D,H,W order, or ``auto`` (``None``) to have them chosen."""
 
-Spacing = Annotated[
-    tuple[float, float, float] | None,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="source|X,Y,Z",
-        instance_from_str=lambda arguments: None if arguments[0] == "source" else parse_spacing(arguments[0]),
-        is_instance=lambda value: value is None or (isinstance(value, tuple) and len(value) == 3),
-        str_from_instance=lambda value: ["source" if value is None else ",".join(f"{side:g}" for side in value)],
-    ),
-]
+Spacing = Annotated[tuple[float, float, float] | None, _triple_or("source", "X,Y,Z", parse_spacing)]
 """Three sizes in millimetres in x,y,z order, or ``source`` (``None``) to keep the file's."""
 
 Flag = Annotated[

@@ -10,7 +10,7 @@ from training.loop import Training
 from training.record import read_metrics
 from training.report import Options, report
 from training.showcase import write_showcase
-from training.timing import Split, describe_limit
+from training.timing import describe_limit, total_split
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +24,7 @@ def conclude(training: Training) -> None:
     board.close()
     best = setup.folder / "checkpoints" / BEST
     log.info("best mean dice %.4f in epoch %d: %s", progress.best_dice, progress.best_epoch + 1, best)
-    total = Split()
-    for line in read_metrics(setup.folder):
-        total = total.plus(Split(**line["split"]))
+    total = total_split(read_metrics(setup.folder))
     if total.steps:
         log.info("%s", describe_limit(total))
         report(Options(run=setup.folder))

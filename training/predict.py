@@ -17,7 +17,7 @@ from rich import get_console
 from rich.progress import track
 from torch import nn
 
-from pipelines.reference import intensity_from
+from pipelines.reference import intensity_for
 from preprocessing.cases import find_cases
 from preprocessing.cli import Flag, main
 from preprocessing.convert import ConvertOptions, prepare_image, read_images
@@ -83,8 +83,7 @@ class Predictor:
         options = spec.convert_options
         geometry = plan_geometry(volumes[0], options.orientation, options.spacing, self.max_volume_gib)
         image = prepare_image(volumes, geometry, options, spec.modality)
-        is_ct = spec.modality == "ct"
-        intensity = intensity_from(spec.channels if is_ct else image.channels, keep_zero=not is_ct)
+        intensity = intensity_for(spec.modality, image.channels, spec.channels)
         device = next(self.network.parameters()).device
         voxels = to_input(image.voxels, intensity, device)
         logits = predict_logits(self.network, voxels, spec, self.overlap, self.amp, mirror=self.mirror)

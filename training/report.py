@@ -22,7 +22,7 @@ from training.record import read_metrics, read_run
 from training.scores import METRICS
 from training.showcase import FOLDER
 from training.showcase import SCORES as VALIDATION
-from training.timing import Split, describe_limit
+from training.timing import Split, describe_limit, total_split
 
 log = logging.getLogger(__name__)
 STYLE = """
@@ -71,9 +71,7 @@ def report(options: Options) -> int:
 
 def make_page(folder: Path, run: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], evaluation: Path) -> str:
     """Return the page as HTML with every picture inside it."""
-    name, total = folder.name, Split()
-    for line in lines:
-        total = total.plus(Split(**line["split"]))
+    name, total = folder.name, total_split(lines)
     validated = [line for line in lines if line["dice"]]
     best = max((line["dice"]["mean"] for line in validated), default=0.0)
     cases = run["cases"]

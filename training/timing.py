@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -126,6 +128,14 @@ REMEDIES = {
     "work outside the steps' stages": "look for another busy process on this machine, and at the disk of --output",
 }
 MODEL_REMEDY = "for more speed use --amp auto, --compile true or a smaller --net"
+
+
+def total_split(lines: Iterable[Mapping[str, Any]]) -> Split:
+    """Add up the splits of the lines of ``metrics.jsonl``."""
+    total = Split()
+    for line in lines:
+        total = total.plus(Split(**line["split"]))
+    return total
 
 
 def describe_limit(split: Split) -> str:
