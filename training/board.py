@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from training.scores import VALIDATED
 from training.timing import Split
 
 if TYPE_CHECKING:
@@ -45,5 +46,10 @@ def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
     split = Split(**line["split"])
     parts = [part.name for part in fields(Split) if part.name.endswith("_s")]
     scalars = {name: line[name] for name in ("loss", "lr", "patches_per_s", "waiting")}
-    scalars |= {f"dice/{name}": value for name, value in (line["dice"] or {}).items()}
+    scalars |= {
+        f"{metric}/{name}": value
+        for metric in VALIDATED
+        for name, value in (line[metric] or {}).items()
+        if value is not None
+    }
     return scalars | {f"time/{part[:-2]}": getattr(split, part) / (split.wall_s or 1.0) for part in parts}

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -24,6 +23,7 @@ from preprocessing.nifti import case_id_of, read_nifti
 from preprocessing.shards import write_json
 from training.overlay import save_overlay
 from training.predict import DESCRIPTION
+from training.record import without_nan
 from training.scores import METRICS, CaseScore, Groups, Scores, average, mean_of, score_pair
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def evaluate(options: Options) -> int:
         raise InputError(f"nothing to score: no label of {options.labels} has a usable prediction")
     ordered = dict(sorted(scores.items(), key=lambda item: mean_of(item[1], "dice")))
     means = average(ordered)
-    write_json(options.output / SCORES, _jsonable({"mean": means, "cases": ordered, "refused": refused}))
+    write_json(options.output / SCORES, without_nan({"mean": means, "cases": ordered, "refused": refused}))
     _write_csv(options.output / "scores.csv", ordered)
     (options.output / "scores.md").write_text(_markdown(ordered, means), encoding="utf-8")
     Console().print(_table(ordered, means))
@@ -132,12 +132,6 @@ def _find_image(folder: Path, name: str) -> Path:
         if (folder / f"{name}{suffix}").exists():
             return folder / f"{name}{suffix}"
     raise InputError(f"no image at {folder / name}.nii.gz; leave --images out, or give its folder")
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _write_csv(path: Path, scores: Scores) -> None:

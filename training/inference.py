@@ -14,7 +14,6 @@ import torch
 from monai.inferers import sliding_window_inference
 from torch import nn
 
-from pipelines.plan import Int3
 from pipelines.reference import Intensity, normalize
 from preprocessing.convert import ConvertOptions
 from preprocessing.regions import label_of_regions
@@ -35,7 +34,7 @@ class ModelSpec:
     """
 
     net: str
-    patch: Int3
+    geometry: Geometry
     channel_names: list[str]
     label_names: dict[int, str]
     modality: str
@@ -44,17 +43,15 @@ class ModelSpec:
     crop_foreground: bool
     label_remap: dict[int, int] = field(default_factory=dict)
     orientation: str = "source"
-    spacing: tuple[float, float, float] | None = None
-    spacing_mm: Float3 = (1.0, 1.0, 1.0)
+    spacing: Float3 | None = None
 
     @classmethod
-    def of_store(cls, manifest: Manifest, net: str, patch: Int3, spacing_mm: Float3 = (1.0, 1.0, 1.0)) -> ModelSpec:
+    def of_store(cls, manifest: Manifest, net: str, geometry: Geometry) -> ModelSpec:
         """Describe a network to be trained on a store."""
         regions = manifest.regions
         return cls(
             net=net,
-            patch=patch,
-            spacing_mm=spacing_mm,
+            geometry=geometry,
             channel_names=manifest.channel_names,
             label_names=manifest.label_names,
             modality=manifest.modality,
@@ -70,9 +67,9 @@ class ModelSpec:
     def from_plain(cls, plain: Mapping[str, Any]) -> ModelSpec:
         """Rebuild what ``to_plain`` made."""
         made = dict(plain)
-        made["patch"] = tuple(plain["patch"])
+        patch, spacing_mm = (tuple(plain["geometry"][name]) for name in ("patch", "spacing_mm"))
+        made["geometry"] = Geometry(patch=patch, spacing_mm=spacing_mm)
         made["spacing"] = _triple(plain.get("spacing"))
-        made["spacing_mm"] = tuple(plain.get("spacing_mm", (1.0, 1.0, 1.0)))
         made["channels"] = [ChannelStatistics(**channel) for channel in plain["channels"]]
         if plain["regions"] is not None:
             made["regions"] = {name: tuple(numbers) for name, numbers in plain["regions"].items()}
@@ -111,10 +108,10 @@ class ModelSpec:
 
     def build(self) -> nn.Module:
         """Build the network with fresh weights."""
-        return build_network(self.net, self.task, Geometry(patch=self.patch, spacing_mm=self.spacing_mm))
+        return build_network(self.net, self.task, self.geometry)
 
 
-def _triple(values: Any) -> tuple[float, float, float] | None:
+def _triple(values: Any) -> Float3 | None:
     if values is None:
         return None
     x, y, z = values
@@ -157,7 +154,7 @@ def predict_logits(
     for flips in ways:
         with autocast(image.device, amp):
             seen = image.flip(flips) if flips else image
-            made = sliding_window_inference(seen, spec.patch, 1, network, overlap=overlap, mode="gaussian")
+            made = sliding_window_inference(seen, spec.geometry.patch, 1, network, overlap=overlap, mode="gaussian")
         assert isinstance(made, torch.Tensor)  # one output, since the network is in eval mode
         logits = (made.flip(flips) if flips else made)[0].float().cpu()
         total = logits if total is None else total.add_(logits)

@@ -18,11 +18,12 @@ from training.board import Board
 from training.checkpoint import BEST, LAST, PREVIOUS, save_checkpoint
 from training.precision import autocast
 from training.progress import ProgressLine
-from training.record import append_metrics
+from training.record import append_metrics, without_nan
+from training.scores import VALIDATED, average, by_structure
 from training.state import Learned, Progress, Setup
 from training.stop import Stopped, StopRequest
 from training.timing import Split, StepTimer
-from training.validate import ValidationOptions, mean_scores, validate
+from training.validate import ValidationOptions, validate
 
 log = logging.getLogger(__name__)
 SAVE_EVERY_S = 600.0  # an epoch over tens of thousands of cases takes hours; a kill costs ten minutes at most
@@ -112,21 +113,23 @@ class Training:
         progress, setup = self.progress, self.setup
         due = (progress.epoch + 1) % setup.val_every == 0 or progress.epoch + 1 == setup.epochs
         begin = time.perf_counter()
-        dice = self._validate() if due else {}
+        means = self._validate() if due else {}
         split = self._mean_split()
-        line = {
-            "epoch": progress.epoch + 1,
-            "step": progress.step,
-            "loss": progress.loss_sum / max(progress.loss_steps, 1),
-            "lr": self.learned.optimizer.param_groups[0]["lr"],
-            "dice": dice or None,
-            "patches_per_s": split.steps * self.learned.loader.plan.options.global_batch / split.wall_s
-            if split.wall_s
-            else 0.0,
-            "waiting": split.waiting,
-            "split": asdict(split),
-            "validation_s": time.perf_counter() - begin if due else 0.0,
-        }
+        line = without_nan(
+            {
+                "epoch": progress.epoch + 1,
+                "step": progress.step,
+                "loss": progress.loss_sum / max(progress.loss_steps, 1),
+                "lr": self.learned.optimizer.param_groups[0]["lr"],
+                **{metric: means.get(metric) for metric in VALIDATED},
+                "patches_per_s": split.steps * self.learned.loader.plan.options.global_batch / split.wall_s
+                if split.wall_s
+                else 0.0,
+                "waiting": split.waiting,
+                "split": asdict(split),
+                "validation_s": time.perf_counter() - begin if due else 0.0,
+            }
+        )
         if self.group.is_main:
             append_metrics(setup.folder, line)
             self._open_board().add_epoch(line)
@@ -146,26 +149,31 @@ class Training:
     def _check_stop(self) -> None:
         self.stop.check(self.group.sum(self.stop.votes()))
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self) -> dict[str, dict[str, float]]:
+        """Return metric to structure to its mean over the validation cases; a better mean Dice is kept as best.pt."""
         setup, progress = self.setup, self.progress
         scores = validate(
             self.learned.judged,
             setup.store,
             setup.validation_cases,
             setup.spec,
-            ValidationOptions(amp=setup.amp, group=self.group, on_case=self._check_stop),
+            ValidationOptions(amp=setup.amp, group=self.group, on_cases=self._after_cases),
         )
-        means = mean_scores(scores)
-        if means["mean"] > progress.best_dice:
-            progress.best_dice, progress.best_epoch = means["mean"], progress.epoch
+        means = {metric: by_structure(average(scores), metric) for metric in VALIDATED}
+        if means["dice"]["mean"] > progress.best_dice:
+            progress.best_dice, progress.best_epoch = means["dice"]["mean"], progress.epoch
             content = {
                 "model": self.learned.judged.state_dict(),
                 "epoch": progress.epoch + 1,
-                "dice": means,
+                "means": means,
                 "cases": scores,
             }
             self._write(BEST, content)
         return means
+
+    def _after_cases(self, num_done: int) -> None:
+        self.line.show_validation(num_done, len(self.setup.validation_cases))
+        self._check_stop()
 
     def _collect_split(self) -> Split:
         """Return the time split of the epoch, with what a stopped process had booked before."""

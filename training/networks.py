@@ -30,7 +30,7 @@ class Geometry:
     """What the network sees: the size of a patch, and of a voxel, in D,H,W order."""
 
     patch: Int3
-    spacing_mm: Float3
+    spacing_mm: Float3 = (1.0, 1.0, 1.0)
 
 
 def _segresnet(task: Task, _: Geometry) -> nn.Module:

@@ -17,7 +17,7 @@ from preprocessing.cli import AutoTriple, Flag
 from preprocessing.errors import InputError
 from preprocessing.shards import Store
 from training.group import Group
-from training.networks import STRIDE, Float3
+from training.networks import STRIDE, Float3, Geometry
 from training.recipes import PRESETS, USUAL_LR, Preset
 
 log = logging.getLogger(__name__)
@@ -91,9 +91,9 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """The options with every ``auto`` decided."""
+    """The options with every ``auto`` decided; ``geometry`` has the median voxel size of the cases."""
 
-    patch: Int3
+    geometry: Geometry
     global_batch: int
     net: str
     loss: str
@@ -110,7 +110,8 @@ def resolve(options: Options, store: Store, num_cases: int, group: Group) -> Res
     net = preset.net if options.net == "auto" else options.net
     optimizer = preset.optimizer if options.optimizer == "auto" else options.optimizer
     limit = CPU_VOXELS if group.device.type == "cpu" else GPU_VOXELS
-    patch = options.patch or auto_patch(_median_shape(store), STRIDE.get(net, 1), limit)
+    shape, spacing = _medians(store)
+    patch = options.patch or auto_patch(shape, STRIDE.get(net, 1), limit)
     if options.batch_size < 1 or options.samples_per_case < 1:
         raise InputError(
             f"--batch-size {options.batch_size} --samples-per-case {options.samples_per_case}: at least 1 is needed"
@@ -123,7 +124,7 @@ def resolve(options: Options, store: Store, num_cases: int, group: Group) -> Res
     if options.accumulate < 1 or options.batch_size % options.accumulate:
         raise InputError(f"--accumulate {options.accumulate}: must divide --batch-size {options.batch_size}")
     return Resolved(
-        patch=patch,
+        geometry=Geometry(patch=patch, spacing_mm=spacing),
         global_batch=global_batch,
         net=net,
         loss=preset.loss if options.loss == "auto" else options.loss,
@@ -135,15 +136,12 @@ def resolve(options: Options, store: Store, num_cases: int, group: Group) -> Res
     )
 
 
-def _median_shape(store: Store) -> Int3:
-    d, h, w = np.median([entry.shape_dhw for _, entry in store.entries()], axis=0).astype(int).tolist()
-    return d, h, w
-
-
-def median_spacing(store: Store) -> Float3:
-    """Return the median voxel size over the cases, D,H,W."""
-    d, h, w = np.median([entry.spacing_mm for _, entry in store.entries()], axis=0).tolist()
-    return d, h, w
+def _medians(store: Store) -> tuple[Int3, Float3]:
+    """Return the median shape and voxel size over the cases, D,H,W, in one pass over their entries."""
+    sizes = np.median([(*entry.shape_dhw, *entry.spacing_mm) for _, entry in store.entries()], axis=0)
+    d, h, w = sizes[:3].astype(int).tolist()
+    spacing_d, spacing_h, spacing_w = sizes[3:].tolist()
+    return (d, h, w), (spacing_d, spacing_h, spacing_w)
 
 
 def auto_patch(median_dhw: Int3, stride: int, max_voxels: int) -> Int3:
@@ -163,7 +161,7 @@ def to_plain(options: Options, resolved: Resolved) -> dict[str, Any]:
     """Write the options down as a checkpoint and JSON can hold them, every ``auto`` decided."""
     given = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(options).items()}
     chosen = {name: getattr(resolved, name) for name in CHOSEN}
-    return given | chosen | {"patch": list(resolved.patch)}
+    return given | chosen | {"patch": list(resolved.geometry.patch)}
 
 
 def check_same(saved: Mapping[str, Any], given: Mapping[str, Any], path: Path) -> None:

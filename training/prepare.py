@@ -19,7 +19,7 @@ from training.group import Group
 from training.inference import ModelSpec
 from training.loop import Training
 from training.losses import build_loss
-from training.options import AUTO, Options, Resolved, check_same, median_spacing, resolve, to_plain
+from training.options import AUTO, Options, Resolved, check_same, resolve, to_plain
 from training.precision import build_scaler, choose_amp
 from training.recipes import build_optimizer, build_schedule
 from training.record import keep_metrics, write_run
@@ -48,7 +48,7 @@ def prepare(options: Options, store: Store, folder: Path, group: Group, stop: St
     """Build the training; with ``--resume`` it stands where the checkpoint was written."""
     training_cases, validation_cases = split_cases(store.labelled_ids, HELD_OUT, options.seed)
     resolved = resolve(options, store, len(training_cases), group)
-    spec = ModelSpec.of_store(store.manifest, resolved.net, resolved.patch, median_spacing(store))
+    spec = ModelSpec.of_store(store.manifest, resolved.net, resolved.geometry)
     plain = to_plain(options, resolved)
     setup = Setup(
         folder=folder,
@@ -109,7 +109,7 @@ def _loader_config(
 ) -> LoaderConfig:
     return LoaderConfig(
         store=options.shards,
-        patch=resolved.patch,
+        patch=resolved.geometry.patch,
         batch_size=options.batch_size,
         seed=options.seed,
         augment=options.augment,
@@ -138,7 +138,7 @@ def _announce(setup: Setup, resolved: Resolved, num_training: int, options: Opti
         resolved.net,
         setup.group.device,
         "" if setup.amp is None else f" in {str(setup.amp).removeprefix('torch.')}",
-        ",".join(map(str, resolved.patch)),
+        ",".join(map(str, resolved.geometry.patch)),
         options.batch_size,
         options.loader,
         resolved.epochs,

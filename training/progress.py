@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+import pynvml
 import torch
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,6 +19,28 @@ from training.timing import Split
 
 log = logging.getLogger(__name__)
 TELL_EVERY_S = 60.0  # where there is no terminal and an epoch takes longer
+
+
+class GpuGauge:
+    """How busy the GPU is and the most memory this process has had, read at most once a second: NVML takes its time."""
+
+    def __init__(self) -> None:
+        self._text, self._read_at = "", -math.inf
+
+    def read(self) -> str:
+        """Return ``"  GPU 97 %, 31.2 GiB"``; nothing without a GPU."""
+        if torch.cuda.is_available() and time.monotonic() - self._read_at > 1:
+            self._read_at = time.monotonic()
+            self._text = f"  GPU {_utilization()}, {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+        return self._text
+
+
+def _utilization() -> str:
+    """Return the share of the last sampling period in which a kernel ran, as nvidia-smi shows it."""
+    try:
+        return f"{torch.cuda.utilization()} %"
+    except pynvml.NVMLError:  # a MIG slice does not tell
+        return "n/a"
 
 
 class ProgressLine:
@@ -34,6 +58,7 @@ class ProgressLine:
         self._task = self._live.add_task("training", total=total_steps, figures="")
         self._total, self._step, self._patches = total_steps, 0, 0
         self._told_at = time.monotonic()
+        self._gauge = GpuGauge()
 
     def start_at(self, step: int) -> None:
         """Count from ``step`` on: what an earlier process did is done."""
@@ -45,13 +70,16 @@ class ProgressLine:
         self._patches = self._patches + num_patches if split.steps > 1 else num_patches
         rate = self._patches / split.wall_s if split.wall_s else 0.0
         figures = f"loss {loss:.3f}  {rate:.1f} patches/s  waiting {split.waiting:.0%}"
-        if torch.cuda.is_available():
-            figures += f"  {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+        figures += self._gauge.read()
         self._step += 1
         self._live.update(self._task, advance=1, figures=figures)
         if self._live.disable and time.monotonic() - self._told_at > TELL_EVERY_S:
             self._told_at = time.monotonic()
             log.info("step %d of %d  %s", self._step, self._total, figures)
+
+    def show_validation(self, num_done: int, num_cases: int) -> None:
+        """Show how far validation is, in place of the figures of the last step."""
+        self._live.update(self._task, figures=f"validated {num_done} of {num_cases} cases")
 
     def tell(self, line: Mapping[str, Any]) -> None:
         """Log the line of a finished epoch."""
@@ -61,6 +89,8 @@ class ProgressLine:
         if dice:
             parts = " ".join(f"{name} {value:.4f}" for name, value in dice.items() if name != "mean")
             scores = f"  dice {dice['mean']:.4f} ({parts})"
+            if line["hd95_mm"]["mean"] is not None:
+                scores += f"  hd95 {line['hd95_mm']['mean']:.2f} mm"
         log.info(
             "epoch %d  step %d  loss %.4f%s  %.1f patches/s  waiting %.1f %%",
             line["epoch"],

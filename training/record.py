@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -42,6 +43,13 @@ def read_run(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: no readable {OPTIONS} there; give the --output folder of training.run") from error
     return content
+
+
+def without_nan(value: Any) -> Any:
+    """Replace every NaN in nested dicts by ``None``: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def append_metrics(folder: Path, line: Mapping[str, Any]) -> None:

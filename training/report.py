@@ -132,9 +132,15 @@ def _validation(folder: Path) -> str:
     for kind in ("best", "median", "worst"):
         for path in folder.glob(f"{kind}_*.png"):
             case_id = path.stem.removeprefix(f"{kind}_")
-            dice = ", ".join(f"{name} {value:.3f}" for name, value in kept["cases"].get(case_id, {}).items())
-            pictures.append(_picture(path.read_bytes(), f"{kind}: {case_id} ({dice})"))
+            pictures.append(_picture(path.read_bytes(), f"{kind}: {case_id} ({_describe(kept['cases'][case_id])})"))
     return f"<h2>Validation cases in epoch {kept['epoch']}</h2>{LEGEND}" + "".join(pictures)
+
+
+def _describe(score: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Write the scores of a case: ``WT Dice 0.912, HD95 2.24 mm; ET ...``."""
+    return "; ".join(
+        f"{name} Dice {_number(of['dice'])}, HD95 {_number(of['hd95_mm'])} mm" for name, of in score.items()
+    )
 
 
 def _evaluation(folder: Path, training_cases: Sequence[str]) -> str:

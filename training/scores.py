@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surf
 from preprocessing.statistics import bounding_box
 from training.inference import Labels, structures
 
-METRICS = ("dice", "hd95_mm", "surface_dice", "volume_ml", "true_volume_ml")
+VALIDATED = ("dice", "hd95_mm")
+METRICS = (*VALIDATED, "surface_dice", "volume_ml", "true_volume_ml")
 Groups = dict[str, tuple[int, ...]]
 CaseScore = dict[str, dict[str, float]]
 """Structure to metric to value; NaN where the metric is not defined."""
@@ -30,42 +32,50 @@ def dice_of(predicted: Labels, true: Labels, groups: Groups) -> dict[str, float]
 def score_pair(
     predicted: Labels, true: Labels, groups: Groups, spacing_mm: tuple[float, ...], tolerance_mm: float
 ) -> CaseScore:
-    """Score one label map [D,H,W] against another: structure to metric to value.
+    """Score one label map [D,H,W] against another in all ``METRICS``: structure to metric to value.
 
     Dice, HD95 and surface Dice are MONAI's (``compute_dice``, ``compute_hausdorff_distance``,
     ``compute_surface_dice``); volumes are in millilitres. Distances of a structure that a map lacks are NaN.
     """
-    one, other = structures(predicted, groups).float(), structures(true, groups).float()
-    dice = dice_of(predicted, true, groups)
-    both = torch.logical_and(one.flatten(2).any(2), other.flatten(2).any(2))[0]
+    scored = score_validation(predicted, true, groups, spacing_mm)
     millilitres = math.prod(spacing_mm) / 1000
-    scored: CaseScore = {}
-    for index, name in enumerate(groups):
-        part = slice(index, index + 1)
-        distances = (math.nan, math.nan)
-        if bool(both[index]):
-            distances = _distances(one[:, part], other[:, part], spacing_mm, tolerance_mm)
-        volumes = one[0, index].sum().item() * millilitres, other[0, index].sum().item() * millilitres
-        scored[name] = dict(zip(METRICS, (dice[name], *distances, *volumes), strict=True))
+    for name, (one, other) in _masks(predicted, true, groups).items():
+        surface = math.nan
+        if bool(one.any() and other.any()):
+            surface = _quietly(compute_surface_dice, *_boxed(one, other), [tolerance_mm], spacing=list(spacing_mm))
+        volumes = one.sum().item() * millilitres, other.sum().item() * millilitres
+        scored[name] |= dict(zip(METRICS[len(VALIDATED) :], (surface, *volumes), strict=True))
     return scored
 
 
-def _distances(
-    one: torch.Tensor, other: torch.Tensor, spacing_mm: tuple[float, ...], tolerance_mm: float
-) -> tuple[float, float]:
-    """Return (HD95 in mm, surface Dice) of two masks [1,1,D,H,W], cut to the box that holds both."""
-    d, h, w = bounding_box((one + other)[0, 0].numpy() > 0)
-    one, other = one[:, :, d, h, w], other[:, :, d, h, w]
-    spacing = list(spacing_mm)
+def score_validation(predicted: Labels, true: Labels, groups: Groups, spacing_mm: tuple[float, ...]) -> CaseScore:
+    """Score as ``score_pair`` does in the metrics of ``VALIDATED`` only, which a run watches while it trains."""
+    dice = dice_of(predicted, true, groups)
+    scored: CaseScore = {}
+    for name, (one, other) in _masks(predicted, true, groups).items():
+        hd95 = math.nan
+        if bool(one.any() and other.any()):
+            hd95 = _quietly(compute_hausdorff_distance, *_boxed(one, other), percentile=95, spacing=list(spacing_mm))
+        scored[name] = dict(zip(VALIDATED, (dice[name], hd95), strict=True))
+    return scored
+
+
+def _masks(predicted: Labels, true: Labels, groups: Groups) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Return the predicted and the true mask [1,1,D,H,W] of every structure."""
+    one, other = structures(predicted, groups), structures(true, groups)
+    return {name: (one[:, [index]], other[:, [index]]) for index, name in enumerate(groups)}
+
+
+def _boxed(one: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut two masks to the box that holds both: the cost of distances grows with the volume."""
+    d, h, w = bounding_box((one | other)[0, 0].numpy())
+    return one[:, :, d, h, w].float(), other[:, :, d, h, w].float()
+
+
+def _quietly(metric: Callable[..., torch.Tensor], *arguments: object, **options: object) -> float:
     with warnings.catch_warnings():  # MONAI 1.6 passes itself an argument that it has deprecated
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
-        return _measure(one, other, spacing, tolerance_mm)
-
-
-def _measure(one: torch.Tensor, other: torch.Tensor, spacing: list[float], tolerance_mm: float) -> tuple[float, float]:
-    hd95 = compute_hausdorff_distance(one, other, include_background=True, percentile=95, spacing=spacing)
-    surface = compute_surface_dice(one, other, [tolerance_mm], include_background=True, spacing=spacing)
-    return float(hd95), float(surface)
+        return float(metric(*arguments, include_background=True, **options))
 
 
 def mean_of(score: CaseScore, metric: str) -> float:
@@ -76,11 +86,16 @@ def mean_of(score: CaseScore, metric: str) -> float:
 
 def average(scores: Scores) -> CaseScore:
     """Average every metric of every structure over the cases that have it."""
-    names = dict.fromkeys(name for case in scores.values() for name in case)
+    metrics = {name: list(case[name]) for case in scores.values() for name in case}
     return {
         name: {
             metric: mean_of({case_id: case[name] for case_id, case in scores.items() if name in case}, metric)
-            for metric in METRICS
+            for metric in metrics[name]
         }
-        for name in names
+        for name in metrics
     }
+
+
+def by_structure(means: CaseScore, metric: str) -> dict[str, float]:
+    """Return one metric of every structure, and ``"mean"`` over the structures that have it."""
+    return {name: values[metric] for name, values in means.items()} | {"mean": mean_of(means, metric)}

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from pipelines.reference import intensity_of
 from preprocessing.shards import Store, write_json
 from training.checkpoint import BEST, load_checkpoint
 from training.inference import Labels, ModelSpec, predict_volume, to_input
-from training.overlay import draw_overlay, save_figure
-from training.validate import OVERLAP, CaseScores
+from training.overlay import Background, draw_overlay, save_figure
+from training.record import without_nan
+from training.scores import Scores, mean_of
+from training.validate import OVERLAP
 
 FOLDER, SCORES = "validation", "validation.json"
 
@@ -28,9 +29,10 @@ def write_showcase(run: Path, store: Store, device: torch.device, amp: torch.dty
     if not path.exists():
         return []
     content = load_checkpoint(path)
-    scores: CaseScores = content["cases"]
+    scores: Scores = content["cases"]
     (run / FOLDER).mkdir(exist_ok=True)
-    write_json(run / FOLDER / SCORES, {"epoch": content["epoch"], "mean": content["dice"], "cases": scores})
+    kept = {name: content[name] for name in ("epoch", "means", "cases")}
+    write_json(run / FOLDER / SCORES, without_nan(kept))
     network, spec = _restore(content, device)
     for old in (run / FOLDER).glob("*.png"):
         old.unlink()
@@ -42,7 +44,8 @@ def write_showcase(run: Path, store: Store, device: torch.device, amp: torch.dty
         voxels = to_input(image, intensity_of(case, store.manifest), device)
         predicted: Labels = predict_volume(network, voxels, spec, OVERLAP, amp)
         pictures.append(run / FOLDER / f"{name}_{case_id}.png")
-        save_figure(pictures[-1], draw_overlay(image[..., 0], case.spacing_mm, label[..., 0], predicted))
+        background = Background.of(image[..., 0], case.affine)
+        save_figure(pictures[-1], draw_overlay(background, label[..., 0], predicted))
     return pictures
 
 
@@ -53,12 +56,12 @@ def _restore(content: Mapping[str, Any], device: torch.device) -> tuple[torch.nn
     return network.to(device), spec
 
 
-def choose_cases(scores: CaseScores) -> dict[str, str]:
+def choose_cases(scores: Scores) -> dict[str, str]:
     """Name the best, median and worst case by mean Dice; fewer when there are fewer cases.
 
     ``{"a": 0.9, "b": 0.5, "c": 0.7}`` (means) gives best a, median c, worst b.
     """
-    means = {case_id: float(np.mean(list(by_name.values()))) for case_id, by_name in scores.items()}
+    means = {case_id: mean_of(score, "dice") for case_id, score in scores.items()}
     ordered = sorted(means, key=lambda case_id: (-means[case_id], case_id))
     places = {"best": 0, "worst": len(ordered) - 1, "median": len(ordered) // 2}
     chosen: dict[str, str] = {}

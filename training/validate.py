@@ -15,11 +15,9 @@ from preprocessing.errors import InputError
 from preprocessing.shards import Case, Manifest, Store
 from training.group import Group
 from training.inference import ModelSpec, predict_volume, to_input
-from training.scores import dice_of
+from training.scores import VALIDATED, CaseScore, Scores, score_validation
 
 OVERLAP = 0.25  # MONAI's default; predict takes more windows for a little more accuracy
-CaseScores = dict[str, dict[str, float]]
-"""Case id to structure name to Dice."""
 
 
 def split_cases(case_ids: Sequence[str], fraction: float, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -38,44 +36,41 @@ def split_cases(case_ids: Sequence[str], fraction: float, seed: int) -> tuple[tu
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationOptions:
-    """How to validate: number format, with which processes, and what all of them call after each round of cases."""
+    """How to validate: number format, with which processes, and what all of them call with the number of cases done."""
 
     amp: torch.dtype | None
     group: Group
-    on_case: Callable[[], None]
+    on_cases: Callable[[int], None]
 
 
 def validate(
     network: nn.Module, store: Store, case_ids: Sequence[str], spec: ModelSpec, options: ValidationOptions
-) -> CaseScores:
-    """Predict every case whole, each in one process, and return the Dice of all per structure to all processes.
+) -> Scores:
+    """Predict every case whole, each in one process, and return the scores of all (``VALIDATED``) to all processes.
 
     Process r of n takes cases r, r + n, ...; with 5 cases and 2 processes that is 3 rounds, in the last of which
     process 1 only answers.
     """
     rank, num = options.group.world.rank, options.group.world.world_size
-    table = np.zeros((len(case_ids), len(spec.groups)))
+    table = np.zeros((len(case_ids), len(spec.groups), len(VALIDATED)))
     for first in range(0, len(case_ids), num):
         index = first + rank
         if index < len(case_ids):
             scored = _score(network, store.case(case_ids[index]), store.manifest, spec, options.amp)
-            table[index] = [scored[name] for name in spec.groups]
-        options.on_case()
-    rows = np.reshape(options.group.sum(table.ravel().tolist()), table.shape).tolist()
-    return {case_id: dict(zip(spec.groups, row, strict=True)) for case_id, row in zip(case_ids, rows, strict=True)}
+            table[index] = [[scored[name][metric] for metric in VALIDATED] for name in spec.groups]
+        options.on_cases(min(first + num, len(case_ids)))
+    table = np.reshape(options.group.sum(table.ravel().tolist()), table.shape)
+    return {
+        case_id: {
+            name: dict(zip(VALIDATED, metrics, strict=True)) for name, metrics in zip(spec.groups, rows, strict=True)
+        }
+        for case_id, rows in zip(case_ids, table.tolist(), strict=True)
+    }
 
 
-def _score(
-    network: nn.Module, case: Case, manifest: Manifest, spec: ModelSpec, amp: torch.dtype | None
-) -> dict[str, float]:
+def _score(network: nn.Module, case: Case, manifest: Manifest, spec: ModelSpec, amp: torch.dtype | None) -> CaseScore:
     label = case.label()
     assert label is not None  # the split holds labelled cases only
     image = to_input(case.image(), intensity_of(case, manifest), next(network.parameters()).device)
-    return dice_of(predict_volume(network, image, spec, OVERLAP, amp), label[..., 0], spec.groups)
-
-
-def mean_scores(scores: CaseScores) -> dict[str, float]:
-    """Average each structure over the cases, then add ``mean`` over the structures."""
-    names = list(next(iter(scores.values())))
-    averages = {name: float(np.mean([case[name] for case in scores.values()])) for name in names}
-    return averages | {"mean": float(np.mean(list(averages.values())))}
+    predicted = predict_volume(network, image, spec, OVERLAP, amp)
+    return score_validation(predicted, label[..., 0], spec.groups, case.spacing_mm)

@@ -10,13 +10,14 @@ import torch
 
 from preprocessing.shards import open_store
 from training.inference import ModelSpec, predict_logits, predict_volume, probabilities
+from training.networks import Geometry
 
 PATCH = (16, 16, 16)
 
 
 @pytest.fixture(scope="module")
 def spec(coordinate_store: Path) -> ModelSpec:
-    return ModelSpec.of_store(open_store(coordinate_store).manifest, "segresnet", PATCH)
+    return ModelSpec.of_store(open_store(coordinate_store).manifest, "segresnet", Geometry(patch=PATCH))
 
 
 @pytest.fixture(scope="module")

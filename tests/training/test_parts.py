@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import signal
 
 import pytest
@@ -16,8 +17,10 @@ from training.losses import LOSSES, build_loss
 from training.networks import NETWORKS, Geometry, Task, build_network, nnunet_topology
 from training.precision import choose_amp, has_amx
 from training.recipes import OPTIMIZERS, PRESETS, SCHEDULES, build_optimizer, build_schedule
+from training.record import without_nan
+from training.scores import average, by_structure
 from training.stop import Stopped, listen_for_stop
-from training.validate import mean_scores, split_cases
+from training.validate import split_cases
 
 CPU = torch.device("cpu")
 
@@ -42,8 +45,11 @@ def test_splits_of_different_seeds_differ() -> None:
 
 
 def test_mean_scores_average_structures_and_cases() -> None:
-    means = mean_scores({"a": {"WT": 1.0, "ET": 0.5}, "b": {"WT": 0.5, "ET": 0.0}})
-    assert means == {"WT": 0.75, "ET": 0.25, "mean": 0.5}
+    one = {"WT": {"dice": 1.0, "hd95_mm": 3.0}, "ET": {"dice": 0.5, "hd95_mm": math.nan}}
+    other = {"WT": {"dice": 0.5, "hd95_mm": 5.0}, "ET": {"dice": 0.0, "hd95_mm": math.nan}}
+    means = average({"a": one, "b": other})
+    assert by_structure(means, "dice") == {"WT": 0.75, "ET": 0.25, "mean": 0.5}
+    assert without_nan(by_structure(means, "hd95_mm")) == {"WT": 4.0, "ET": None, "mean": 4.0}
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))

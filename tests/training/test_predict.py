@@ -23,6 +23,7 @@ from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
 from training.checkpoint import save_checkpoint
 from training.inference import ModelSpec, decode
+from training.networks import Geometry
 from training.predict import Options, _describe, predict, save_label
 from training.record import read_run
 
@@ -97,7 +98,7 @@ def test_a_folder_without_volumes_says_where_to_look(tiny_run: Path, msd_folder:
 
 
 def spec_of(store: Path, patch: tuple[int, int, int]) -> ModelSpec:
-    return ModelSpec.of_store(open_store(store).manifest, "unet", patch)
+    return ModelSpec.of_store(open_store(store).manifest, "unet", Geometry(patch=patch))
 
 
 @pytest.mark.parametrize("has_regions", [True, False])

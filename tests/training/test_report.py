@@ -45,11 +45,11 @@ def test_a_run_ends_with_a_page_pictures_and_a_board(tiny_options: RunOptions, t
     assert train(dataclasses.replace(options, resume="auto")) == 0
     (case_id,) = read_run(options.output)["cases"]["validation"]
     page = (options.output / "report.html").read_text()
-    assert f"best: {case_id} (WT " in page
+    assert f"best: {case_id} (WT Dice " in page
     assert page.count("data:image/png;base64,") == 3
     kept = json.loads((options.output / "validation" / "validation.json").read_text())
     best = max(line["dice"]["mean"] for line in read_metrics(options.output))
-    assert kept["mean"]["mean"] == pytest.approx(best)
+    assert kept["means"]["dice"]["mean"] == pytest.approx(best)
     board = EventAccumulator(str(options.output / "tensorboard")).Reload()
     losses = [(event.step, event.value) for event in board.Scalars("loss")]
     assert losses == [(line["step"], pytest.approx(line["loss"])) for line in read_metrics(options.output)]
@@ -67,7 +67,7 @@ def test_a_run_ends_with_a_page_pictures_and_a_board(tiny_options: RunOptions, t
     ],
 )
 def test_the_cases_to_show_are_best_median_and_worst(dice: dict[str, float], chosen: dict[str, str]) -> None:
-    assert choose_cases({case_id: {"WT": value} for case_id, value in dice.items()}) == chosen
+    assert choose_cases({case_id: {"WT": {"dice": value}} for case_id, value in dice.items()}) == chosen
 
 
 def test_a_folder_that_is_no_run_is_refused(tiny_run: Path, tmp_path: Path) -> None:

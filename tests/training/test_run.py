@@ -34,12 +34,12 @@ def test_a_run_leaves_options_split_figures_and_checkpoints(tiny_run: Path) -> N
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert [line["step"] for line in lines] == [4, 8, 12]
     for line in lines:
-        assert set(line["dice"]) == {"WT", "TC", "ET", "mean"}
+        assert set(line["dice"]) == set(line["hd95_mm"]) == {"WT", "TC", "ET", "mean"}
         split = {name: value for name, value in line["split"].items() if name.endswith("_s")}
         assert all(seconds >= 0 for seconds in split.values())
         assert line["split"]["steps"] == 4
     best = load_checkpoint(tiny_run / "checkpoints" / "best.pt")
-    assert best["dice"]["mean"] == max(line["dice"]["mean"] for line in lines)
+    assert best["means"]["dice"]["mean"] == max(line["dice"]["mean"] for line in lines)
     assert not list(tiny_run.rglob("*.tmp"))
 
 
