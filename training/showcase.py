@@ -12,7 +12,7 @@ from pipelines.reference import intensity_of
 from preprocessing.shards import Store, write_json
 from training.checkpoint import BEST, load_checkpoint
 from training.inference import Labels, ModelSpec, predict_volume, to_input
-from training.overlay import Background, draw_overlay, save_figure
+from training.overlay import draw_overlay, save_figure
 from training.record import without_nan
 from training.scores import Scores, mean_of
 from training.validate import OVERLAP
@@ -44,8 +44,7 @@ def write_showcase(run: Path, store: Store, device: torch.device, amp: torch.dty
         voxels = to_input(image, intensity_of(case, store.manifest), device)
         predicted: Labels = predict_volume(network, voxels, spec, OVERLAP, amp)
         pictures.append(run / FOLDER / f"{name}_{case_id}.png")
-        background = Background.of(image[..., 0], case.affine)
-        save_figure(pictures[-1], draw_overlay(background, label[..., 0], predicted))
+        save_figure(pictures[-1], draw_overlay(image[..., 0], case.affine, label[..., 0], predicted))
     return pictures
 
 

@@ -1,41 +1,47 @@
-"""Overlays: the letters at the borders of a picture name the side of the patient that is drawn there."""
+"""Overlays: however the file is ordered, the patient lies in the picture as radiologists look at it."""
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
-from matplotlib.axes import Axes
+from nibabel.orientations import inv_ornt_aff
 
-from training.overlay import Background, draw_overlay
+from training.overlay import draw_overlay
 
-
-@pytest.mark.parametrize(
-    ("x_grows_to", "y_grows_to", "z_grows_to"), [("R", "A", "S"), ("L", "P", "S"), ("L", "A", "I"), ("R", "P", "I")]
-)
-def test_letters_stand_where_the_affine_puts_the_sides(x_grows_to: str, y_grows_to: str, z_grows_to: str) -> None:
-    signs = [1 if side in "RAS" else -1 for side in (x_grows_to, y_grows_to, z_grows_to)]
-    image = np.zeros((6, 5, 4), np.int16)  # D,H,W
-    image[:, :, -1] = 100  # bright where x is largest
-    label = np.zeros(image.shape, np.uint8)
-    label[2, 2, 2] = 1
-    background = Background.of(image, np.diag([2.0 * signs[0], 3.0 * signs[1], 4.0 * signs[2], 1.0]))
-    assert background.spacing_mm == (4.0, 3.0, 2.0)
-    axial, coronal, sagittal = draw_overlay(background, label, label).axes
-    assert _letters(axial)["right"] == _letters(coronal)["right"] == x_grows_to
-    assert _letters(axial)["top"] == _letters(sagittal)["right"] == y_grows_to
-    assert _letters(coronal)["top"] == _letters(sagittal)["top"] == z_grows_to
-    for axes in (axial, coronal, sagittal):
-        letters = _letters(axes)
-        assert {frozenset(letters[end] for end in pair) for pair in (("left", "right"), ("top", "bottom"))} <= {
-            frozenset("RL"),
-            frozenset("AP"),
-            frozenset("SI"),
-        }
-    drawn = np.asarray(axial.images[0].get_array())
-    assert (drawn[:, -1] == 100).all()  # and x does grow to the right
-    assert not drawn[:, 0].any()
+SIZES_MM = np.array([2.0, 3.0, 4.0])  # towards L, P, S
+ORDERS = [
+    [*zip(axes, signs, strict=True)]
+    for axes in itertools.permutations(range(3))
+    for signs in itertools.product((1, -1), repeat=3)
+]
 
 
-def _letters(axes: Axes) -> dict[str, str]:
-    places = {(0.02, 0.5): "left", (0.98, 0.5): "right", (0.5, 0.97): "top", (0.5, 0.03): "bottom"}
-    return {places[text.get_position()]: text.get_text() for text in axes.texts}
+@pytest.mark.parametrize("order", ORDERS[::5])
+def test_the_patient_lies_as_radiologists_look_at_it(order: list[tuple[int, int]]) -> None:
+    """Build a patient in a known order, turn the file, and expect the same picture."""
+    patient = np.arange(4 * 5 * 6).reshape(4, 5, 6) + 1  # x to the left, y to the back, z to the head
+    label = np.zeros(patient.shape, np.uint8)
+    label[1, 2, 3] = 1
+    affine = np.diag([-SIZES_MM[0], -SIZES_MM[1], SIZES_MM[2], 1.0])
+    turn = np.array(order, dtype=float)
+    back = inv_ornt_aff(turn, patient.shape)  # type: ignore[no-untyped-call]
+    image_dhw, label_dhw = (_turned(array, order).T for array in (patient, label))
+    axial, coronal, sagittal = draw_overlay(image_dhw, affine @ back, label_dhw, label_dhw).axes
+    pictures = [np.asarray(axes.images[0].get_array()) for axes in (axial, coronal, sagittal)]
+    np.testing.assert_array_equal(pictures[0], patient[:, :, 3].T)  # rows from front to back
+    np.testing.assert_array_equal(pictures[1], patient[:, 2, ::-1].T)  # rows from head to foot
+    np.testing.assert_array_equal(pictures[2], patient[1, :, ::-1].T)
+    assert [axes.get_aspect() for axes in (axial, coronal, sagittal)] == [3 / 2, 4 / 2, 4 / 3]
+    letters = [{text.get_text(): text.get_position() for text in axes.texts} for axes in (axial, coronal, sagittal)]
+    assert letters[0]["R"][0] < letters[0]["L"][0]
+    assert letters[0]["P"][1] < letters[0]["A"][1]
+    assert letters[1]["I"][1] < letters[1]["S"][1]
+    assert letters[2]["A"][0] < letters[2]["P"][0]
+
+
+def _turned(array: np.ndarray, order: list[tuple[int, int]]) -> np.ndarray:
+    """Put axis i of the patient at place order[i][0] of the file, backwards where order[i][1] is -1."""
+    flipped = array[tuple(slice(None, None, sign) for _, sign in order)]
+    return np.moveaxis(flipped, range(3), [place for place, _ in order])
