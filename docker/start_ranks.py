@@ -20,13 +20,20 @@ PER_HOST_VARIABLE = "VOXELFEED_PROCESSES_PER_HOST"
 PORT_VARIABLE, PORT = "MASTER_PORT", "29500"
 ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 FIND_HOST_S = 300.0
-COUNT_GPUS = "import torch; print(torch.cuda.device_count())"
+FRAME = "\u2500\u2502\u256d\u256e\u256f\u2570"  # of the box that tyro draws
+CHECK = """
+import sys, torch, tyro
+from training.options import Options
+tyro.cli(Options, args=sys.argv[1:])
+print(torch.cuda.device_count())
+"""
 
 
 def torchrun(job: Job, arguments: Sequence[str], error_file: Path, stop: Stop) -> Command:
     """Start as many processes on this host as it has GPUs, one where it has none; raises ``InputError``."""
     wait_for(job.hosts[0], lambda: socket.getaddrinfo(job.hosts[0], None), stop)
-    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes_per_host())]
+    num_processes = processes_per_host(arguments)
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_processes)]
     words += ["--nnodes", str(len(job.hosts)), "--node-rank", str(job.host_index)]
     words += ["--master-addr", job.hosts[0], "--master-port", os.environ.get(PORT_VARIABLE, PORT)]
     # for a signal to torchrun itself, which would kill after 30 s although SageMaker waits for 120
@@ -49,12 +56,17 @@ def children(pid: int) -> set[int]:
         return set()
 
 
-def processes_per_host() -> int:
-    """Return how many processes a host gets; all hosts of a job are alike. Raises ``InputError`` for an odd number."""
-    text = os.environ.get(PER_HOST_VARIABLE, "")
-    if not text:
-        counted = subprocess.run([sys.executable, "-c", COUNT_GPUS], capture_output=True, text=True, check=True)
-        return max(int(counted.stdout), 1)
+def processes_per_host(arguments: Sequence[str]) -> int:
+    """Return how many processes a host gets, all hosts of a job being alike, after one look at the trainer's flags.
+
+    One process that says what is wrong with a flag is better than eight. Raises ``InputError`` with what it said.
+    """
+    checked = subprocess.run([sys.executable, "-c", CHECK, *arguments], capture_output=True, text=True, check=False)
+    if checked.returncode:
+        raise InputError(
+            " ".join(word for word in checked.stderr.split() if word.strip("\u2500\u2502\u256d\u256e\u256f\u2570"))
+        )
+    text = os.environ.get(PER_HOST_VARIABLE, "") or str(max(int(checked.stdout), 1))
     if not text.isdigit() or int(text) < 1:
         raise InputError(f"{PER_HOST_VARIABLE}={text}: expected a number of processes, at least 1")
     return int(text)

@@ -42,7 +42,7 @@ def mpirun(job: Job, arguments: Sequence[str], error_file: Path, stop: Stop) -> 
         )
     for host in job.hosts[1:]:
         wait_for(host, partial(_ssh, host), stop)
-    words = mpirun_words(job, processes_per_host(), {ERROR_FILE_VARIABLE: str(error_file)})
+    words = mpirun_words(job, processes_per_host(arguments), {ERROR_FILE_VARIABLE: str(error_file)})
     return Command(
         words=[*words, "smddprun", sys.executable, "-m", "training.run", *arguments],
         environment=os.environ,
