@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 
 from preprocessing.errors import InputError
 
@@ -86,17 +87,21 @@ def choose_backend(wanted: str, device: torch.device) -> tuple[str, str]:
     """
     if wanted not in ("auto", *BACKENDS):
         raise InputError(f"--backend {wanted}: unknown; known: auto, {', '.join(BACKENDS)}")
-    if wanted in ("nccl", "smddp") and device.type != "cuda":
-        raise InputError(f"--backend {wanted}: needs CUDA devices and this run is on {device}; use --backend gloo")
-    if wanted in ("gloo", "nccl"):
-        return wanted, "asked for"
+    if wanted == "auto":
+        return _best_for(device)
+    if wanted == "smddp" and (reason := _why_not_smddp()):
+        raise InputError(f"--backend smddp: SageMaker's library cannot be loaded ({reason}); use --backend nccl")
+    if device.type not in dist.Backend.backend_capability[wanted]:
+        raise InputError(f"--backend {wanted}: cannot work on {device}, where this run is; use --backend gloo")
+    return wanted, "asked for"
+
+
+def _best_for(device: torch.device) -> tuple[str, str]:
     if device.type != "cuda":
         return "gloo", f"the run is on {device}"
     reason = _why_not_smddp()
     if reason is None:
-        return "smddp", "SageMaker's library is here" if wanted == "auto" else "asked for"
-    if wanted == "smddp":
-        raise InputError(f"--backend smddp: SageMaker's library cannot be loaded ({reason}); use --backend nccl")
+        return "smddp", "SageMaker's library is here"
     return "nccl", f"CUDA devices, and no SageMaker library ({reason})"
 
 

@@ -16,6 +16,7 @@ from preprocessing.errors import EXIT_DONE, InputError, RunError
 from preprocessing.shards import open_store
 from training.checkpoint import seed_everything
 from training.distributed import read_world
+from training.failure import failure_left
 from training.group import Group, join
 from training.options import DEFAULT_SHARDS, Options
 from training.prepare import prepare, run_folder
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 
 def train(options: Options) -> int:
     """Run the command; returns the exit code."""
-    with listen_for_stop() as stop, join(read_world(), options.backend, options.device) as group:
+    with failure_left(), listen_for_stop() as stop, join(read_world(), options.backend, options.device) as group:
         return _train(options, group, stop)
 
 

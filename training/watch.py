@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from preprocessing.errors import EXIT_UNEXPECTED, EXIT_USAGE, InputError, RunError
 from training.distributed import World
+from training.failure import leave_failure
 
 log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.5
@@ -100,7 +101,9 @@ class Watch:
         """Leave at once: the main thread may sit in a collective that never returns."""
         if self._ended.is_set():
             return  # the main thread is ending by itself
-        log.error("error: %s", _as_error(failure))
+        error = _as_error(failure)
+        log.error("error: %s", error)
+        leave_failure(error)
         with suppress(RuntimeError):
             self._acknowledge(wait=False)
         logging.shutdown()

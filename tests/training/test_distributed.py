@@ -231,8 +231,7 @@ def test_processes_that_cannot_meet_are_refused() -> None:
     ("wanted", "device", "message"),
     [
         ("mpi", "cpu", "--backend mpi: unknown; known: auto, gloo, nccl, smddp"),
-        ("smddp", "cpu", "--backend smddp: needs CUDA devices and this run is on cpu; use --backend gloo"),
-        ("nccl", "cpu", "--backend nccl: needs CUDA devices"),
+        ("nccl", "cpu", "--backend nccl: cannot work on cpu, where this run is; use --backend gloo"),
         ("smddp", "cuda", "--backend smddp: SageMaker's library cannot be loaded .No module named 'smdistributed'."),
     ],
 )

@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""What the container does when SageMaker starts it: ``train`` and ``process`` (docker/README.md)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from process_job import process
+from sagemaker_job import Job, Outcome, say
+from supervise import Stop
+from train_job import train
+
+from preprocessing.cli import set_up_logging
+from preprocessing.errors import EXIT_USAGE, InputError
+
+COMMANDS = {"train": train, "process": process}
+
+
+def main(words: list[str]) -> int:
+    """Run the command that ``words`` begin with; returns the exit code, after leaving the reason of a failure."""
+    stop = Stop()
+    set_up_logging()
+    name, *arguments = words or [""]
+    if name not in COMMANDS:
+        print(f"error: {name or 'no command'}: unknown; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        return EXIT_USAGE
+    try:
+        outcome = COMMANDS[name](Job.read(name), arguments, stop)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        outcome = Outcome(code=EXIT_USAGE, message=str(error))
+    if outcome.message:
+        say(name, outcome.message)
+    return outcome.code
+
+
+if __name__ == "__main__":
+    called = Path(sys.argv[0]).name  # a link of a command's name says which one
+    sys.exit(main([called, *sys.argv[1:]] if called in COMMANDS else sys.argv[1:]))

@@ -1,0 +1,98 @@
+"""Start the processes of a training on the GPUs of all hosts with torchrun, one torchrun a host."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+from sagemaker_job import Job
+from supervise import Command, Stop
+
+from preprocessing.errors import InputError
+
+PER_HOST_VARIABLE = "VOXELFEED_PROCESSES_PER_HOST"
+PORT_VARIABLE, PORT = "MASTER_PORT", "29500"
+ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
+FIND_HOST_S = 300.0
+FRAME = "\u2500\u2502\u256d\u256e\u256f\u2570"  # of the box that tyro draws
+CHECK = """
+import sys, torch, tyro
+from training.options import Options
+tyro.cli(Options, args=sys.argv[1:])
+print(torch.cuda.device_count())
+"""
+
+
+def torchrun(job: Job, arguments: Sequence[str], error_file: Path, stop: Stop) -> Command:
+    """Start as many processes on this host as it has GPUs, one where it has none; raises ``InputError``."""
+    wait_for(job.hosts[0], lambda: socket.getaddrinfo(job.hosts[0], None), stop)
+    num_processes = processes_per_host(arguments)
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_processes)]
+    words += ["--nnodes", str(len(job.hosts)), "--node-rank", str(job.host_index)]
+    words += ["--master-addr", job.hosts[0], "--master-port", os.environ.get(PORT_VARIABLE, PORT)]
+    # for a signal to torchrun itself, which would kill after 30 s although SageMaker waits for 120
+    patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "110"}
+    return Command(
+        words=[*words, "-m", "training.run", *arguments],
+        environment={**os.environ, **network(job), **patience, ERROR_FILE_VARIABLE: str(error_file)},
+        listeners=children,
+    )
+
+
+def children(pid: int) -> set[int]:
+    """Return the processes that torchrun, process ``pid``, has started: the ranks of this host.
+
+    They are told to stop directly: torchrun ends with 1 after a signal even where every rank saved and ended with 0.
+    """
+    try:
+        return {child.pid for child in psutil.Process(pid).children()}
+    except psutil.NoSuchProcess:
+        return set()
+
+
+def processes_per_host(arguments: Sequence[str]) -> int:
+    """Return how many processes a host gets, all hosts of a job being alike, after one look at the trainer's flags.
+
+    One process that says what is wrong with a flag is better than eight. Raises ``InputError`` with what it said.
+    """
+    checked = subprocess.run([sys.executable, "-c", CHECK, *arguments], capture_output=True, text=True, check=False)
+    if checked.returncode:
+        raise InputError(
+            " ".join(word for word in checked.stderr.split() if word.strip("\u2500\u2502\u256d\u256e\u256f\u2570"))
+        )
+    text = os.environ.get(PER_HOST_VARIABLE, "") or str(max(int(checked.stdout), 1))
+    if not text.isdigit() or int(text) < 1:
+        raise InputError(f"{PER_HOST_VARIABLE}={text}: expected a number of processes, at least 1")
+    return int(text)
+
+
+def network(job: Job) -> dict[str, str]:
+    """Name the interface between the hosts to those who would have to guess it."""
+    names = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
+    return {} if job.interface is None else {name: os.environ.get(name, job.interface) for name in names}
+
+
+def wait_for(host: str, attempt: Callable[[], object], stop: Stop) -> None:
+    """Wait until ``attempt`` to reach ``host`` succeeds: hosts of a job start at different times.
+
+    Raises ``InputError`` after five minutes of ``OSError``, or when asked to stop.
+    """
+    give_up = time.monotonic() + FIND_HOST_S
+    while (problem := _problem_of(attempt)) is not None:
+        if time.monotonic() > give_up or stop.is_asked:
+            raise InputError(f"host {host} of resourceconfig.json cannot be reached ({problem}): did it start?")
+        time.sleep(1)
+
+
+def _problem_of(attempt: Callable[[], object]) -> OSError | None:
+    try:
+        attempt()
+    except OSError as error:
+        return error
+    return None

