@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -23,21 +24,23 @@ class Batch:
 
     ``image`` float32 (float16 when asked for) [N,C,D,H,W] with channels_last_3d strides, normalised; ``label`` uint8
     [N,1,D,H,W] class ids, or [N,R,D,H,W] region masks when the loader was asked for regions; ``samples`` is what the
-    plan drew, in order.
+    plan drew, in order. Loaders that draw for themselves (MONAI's) leave ``samples`` empty and fill ``cases``; their
+    images are contiguous.
     """
 
     image: torch.Tensor
     label: torch.Tensor
     samples: Sequence[Sample]
+    cases: Sequence[str] = ()
 
     @property
     def case_ids(self) -> list[str]:
         """The case of each sample."""
-        return [sample.case_id for sample in self.samples]
+        return list(self.cases) or [sample.case_id for sample in self.samples]
 
     def clone(self) -> Batch:
         """Copy the tensors, so that the batch outlives the next one even with ``reuse_buffers``."""
-        return Batch(image=self.image.clone(), label=self.label.clone(), samples=self.samples)
+        return dataclasses.replace(self, image=self.image.clone(), label=self.label.clone())
 
     def as_dict(self) -> dict[str, Any]:
         """Return the form that MONAI's engines take; for its transforms ``decollate_batch`` cuts it up."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,9 @@ class LoaderConfig:
     ``batch_size`` is per rank. ``cases`` restricts the loader to some case ids (default: every labelled case).
     ``regions`` asks for overlapping region masks as labels, ``dtype`` for float32 or float16 images.
 
-    ``device`` is ``"cpu"`` or ``"gpu"``. ``num_threads`` serves the ``dali`` loader, ``num_workers`` the ``torch`` one.
-    With ``reuse_buffers`` a CPU batch is overwritten when the next one is asked for, which saves a copy in loops that
-    are then done with it.
+    ``device`` is ``"cpu"`` or ``"gpu"``. ``num_threads`` serves the ``dali`` loader, ``num_workers`` the ``torch`` and
+    MONAI ones. With ``reuse_buffers`` a CPU batch is overwritten when the next one is asked for, which saves a copy in
+    loops that are then done with it.
     """
 
     store: str | Path
@@ -92,7 +93,19 @@ def _synthetic(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_
     return SyntheticLoader(store, plan, config, rank, world_size)
 
 
-LOADERS: dict[str, LoaderBuilder] = {"dali": _dali, "torch": _torch, "synthetic": _synthetic}
+def _monai(name: str, store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
+    from pipelines.monai_loader import VARIANTS, MonaiLoader
+
+    return MonaiLoader(store, plan, config, rank, world_size, VARIANTS[name])
+
+
+MONAI = ("monai", "monai-persistent", "monai-cache", "monai-smartcache", "monai-thread")
+LOADERS: dict[str, LoaderBuilder] = {
+    "dali": _dali,
+    "torch": _torch,
+    **{name: functools.partial(_monai, name) for name in MONAI},
+    "synthetic": _synthetic,
+}
 
 
 def build_loader(

@@ -34,7 +34,7 @@ from preprocessing.errors import InputError
 
 AUGMENTS = ("none", "basic", "full")
 STATE_VERSION = 1
-STREAM_CASES, STREAM_WINDOW, STREAM_SAMPLE, STREAM_SPLIT, STREAM_AUGMENT = 1, 2, 3, 4, 5
+STREAM_CASES, STREAM_WINDOW, STREAM_SAMPLE, STREAM_SPLIT, STREAM_AUGMENT, STREAM_MONAI = 1, 2, 3, 4, 5, 6
 DRAWS = 16  # random numbers reserved for one sample; new parameters take unused ones, so old streams stay as they are
 SCALE_RANGE = 0.1  # MONAI RandScaleIntensityd(factors=0.1) and RandShiftIntensityd(offsets=0.1), as in the article
 SHIFT_RANGE = 0.1

@@ -84,7 +84,12 @@ class TorchLoader(Loader):
             )
 
     def _release(self) -> None:
-        iterator = getattr(self._loader, "_iterator", None)
-        if iterator is not None and hasattr(iterator, "_shutdown_workers"):
-            iterator._shutdown_workers()  # noqa: SLF001  # DataLoader has no public way to end persistent workers
-        self._loader._iterator = None  # noqa: SLF001
+        end_workers(self._loader)
+
+
+def end_workers(loader: DataLoader[Any]) -> None:
+    """End a DataLoader's persistent workers, for which it has no public way."""
+    iterator = getattr(loader, "_iterator", None)
+    if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+        iterator._shutdown_workers()  # noqa: SLF001
+    loader._iterator = None  # noqa: SLF001
