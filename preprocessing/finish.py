@@ -65,17 +65,12 @@ def finish_store(
         image_dtype=common_dtype([entry.image_dtype for entry in entries]),
         max_abs_error=max((entry.max_abs_error for entry in entries), default=0.0),
         channels=[_pool([entry.channels[c] for entry in entries]) for c in range(len(dataset.channel_names))],
-        options=dataclasses.asdict(options) | {"input": _input_of(dataset)},
+        options=dataclasses.asdict(options) | {"input": str(dataset.root.resolve())},
         shards=shards,
         errors=write_json(root / ERRORS, {"refused": refused}) if refused else None,
     )
     write_manifest(root, manifest)
     return manifest, refused
-
-
-def _input_of(dataset: Dataset) -> str:
-    """Say where the sources are, for loaders that read them; the merging of shares does not know."""
-    return str(dataset.root.resolve()) if dataset.sources else ""
 
 
 def refused_in(root: Path, shard_names: Sequence[str]) -> list[dict[str, str]]:
