@@ -10,11 +10,10 @@ from pathlib import Path
 from benchmarks.article_epoch import epoch_config
 from benchmarks.article_model import MEMORY_SHARE, STORAGE, Way, project
 from benchmarks.assumptions import ARTICLE, EPOCHS, GPUS, INSTANCES
-from benchmarks.default_data import make_store
+from benchmarks.default_data import describe_cases, make_store
 from benchmarks.epoch_seconds import Values, measure_epochs
-from benchmarks.record import describe_data
+from benchmarks.experiment import Experiment
 from benchmarks.result import Record, make_row
-from preprocessing.phantom import DEFAULT_FOLDER
 from preprocessing.shards import Store
 
 GROUP = "measured here, the model's input"
@@ -38,18 +37,14 @@ METHOD = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class Project:
+class Project(Experiment):
     """Project epoch times and costs on ml.p3.2xlarge, ml.p3.16xlarge and ml.p4d.24xlarge, beside the article's.
 
     Measures the processor time per patch of MONAI's Dataset, its CacheDataset and ours; the rest is a model.
     """
 
-    source: Path = DEFAULT_FOLDER
-    """Data set folder in MSD layout. The default is the synthetic phantom, made on first use."""
     cases: int = 6
     """Cases of an epoch that is measured."""
-    runs: int = 3
-    """Measured epochs after the first."""
 
 
 def measure_project(options: Project) -> Record:
@@ -63,10 +58,9 @@ def measure_project(options: Project) -> Record:
             "MONAI CacheDataset": measure_epochs("monai-cache", config, options.runs),
             "voxelfeed": measure_epochs("dali", config, options.runs),
         }
-        ways = _ways(store, measured)
-    data = describe_data(store)
+        ways, data = _ways(store, measured), describe_cases(store)
     return {
-        "data": {"name": data["name"], "cases": data["cases"], "median_dhw": data["shape_dhw"]["median"]},
+        "data": data,
         "options": {"patch": list(config.patch), "batch_size": config.batch_size},
         "runs": options.runs,
         "rows": [*(make_row(GROUP, name, values) for name, values in measured.items()), *project(ways)],
