@@ -64,7 +64,7 @@ def find_patch(image: Float, label: Label, volume: Float, labels: Label) -> Foun
 
 
 def _probes(image: Float) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Choose voxels [n,3] and a channel for each, away from the commonest value (the background) where there are any."""
+    """Choose ``count`` voxels [n,4] (place, channel), not of the commonest value (background) if that can be."""
     generator = np.random.default_rng(0)
     size = 50 * PROBES
     drawn = np.stack([generator.integers(0, side, size) for side in image.shape], axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ class Loader(ABC):
     def __post_init__(self) -> None:
         self.lanes = self.plan.lanes_of(self.rank, self.world_size)
         self._epoch, self._step, self._closed = 0, 0, False
-        self._active: Generator[Batch] | None = None
+        self._active: weakref.ref[Generator[Batch]] | None = None
 
     def __len__(self) -> int:
         """Batches per epoch; the same on every rank."""
@@ -100,16 +101,18 @@ class Loader(ABC):
         self._stop()
         if self._step >= len(self):
             self.set_epoch(self._epoch + 1)
-        self._active = self._batches(self._epoch, self._step)
-        for batch in self._active:
+        batches = self._batches(self._epoch, self._step)
+        # Held weakly: in a cycle with the loader it would be collected in any order, DALI's pipeline perhaps first.
+        self._active = weakref.ref(batches)
+        for batch in batches:
             self._step += 1
             yield batch
 
     def _stop(self) -> None:
         """End an iteration that was left half-way, so that what it had started is settled."""
-        if self._active is not None:
-            self._active.close()
-            self._active = None
+        active = None if self._active is None else self._active()
+        if active is not None:
+            active.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the exact position: the next batch to come, and the key of the plan it belongs to."""

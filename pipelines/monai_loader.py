@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,7 @@ from pipelines.torch_loader import end_workers
 from preprocessing.shards import Store
 
 if TYPE_CHECKING:
-    from pipelines.loaders import LoaderConfig
+    from pipelines.config import LoaderConfig
 
 Item = dict[str, Any]
 SMART_SHARE = 0.5  # of the cases that SmartCacheDataset holds at a time, so that it has something to replace
@@ -127,14 +129,18 @@ class MonaiLoader(Loader):
         regions = config.region_numbers(store)
         cached = cached_part(store.manifest, config, regions, keeps_metadata=variant.keeps_metadata)
         self._transforms = Compose([*cached, *random_part(store.manifest, config)])
-        self._folder = tempfile.TemporaryDirectory(prefix="voxelfeed-monai-")
+        self._folder = Path(tempfile.mkdtemp(prefix="voxelfeed-monai-"))
+        self._remove_folder = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._todo: list[list[tuple[int, int]]] = []
         self._dataset = self._build_dataset(self._items)
         self._loader = self._build_loader()
         self._cached_epoch = 0
 
     def _build_dataset(self, items: list[Item]) -> Any:
-        return self.variant.make(items, self._transforms, self.num_threads, Path(self._folder.name))
+        dataset = self.variant.make(items, self._transforms, self.num_threads, self._folder)
+        if isinstance(dataset, SmartCacheDataset):
+            weakref.finalize(self, dataset.shutdown)  # its thread would keep it for ever
+        return dataset
 
     @property
     def _is_smart(self) -> bool:
@@ -194,7 +200,7 @@ class MonaiLoader(Loader):
         end_workers(self._loader)
         if self._is_smart:
             self._dataset.shutdown()
-        self._folder.cleanup()
+        self._remove_folder()
 
 
 def _item(store: Store, case_id: str) -> Item:

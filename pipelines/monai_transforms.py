@@ -43,7 +43,7 @@ from preprocessing.errors import InputError
 from preprocessing.shards import Manifest
 
 if TYPE_CHECKING:
-    from pipelines.loaders import LoaderConfig
+    from pipelines.config import LoaderConfig
 
 KEYS = ["image", "label"]
 VOXELS_PER_LABEL = 10_000  # as many as the store keeps

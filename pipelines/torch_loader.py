@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.batch import Batch, Loader, channels_first
+from pipelines.config import LoaderConfig
 from pipelines.plan import Int3, Plan, Sample
 from pipelines.reference import intensity_of, make_sample
 from preprocessing.shards import Store, open_store
-
-if TYPE_CHECKING:
-    from pipelines.loaders import LoaderConfig
 
 Made = tuple[torch.Tensor, torch.Tensor, float]
 

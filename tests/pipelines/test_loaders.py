@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -223,6 +227,31 @@ def test_contract_close_twice_and_leave_no_thread(coordinate_store: Path, loader
         next(iter(loader))
 
 
+@pytest.mark.parametrize("loader_name", list(LOADERS))
+def test_a_loader_dropped_half_way_cleans_up_silently(coordinate_store: Path, loader_name: str) -> None:
+    """Without ``close``; what fails while Python collects the loader would be reported here as an error."""
+    before = threading.active_count()
+    loader = build_loader(loader_name, config_for(coordinate_store))
+    batches = iter(loader)
+    next(batches)
+    del loader, batches
+    gc.collect()
+    assert threading.active_count() == before
+
+
+def test_a_loader_open_at_the_end_of_python_ends_silently(coordinate_store: Path) -> None:
+    script = (
+        "from pipelines.loaders import LoaderConfig, build_loader\n"
+        f"loader = build_loader('dali', LoaderConfig(store={str(coordinate_store)!r}, patch={PATCH}))\n"
+        "batches = iter(loader)\n"
+        "next(batches)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("loader_name", RESUMED)
 def test_leaving_an_epoch_half_way_goes_on_there(coordinate_store: Path, loader_name: str) -> None:
     with build_loader(loader_name, config_for(coordinate_store)) as loader:
@@ -286,6 +315,7 @@ def test_workers_that_are_not_forked_open_the_store_themselves(coordinate_store:
         ("dahli", {}, "unknown loader 'dahli'; known: dali, torch, monai"),
         ("dali", {"augment": "loud"}, "unknown augment 'loud'"),
         ("dali", {"dtype": "float64"}, "unknown dtype 'float64'; known: float32, float16"),
+        ("dali", {"device": "cuda"}, "unknown device 'cuda'; known: cpu, and gpu for the current CUDA device"),
         ("dali", {"batch_size": 0}, "batch_size is 0"),
         ("dali", {"foreground": 2.0}, "foreground is 2"),
         ("dali", {"cases": ("nobody",)}, "no case 'nobody'"),
@@ -300,6 +330,13 @@ def test_wrong_settings_are_one_clear_line(
 
     with pytest.raises(InputError, match=message):
         use()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("loader_name", list(LOADERS))
+def test_a_gpu_that_is_not_there_is_one_clear_line(coordinate_store: Path, loader_name: str) -> None:
+    with pytest.raises(InputError, match=r'device "gpu": torch finds no CUDA device here; use device "cpu"'):
+        build_loader(loader_name, config_for(coordinate_store, device="gpu"))
 
 
 def test_a_patch_larger_than_memory_is_refused(coordinate_store: Path) -> None:
