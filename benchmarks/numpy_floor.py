@@ -7,19 +7,16 @@ from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from pipelines.batch import Batch, Loader, channels_first
+from pipelines.config import LoaderConfig
 from pipelines.plan import Plan, Sample
 from pipelines.reference import Array, Float, cut, intensity_of, make_sample, normalize
 from preprocessing.shards import Store
-
-if TYPE_CHECKING:
-    from pipelines.loaders import LoaderConfig
 
 BUFFERS = 3  # one in the consumer's hands, one ready, one being filled
 

@@ -17,10 +17,11 @@ class ProcessorClock:
     def read(self) -> tuple[float, float]:
         """Return (seconds of this tree, seconds of the whole machine), each since some fixed moment."""
         times = [worker.cpu_times() for worker in self._workers if worker.is_running()]
-        return time.process_time() + sum(spent.user + spent.system for spent in times), _busy_s()
+        return time.process_time() + sum(spent.user + spent.system for spent in times), machine_busy_s()
 
 
-def _busy_s() -> float:
+def machine_busy_s() -> float:
+    """Return processor seconds that everything on the machine has used, since some fixed moment."""
     spent = psutil.cpu_times()._asdict()
     idle = ("idle", "iowait", "guest", "guest_nice")  # guests are counted in user and nice already
     return float(sum(seconds for name, seconds in spent.items() if name not in idle))

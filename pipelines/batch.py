@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,21 +25,23 @@ class Batch:
 
     ``image`` float32 (float16 when asked for) [N,C,D,H,W] with channels_last_3d strides, normalised; ``label`` uint8
     [N,1,D,H,W] class ids, or [N,R,D,H,W] region masks when the loader was asked for regions; ``samples`` is what the
-    plan drew, in order.
+    plan drew, in order. Loaders that draw for themselves (MONAI's) leave ``samples`` empty and fill ``cases``; their
+    images are contiguous.
     """
 
     image: torch.Tensor
     label: torch.Tensor
     samples: Sequence[Sample]
+    cases: Sequence[str] = ()
 
     @property
     def case_ids(self) -> list[str]:
         """The case of each sample."""
-        return [sample.case_id for sample in self.samples]
+        return list(self.cases) or [sample.case_id for sample in self.samples]
 
     def clone(self) -> Batch:
         """Copy the tensors, so that the batch outlives the next one even with ``reuse_buffers``."""
-        return Batch(image=self.image.clone(), label=self.label.clone(), samples=self.samples)
+        return dataclasses.replace(self, image=self.image.clone(), label=self.label.clone())
 
     def as_dict(self) -> dict[str, Any]:
         """Return the form that MONAI's engines take; for its transforms ``decollate_batch`` cuts it up."""
@@ -80,7 +84,7 @@ class Loader(ABC):
     def __post_init__(self) -> None:
         self.lanes = self.plan.lanes_of(self.rank, self.world_size)
         self._epoch, self._step, self._closed = 0, 0, False
-        self._active: Generator[Batch] | None = None
+        self._active: weakref.ref[Generator[Batch]] | None = None
 
     def __len__(self) -> int:
         """Batches per epoch; the same on every rank."""
@@ -97,16 +101,18 @@ class Loader(ABC):
         self._stop()
         if self._step >= len(self):
             self.set_epoch(self._epoch + 1)
-        self._active = self._batches(self._epoch, self._step)
-        for batch in self._active:
+        batches = self._batches(self._epoch, self._step)
+        # Held weakly: in a cycle with the loader it would be collected in any order, DALI's pipeline perhaps first.
+        self._active = weakref.ref(batches)
+        for batch in batches:
             self._step += 1
             yield batch
 
     def _stop(self) -> None:
         """End an iteration that was left half-way, so that what it had started is settled."""
-        if self._active is not None:
-            self._active.close()
-            self._active = None
+        active = None if self._active is None else self._active()
+        if active is not None:
+            active.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the exact position: the next batch to come, and the key of the plan it belongs to."""

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import time
+import weakref
 from collections import deque
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.utils.dlpack import from_dlpack
 
 from pipelines.batch import Batch, Loader, channels_first
+from pipelines.config import LoaderConfig
 from pipelines.dali_graph import LAYOUTS, GraphOptions, build_graph, fill_background
 from pipelines.host_path import Filled, HostPath, Slot
 from pipelines.plan import Plan
 from preprocessing.shards import Store
-
-if TYPE_CHECKING:
-    from pipelines.loaders import LoaderConfig
 
 GRAPH_AHEAD = 2  # batches inside DALI: one being made while the consumer works on the other
 
@@ -54,6 +55,8 @@ class DaliLoader(Loader):
         )
         self._leaves_background = options.leaves_background
         self.pipeline: Any = build_graph(options)
+        self._at_exit = functools.partial(_close, weakref.ref(self))
+        atexit.register(self._at_exit)
         self._warm_up()
 
     def _warm_up(self) -> None:
@@ -133,3 +136,11 @@ class DaliLoader(Loader):
     def _release(self) -> None:
         self.host.close()
         self.pipeline = None
+        atexit.unregister(self._at_exit)
+
+
+def _close(loader: weakref.ref[DaliLoader]) -> None:
+    """Close a loader that is open when Python ends, before DALI's own exit handler takes its pipeline away."""
+    open_loader = loader()
+    if open_loader is not None:
+        open_loader.close()

@@ -90,7 +90,9 @@ def _factors(augmentation: Augmentation, num_channels: int) -> list[Sequence[flo
 
 
 def _sizes(augmentation: Augmentation, patch: Sequence[int]) -> list[Int3]:
-    return [low_resolution_size(patch, share) if share < 1 else (0, 0, 0) for share in augmentation.low_resolution]
+    thick = augmentation.thick_axis
+    kept = augmentation.low_resolution
+    return [low_resolution_size(patch, share, thick) if share < 1 else (0, 0, 0) for share in kept]
 
 
 def _put(target: Array, values: npt.ArrayLike) -> None:

@@ -12,7 +12,9 @@ a permutation of C A E B D the lanes read::
     lane 0: C E D    steps: C E C E  D D     (windows of 2 cases, then the rest)
     lane 1: A B C    steps: B A A B  C C     (C again: 5 cases do not fill 2 lanes)
 
-A rank owns a contiguous run of lanes, so the global batches do not depend on the number of ranks.
+A rank owns a contiguous run of lanes, so the global batches do not depend on the number of ranks. With ``sticky`` the
+cases are dealt once for all epochs, so that a rank, whatever the number of ranks, reads only its own; each epoch then
+shuffles each lane, and a lane that is one short repeats one of its own. Two cases of a lane never meet in a batch.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.augmentation import Augmentation, draw_augmentation, num_words
+from pipelines.augmentation import Augmentation, draw_augmentation, num_words, thick_axis
 from preprocessing.errors import InputError
 
 AUGMENTS = ("none", "basic", "full")
 STATE_VERSION = 1
-STREAM_CASES, STREAM_WINDOW, STREAM_SAMPLE, STREAM_SPLIT, STREAM_AUGMENT = 1, 2, 3, 4, 5
+STREAM_CASES, STREAM_WINDOW, STREAM_SAMPLE, STREAM_SPLIT, STREAM_AUGMENT, STREAM_LANE, STREAM_MONAI = range(1, 8)
 DRAWS = 16  # random numbers reserved for one sample; new parameters take unused ones, so old streams stay as they are
 SCALE_RANGE = 0.1  # MONAI RandScaleIntensityd(factors=0.1) and RandShiftIntensityd(offsets=0.1), as in the article
 SHIFT_RANGE = 0.1
@@ -49,6 +51,10 @@ class PlanCase(Protocol):
     @property
     def shape_dhw(self) -> Int3:
         """Voxels along D, H, W."""
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Size of a voxel along D, H, W."""
 
     def foreground(self) -> Mapping[int, Coordinates]:
         """Label id to sampled voxel coordinates [n,3]."""
@@ -66,7 +72,7 @@ class PlanOptions:
     """Everything that decides the sample stream, apart from the cases.
 
     ``global_batch`` is batch size times world size; ``foreground`` is the probability that a patch is centred on a
-    labelled voxel; ``window`` is the number of cases a lane mixes at a time.
+    labelled voxel; ``window`` is the number of cases a lane mixes at a time; ``sticky`` keeps each case in its lane.
     """
 
     seed: int
@@ -76,6 +82,7 @@ class PlanOptions:
     window: int = 4
     foreground: float = 0.5
     augment: str = "basic"
+    sticky: bool = False
 
     def __post_init__(self) -> None:
         for name in ("global_batch", "samples_per_case", "window"):
@@ -140,6 +147,7 @@ class Plan:
         cases_per_lane = -(-len(self.case_ids) // options.global_batch)
         self.steps_per_epoch = cases_per_lane * options.samples_per_case
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
+        self._lane_order = functools.lru_cache(maxsize=2 * options.global_batch)(self._shuffle_lane)
         self._window_order = functools.lru_cache(maxsize=4 * options.global_batch)(self._shuffle_window)
         self._foreground = functools.lru_cache(maxsize=64)(lambda case_id: store.case(case_id).foreground())
 
@@ -189,20 +197,49 @@ class Plan:
             flips_dhw=(bool(flips[0]), bool(flips[1]), bool(flips[2])) if flipped else (False, False, False),
             scale=1.0 + SCALE_RANGE * (2 * float(draws[9]) - 1) if basic else 1.0,
             shift=SHIFT_RANGE * (2 * float(draws[10]) - 1) if basic else 0.0,
-            augmentation=self._augmentation(epoch, step, lane) if options.augment == "full" else None,
+            augmentation=self._augmentation(epoch, step, lane, case_id) if options.augment == "full" else None,
         )
 
-    def _augmentation(self, epoch: int, step: int, lane: int) -> Augmentation:
+    def cases_of(self, lanes: Sequence[int]) -> tuple[str, ...]:
+        """Return the cases that ``lanes`` may draw in some epoch: their own when they are sticky, else all."""
+        if not self.options.sticky:
+            return self.case_ids
+        return tuple(dict.fromkeys(self.case_ids[number] for lane in lanes for number in self._dealt(lane)))
+
+    def cases_in_window(self, epoch: int, number: int, lanes: Sequence[int]) -> dict[str, int]:
+        """Map each case that ``lanes`` draw in one window to the last step that does; in order of their first steps."""
+        steps = self.options.window * self.options.samples_per_case
+        last_step = {}
+        for step in range(number * steps, min((number + 1) * steps, self.steps_per_epoch)):
+            for lane in lanes:
+                last_step[self.case_ids[self._case_at(epoch, step, lane)]] = step
+        return last_step
+
+    def _augmentation(self, epoch: int, step: int, lane: int, case_id: str) -> Augmentation:
         position = step * self.options.global_batch + lane
         words = random_words(self.options.seed, STREAM_AUGMENT, epoch, position, num_words(self.num_channels))
-        return draw_augmentation(unit(words), noise_seed=int(words[8]))
+        thick = thick_axis(self.store.case(case_id).spacing_mm)
+        return draw_augmentation(unit(words), noise_seed=int(words[8]), thick=thick)
 
     def _case_at(self, epoch: int, step: int, lane: int) -> int:
         per_case, window = self.options.samples_per_case, self.options.window
         number, offset = divmod(step, window * per_case)
         in_window = self._window_order(epoch, lane, number)[offset]
-        card = (number * window + in_window) * self.options.global_batch + lane
-        return int(self._order(epoch)[card % len(self.case_ids)])
+        place = number * window + in_window
+        if self.options.sticky:
+            own = self._lane_order(epoch, lane)
+            return int(own[place % len(own)])
+        return int(self._order(epoch)[(place * self.options.global_batch + lane) % len(self.case_ids)])
+
+    def _dealt(self, lane: int) -> npt.NDArray[np.int64]:
+        """Return the cases that stick to a lane; one without a card of its own shares that of an earlier lane."""
+        order = self._order(0)
+        own = order[lane :: self.options.global_batch]
+        return own if len(own) else order[[lane % len(order)]]
+
+    def _shuffle_lane(self, epoch: int, lane: int) -> npt.NDArray[np.int64]:
+        own = self._dealt(lane)
+        return own[np.argsort(random_words(self.options.seed, STREAM_LANE, epoch, lane, len(own)), kind="stable")]
 
     def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
         keys = random_words(self.options.seed, STREAM_CASES, epoch, 0, len(self.case_ids))

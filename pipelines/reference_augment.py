@@ -91,19 +91,20 @@ def contrast(image: Float, factors: Sequence[float]) -> Float:
     return stretched
 
 
-def low_resolution(image: Float, kept: Sequence[float]) -> Float:
-    """Shrink each channel to the share ``kept`` of its sides (nearest), and enlarge it again (linear)."""
+def low_resolution(image: Float, kept: Sequence[float], thick: int | None = None) -> Float:
+    """Shrink each channel to the share ``kept`` of its sides but ``thick`` (nearest), and enlarge it again (linear)."""
     made = image.copy()
     for channel, share in enumerate(kept):
         if share < 1:
-            size = low_resolution_size(image.shape[:3], share)
+            size = low_resolution_size(image.shape[:3], share, thick)
             made[..., channel] = _enlarge(_shrink(image[..., channel], size), image.shape[:3])
     return made
 
 
-def low_resolution_size(patch: Sequence[int], share: float) -> Int3:
-    """Round the shrunken sides, at least one voxel."""
-    depth, height, width = (max(round(side * share), 1) for side in patch)
+def low_resolution_size(patch: Sequence[int], share: float, thick: int | None = None) -> Int3:
+    """Round the shrunken sides, at least one voxel; the axis ``thick`` keeps its own."""
+    kept = (1.0 if axis == thick else share for axis in range(3))
+    depth, height, width = (max(round(side * part), 1) for side, part in zip(patch, kept, strict=True))
     return depth, height, width
 
 
@@ -163,7 +164,7 @@ def augment(image: Float, augmentation: Augmentation) -> Float:
     if augmentation.contrast:
         image = contrast(image, augmentation.contrast)
     if augmentation.low_resolution:
-        image = low_resolution(image, augmentation.low_resolution)
+        image = low_resolution(image, augmentation.low_resolution, augmentation.thick_axis)
     if augmentation.gamma_inverted:
         image = gamma(image, augmentation.gamma_inverted, inverted=True)
     if augmentation.gamma:

@@ -35,7 +35,9 @@ def place(sample: Sample, augmentation: Augmentation, patch: Int3, volume_dhw: I
     voxels 9 to 15.
     """
     middle = (np.array(patch) - 1) / 2
-    linear = rotation(augmentation) * augmentation.zoom @ np.diag([-1.0 if flip else 1.0 for flip in sample.flips_dhw])
+    zooms = [1.0 if axis == augmentation.thick_axis else augmentation.zoom for axis in range(3)]
+    signed = [-zoom if flip else zoom for zoom, flip in zip(zooms, sample.flips_dhw, strict=True)]
+    linear = rotation(augmentation) @ np.diag(signed)
     offset = np.array(sample.position_dhw) + middle - linear @ middle
     corners = np.array(list(itertools.product(*((0, side - 1) for side in patch)))) @ linear.T + offset
     first = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, np.array(volume_dhw) - 1)

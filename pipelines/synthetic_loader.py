@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING
 
 from pipelines.batch import Batch, Loader
+from pipelines.config import LoaderConfig
 from pipelines.plan import Plan
 from preprocessing.shards import Store
-
-if TYPE_CHECKING:
-    from pipelines.loaders import LoaderConfig
 
 
 class SyntheticLoader(Loader):

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.batch import Batch, Loader, channels_first
+from pipelines.config import LoaderConfig
 from pipelines.plan import Int3, Plan, Sample
 from pipelines.reference import intensity_of, make_sample
 from preprocessing.shards import Store, open_store
-
-if TYPE_CHECKING:
-    from pipelines.loaders import LoaderConfig
 
 Made = tuple[torch.Tensor, torch.Tensor, float]
 
@@ -84,7 +82,12 @@ class TorchLoader(Loader):
             )
 
     def _release(self) -> None:
-        iterator = getattr(self._loader, "_iterator", None)
-        if iterator is not None and hasattr(iterator, "_shutdown_workers"):
-            iterator._shutdown_workers()  # noqa: SLF001  # DataLoader has no public way to end persistent workers
-        self._loader._iterator = None  # noqa: SLF001
+        end_workers(self._loader)
+
+
+def end_workers(loader: DataLoader[Any]) -> None:
+    """End a DataLoader's persistent workers, for which it has no public way."""
+    iterator = getattr(loader, "_iterator", None)
+    if iterator is not None and hasattr(iterator, "_shutdown_workers"):
+        iterator._shutdown_workers()  # noqa: SLF001
+    loader._iterator = None  # noqa: SLF001

@@ -67,7 +67,7 @@ def finish_store(
         image_dtype=common_dtype([entry.image_dtype for entry in entries]),
         max_abs_error=max((entry.max_abs_error for entry in entries), default=0.0),
         channels=[_pool([entry.channels[c] for entry in entries]) for c in range(len(dataset.channel_names))],
-        options=dataclasses.asdict(options),
+        options=dataclasses.asdict(options) | {"input": str(dataset.root.resolve())},
         shards=shards,
         errors=write_json(root / ERRORS, {"refused": refused}) if refused else None,
     )

@@ -87,7 +87,7 @@ def _shares(root: Path) -> list[Path]:
 
 def _agreed_plan(folders: list[Path], plans: list[Plan]) -> Plan:
     for folder, plan in zip(folders[1:], plans[1:], strict=True):
-        if plan != plans[0]:
+        if not plan.agrees_with(plans[0]):
             raise InputError(
                 f"{folder} was converted with other options or from another data set than {folders[0]}; "
                 "delete it and give its --partition again"

@@ -61,12 +61,17 @@ class Plan:
     regions: Regions | None
     shard_names: list[str]
 
+    def agrees_with(self, other: Plan) -> bool:
+        """Tell whether both are of one conversion; each machine may have the data set in another place."""
+        return self.to_json() | {"input": ""} == other.to_json() | {"input": ""}
+
     def to_json(self) -> dict[str, Any]:
         """Return dicts, lists and numbers only; the cases themselves are in the shards."""
         described = dataclasses.asdict(dataclasses.replace(self.dataset, sources=[], root=Path(), regions=None))
         del described["sources"], described["root"], described["regions"]
         return {
             "dataset": described,
+            "input": str(self.dataset.root.resolve()),
             "options": dataclasses.asdict(self.options),
             "regions": self.regions,
             "shard_names": self.shard_names,
@@ -81,7 +86,7 @@ class Plan:
         options["spacing"] = None if options["spacing"] is None else tuple(options["spacing"])
         regions = content["regions"]
         return cls(
-            dataset=Dataset(**described, root=Path(), sources=[]),
+            dataset=Dataset(**described, root=Path(content["input"]), sources=[]),
             options=ConvertOptions(**options),
             regions=None if regions is None else {name: tuple(numbers) for name, numbers in regions.items()},
             shard_names=content["shard_names"],

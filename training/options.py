@@ -40,7 +40,7 @@ class Options:
     """
 
     loader: str = "dali"
-    """Where batches come from: dali, torch or synthetic."""
+    """Where batches come from: dali, torch, synthetic, or MONAI on the source files: monai-cache and others."""
     shards: Place = DEFAULT_SHARDS
     """Shard store, in a folder. The default is the synthetic phantom, made on first use."""
     output: Path = AUTO

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipelines.augmentation import Augmentation, draw_augmentation, num_words
 from pipelines.plan import Int3, Plan, PlanOptions, Sample
+from pipelines.reference_augment import low_resolution_size
 from pipelines.spatial import place, rotation
 from tests.pipelines.test_plan import Volume, Volumes, plan_of
 
@@ -88,6 +89,35 @@ def test_parameters_fill_their_ranges_and_are_drawn_apart(many: list[Augmentatio
     assert np.mean(found["gamma"] < 1) == pytest.approx(0.5, abs=0.05)  # below 1 as often as above
     assert np.abs(np.corrcoef(angles.T) - np.eye(3)).max() < 0.15
     assert len({one.noise_seed for one in many}) == len(many)
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "thick"),
+    [((1.0, 1.0, 1.0), None), ((3.0, 1.0, 1.0), None), ((3.1, 1.0, 1.0), 0), ((0.5, 0.6, 2.0), 2)],
+)
+def test_thick_voxels_turn_and_shrink_in_their_plane_only(
+    spacing_mm: tuple[float, float, float], thick: int | None
+) -> None:
+    """nnU-Net's dummy 2D: any angle about the thick axis, no zoom and no lower resolution along it."""
+    plan = plan_of([Volume((40, 40, 40), spacing_mm=spacing_mm)], samples_per_case=1000, augment="full")
+    samples = [plan.sample(0, step, 0) for step in range(1000)]
+    largest, shrunken = np.zeros(3), set()
+    for sample in samples:
+        made = sample.augmentation
+        assert made is not None
+        assert made.thick_axis == thick
+        largest = np.maximum(largest, np.abs(made.rotation_rad))
+        shrunken |= {low_resolution_size((40, 40, 40), share, thick) for share in made.low_resolution}
+        if thick is not None:
+            across = place(sample, made, (4, 4, 4), (40, 40, 40)).matrix[:, :3]
+            assert np.abs(across[thick]).tolist() == [float(axis == thick) for axis in range(3)]
+            assert np.abs(across[:, thick]).tolist() == [float(axis == thick) for axis in range(3)]
+    if thick is None:
+        assert np.degrees(largest) == pytest.approx([30, 30, 30], abs=1)
+    else:
+        assert np.degrees(largest) == pytest.approx([180 * (axis == thick) for axis in range(3)], abs=3)
+        assert {sides[thick] for sides in shrunken} == {40}
+    assert {sides[1] for sides in shrunken} > {20, 30, 40}
 
 
 def test_channels_do_not_change_each_other() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -260,6 +261,23 @@ def test_full_samples_are_the_references(coordinate_store: Path, regions: bool, 
     with build_loader("dali", config) as left, build_loader("torch", config) as right:
         for made, wanted in zip(left, right, strict=True):
             fired |= assert_close(made, wanted)
+    assert fired == set(SWITCHES)
+
+
+def test_full_samples_of_thick_voxels_are_the_references(coordinate_store: Path, tmp_path: Path) -> None:
+    """Where voxels are more than three times as long along H, patches turn about H only, and H keeps its resolution."""
+    root = shutil.copytree(coordinate_store, tmp_path / "thick")
+    for index in root.glob("*/index.json"):
+        shard = json.loads(index.read_text())
+        for case in shard["cases"]:
+            case["spacing_mm"] = [1.0, 4.0, 1.0]
+        index.write_text(json.dumps(shard))
+    config = LoaderConfig(store=root, patch=(12, 14, 16), samples_per_case=8, num_workers=0, augment="full")
+    fired: set[str] = set()
+    with build_loader("dali", config) as left, build_loader("torch", config) as right:
+        for made, wanted in zip(left, right, strict=True):
+            fired |= assert_close(made, wanted)
+            assert {sample.augmentation and sample.augmentation.thick_axis for sample in made.samples} == {1}
     assert fired == set(SWITCHES)
 
 

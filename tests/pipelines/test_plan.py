@@ -41,6 +41,7 @@ class Volume:
 
     shape_dhw: Int3
     labelled: dict[int, list[Int3]] = field(default_factory=dict)
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def foreground(self) -> dict[int, npt.NDArray[np.uint16]]:
         return {number: np.array(voxels, np.uint16).reshape(-1, 3) for number, voxels in self.labelled.items()}
@@ -89,6 +90,7 @@ PLANS = st.builds(
     window=st.integers(1, 6),
     foreground=st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1)),
     augment=st.sampled_from(AUGMENTS),
+    sticky=st.booleans(),
 )
 EPOCHS = st.integers(0, 2**40)
 
@@ -153,6 +155,43 @@ def test_every_case_comes_first_as_often() -> None:
     plan = plan_of(4, global_batch=1, samples_per_case=1, window=1)
     first = Counter(plan.sample(epoch, 0, 0).case_id for epoch in range(800))
     assert all(abs(count - 200) < 50 for count in first.values())  # four standard deviations
+
+
+@given(st.integers(1, 20), st.integers(1, 6), st.integers(0, 2**63 - 1))
+def test_sticky_cases_stay_in_their_lane_for_ever(num_cases: int, lanes: int, seed: int) -> None:
+    """Every lane has its own, all of them together are all cases, and no lane ever draws another one's."""
+    plan = plan_of(num_cases, global_batch=lanes, samples_per_case=1, sticky=True, seed=seed)
+    own = [plan.cases_of([lane]) for lane in range(lanes)]
+    assert set(itertools.chain.from_iterable(own)) == set(plan.case_ids) == set(plan.cases_of(range(lanes)))
+    if num_cases >= lanes:
+        assert sum(map(len, own)) == num_cases  # disjoint
+        assert max(map(len, own)) - min(map(len, own)) <= 1
+    for epoch in range(3):
+        assert [set(lane_of(plan, lane, epoch)) for lane in range(lanes)] == [set(cases) for cases in own]
+
+
+def test_sticky_lanes_are_shuffled_and_what_they_repeat_changes() -> None:
+    plan = plan_of(5, samples_per_case=1, sticky=True)
+    epochs = [lane_of(plan, 1, epoch) for epoch in range(12)]
+    assert len({tuple(epoch) for epoch in epochs}) > 3
+    assert len({Counter(epoch).most_common(1)[0] for epoch in epochs}) == 2  # two of its own, each repeated sometimes
+
+
+def test_cases_that_do_not_stick_may_come_to_any_lane() -> None:
+    assert plan_of(5).cases_of([0]) == ("A", "B", "C", "D", "E")
+
+
+@given(PLANS, EPOCHS, st.data())
+def test_a_window_tells_its_cases_in_order_and_their_last_steps(plan: Plan, epoch: int, data: st.DataObject) -> None:
+    world_size = data.draw(st.sampled_from([n for n in range(1, 17) if plan.options.global_batch % n == 0]))
+    lanes = plan.lanes_of(data.draw(st.integers(0, world_size - 1)), world_size)
+    per_window = plan.options.window * plan.options.samples_per_case
+    for number in range(-(-plan.steps_per_epoch // per_window)):
+        steps = range(number * per_window, min((number + 1) * per_window, plan.steps_per_epoch))
+        drawn = [(sample.case_id, step) for step in steps for sample in plan.batch(epoch, step, lanes)]
+        told = plan.cases_in_window(epoch, number, lanes)
+        assert list(told) == list(dict.fromkeys(case_id for case_id, _ in drawn))
+        assert told == dict(drawn)  # the last step wins
 
 
 def test_a_plan_without_cases_is_refused() -> None:
@@ -395,6 +434,7 @@ def test_a_saved_state_comes_back(plan: Plan, epoch: int, step: int) -> None:
         ({"window": 9}, "window = 4, this one has 9"),
         ({"foreground": 0.25}, "foreground = 0.5, this one has 0.25"),
         ({"augment": "none"}, "augment = 'basic', this one has 'none'"),
+        ({"sticky": True}, "sticky = False, this one has True"),
     ],
 )
 def test_a_state_of_another_plan_is_refused_by_name(changes: dict[str, Any], message: str) -> None:

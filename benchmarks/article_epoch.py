@@ -1,0 +1,147 @@
+"""Epochs of MONAI's datasets and ours, with memory enough and too little, and with workers too few and too many."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.default_data import describe_cases, make_store, median_patch
+from benchmarks.epoch_seconds import EpochError, measure_epochs
+from benchmarks.experiment import Experiment
+from benchmarks.machine import num_cores
+from benchmarks.memory_limit import forget, memory_limit
+from benchmarks.result import Record, make_row
+from pipelines.loaders import LoaderConfig
+from preprocessing.errors import InputError
+from preprocessing.shards import Store
+
+LOADERS = "monai,monai-persistent,monai-cache,monai-smartcache,torch,dali"
+METHOD = [
+    (
+        "Loading alone, no training step; one patch per case and epoch, as in the article. The first epoch begins with "
+        "building the loader and fills its caches; the later ones are timed one by one."
+    ),
+    "Each loader in a process of its own; CPU time and peak memory (PSS) are of the process and its workers.",
+    "The cases are copies of the data set's: the nii.gz hard links, the shards files of their own.",
+    "After timing, the first batch is checked as in loader_compare.",
+]
+LIMIT_METHOD = (
+    "A limit is a memory cgroup without swap around the loader's processes; it counts the page cache, from which the "
+    "store was dropped before."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch(Experiment):
+    """Time epochs of MONAI's Dataset, PersistentDataset, CacheDataset and SmartCacheDataset, and of ours.
+
+    First --cases cases with all the machine's memory, then --large-cases within each of the limits.
+    """
+
+    loaders: str = LOADERS
+    """Comma list."""
+    cases: int = 4
+    """Cases where memory is not limited."""
+    large_cases: int = 12
+    """Cases where it is."""
+    memory_mb: str = "1600,900"
+    """Comma list of limits in MB; 0 leaves them out (limits need root and cgroup v1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers(Experiment):
+    """Time epochs with worker processes (torch, MONAI) or threads (dali) too few and too many."""
+
+    loaders: str = "monai,torch,dali"
+    """Comma list."""
+    workers: str = "0,1,2,4,8"
+    """Comma list of numbers of workers; dali has no 0."""
+    cases: int = 8
+    """Cases of an epoch."""
+
+
+def measure_epoch(options: Epoch) -> Record:
+    """Run the experiment; returns data, options, runs, rows and method."""
+    limits = [limit for limit in _numbers("--memory-mb", options.memory_mb) if limit]
+    loaders = options.loaders.split(",")
+    with tempfile.TemporaryDirectory() as scratch:
+        store = make_store(options.source, options.cases, Path(scratch) / "small")
+        group = f"{options.cases} cases, memory not limited"
+        rows = [_row(group, name, name, epoch_config(store), options.runs) for name in loaders]
+        if limits:
+            large = make_store(options.source, options.large_cases, Path(scratch) / "large")
+            for limit_mb in limits:
+                group = f"{options.large_cases} cases ({_size_mb(large):,.0f} MB of shards) in {limit_mb:,} MB"
+                rows += [_row(group, name, name, epoch_config(large), options.runs, limit_mb) for name in loaders]
+        return _content(store, rows, options.runs, [*METHOD, LIMIT_METHOD] if limits else METHOD)
+
+
+def measure_workers(options: Workers) -> Record:
+    """Run the experiment; returns data, options, runs, rows and method."""
+    counts = _numbers("--workers", options.workers)
+    with tempfile.TemporaryDirectory() as scratch:
+        store = make_store(options.source, options.cases, Path(scratch))
+        rows = []
+        for name in options.loaders.split(","):
+            for count in counts:
+                if count or name != "dali":
+                    config = replace(epoch_config(store), num_workers=count, num_threads=max(count, 1))
+                    rows.append(_row(name, str(count), name, config, options.runs))
+        return _content(store, rows, options.runs, METHOD)
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.strip().isdigit() for part in parts):
+        raise InputError(f"{flag} {text}: expected a comma list of whole numbers, such as 0,1,2")
+    return [int(part) for part in parts]
+
+
+def epoch_config(store: Store) -> LoaderConfig:
+    """Return what all loaders of these experiments are given: one patch per case, a worker or thread per core."""
+    cores = num_cores()
+    return LoaderConfig(
+        store=Path(store.root),
+        patch=median_patch(store),
+        samples_per_case=1,
+        num_threads=cores,
+        num_workers=cores,
+        reuse_buffers=True,
+    )
+
+
+def _row(group: str, label: str, loader: str, config: LoaderConfig, runs: int, limit_mb: int = 0) -> Record:
+    """Measure one row; a loader that does not get through is a failed row, and a finding."""
+    try:
+        with _limited(limit_mb, config) as prefix:
+            return make_row(group, label, measure_epochs(loader, config, runs, prefix))
+    except EpochError as error:
+        return make_row(group, label, {}, failure=str(error))
+
+
+@contextlib.contextmanager
+def _limited(limit_mb: int, config: LoaderConfig) -> Iterator[list[str]]:
+    if not limit_mb:
+        yield []
+        return
+    forget(path for path in Path(config.store).rglob("*") if path.is_file())
+    with memory_limit(limit_mb) as prefix:
+        yield prefix
+
+
+def _size_mb(store: Store) -> float:
+    return sum(shard.size_bytes for shard in store.manifest.shards) / 1e6
+
+
+def _content(store: Store, rows: list[Record], runs: int, method: list[str]) -> Record:
+    config = epoch_config(store)
+    return {
+        "data": describe_cases(store),
+        "options": {"patch": list(config.patch), "batch_size": config.batch_size, "workers": config.num_workers},
+        "runs": runs,
+        "rows": rows,
+        "method": method,
+    }

@@ -1,0 +1,76 @@
+"""Where the time of a real training step goes with each loader: the article's four parts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.default_data import describe_cases, make_store, median_patch
+from benchmarks.experiment import Experiment
+from benchmarks.machine import REPOSITORY
+from benchmarks.result import Record, make_row
+from pipelines.plan import Int3
+from preprocessing.cli import AutoTriple
+from preprocessing.errors import InputError
+from training.record import read_metrics
+
+PARTS = ("disk", "preprocessing", "transfer", "model", "other")
+METHOD = [
+    (
+        "python -m training.run with each loader, its own split of every epoch's time, divided by the steps; the first "
+        "epoch is left out. Only waiting counts: what a loader does while the model computes costs nothing."
+    ),
+    "A loader that cannot tell reading from preprocessing books all as preprocessing.",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split(Experiment):
+    """Split a training step into disk I/O, preprocessing, CPU-to-GPU transfer and model, for several loaders."""
+
+    loaders: str = "monai,monai-cache,torch,dali,synthetic"
+    """Comma list."""
+    patch: AutoTriple = None
+    """Patch size. auto takes the median volume, at most 128 a side; without a GPU take less."""
+    cases: int = 10
+    """Cases, a fifth of which are for validation."""
+
+
+def measure_split(options: Split) -> Record:
+    """Run the experiment; returns data, options, runs, rows and method."""
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        store = make_store(options.source, options.cases, Path(scratch))
+        patch = options.patch or median_patch(store)
+        for name in options.loaders.split(","):
+            output = Path(scratch) / name
+            _train(name, Path(store.root), output, patch, options.runs)
+            rows.append(make_row("milliseconds of a step", name, _parts(read_metrics(output)[1:])))
+        data = describe_cases(store)
+    return {
+        "data": data,
+        "options": {"patch": list(patch), "batch_size": 2, "preset": "article"},
+        "runs": options.runs,
+        "rows": rows,
+        "method": METHOD,
+    }
+
+
+def _train(loader: str, store: Path, output: Path, patch: Int3, runs: int) -> None:
+    flags = {"loader": loader, "shards": store.resolve(), "output": output.resolve(), "preset": "article"}
+    flags |= {"patch": ",".join(map(str, patch)), "epochs": runs + 1, "val-every": runs + 1, "samples-per-case": 1}
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "training.run", *words]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"training with --loader {loader} failed: {done.stderr.strip().splitlines()[-1]}")
+
+
+def _parts(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    splits = [line["split"] for line in lines]
+    return {f"{part}_ms": [1e3 * split[f"{part}_s"] / split["steps"] for split in splits] for part in PARTS}

@@ -1,0 +1,58 @@
+"""The data a benchmark works on where the user names none, and as many cases of it as an experiment needs."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import describe_data
+from pipelines.plan import Int3
+from preprocessing import replicate, to_shards
+from preprocessing.errors import InputError
+from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
+from preprocessing.shards import Store, open_store
+
+log = logging.getLogger(__name__)
+PHANTOM_SHARDS = Path("data/shards")
+STEP, LARGEST = 16, 128  # sides of a patch are multiples of the one and at most the other
+
+
+def open_or_make(shards: Path) -> Store:
+    """Open the store; the default one is made from the synthetic phantom where it does not exist."""
+    if shards == PHANTOM_SHARDS and not shards.exists():
+        log.info("%s does not exist: making it from the synthetic phantom data set", shards)
+        to_shards.convert(to_shards.Options(output=shards))
+    return open_store(shards)
+
+
+def ensure_source(source: Path) -> Path:
+    """Return ``source``; the default one, the synthetic phantom, is made where it does not exist."""
+    if source == DEFAULT_FOLDER and not source.exists():
+        make_phantom(PhantomOptions(output=source))
+    return source
+
+
+def make_store(source: Path, num_cases: int, folder: Path) -> Store:
+    """Convert ``num_cases`` cases into a store in ``folder``, those of ``source`` (MSD layout) again and again.
+
+    The nii.gz are hard links of the originals; the shards are files of their own, each with its place in the page
+    cache.
+    """
+    copies, shards = folder / "nii", folder / "shards"
+    replicate.replicate(replicate.Options(input=ensure_source(source), output=copies, cases=num_cases))
+    if code := to_shards.convert(to_shards.Options(input=copies, output=shards)):
+        raise InputError(f"{source}: not all of its cases could be converted (exit code {code}); see the lines above")
+    return open_store(shards)
+
+
+def describe_cases(store: Store) -> dict[str, Any]:
+    """Return what a result says of its data: name, labelled cases, their median volume."""
+    data = describe_data(store)
+    return {"name": data["name"], "cases": data["cases"], "median_dhw": data["shape_dhw"]["median"]}
+
+
+def median_patch(store: Store) -> Int3:
+    """Return a patch within the median volume: (130, 171, 136) gives (128, 128, 128), (36, 50, 35) (32, 48, 32)."""
+    d, h, w = (max(min(LARGEST, side) // STEP, 1) * STEP for side in describe_cases(store)["median_dhw"])
+    return d, h, w

@@ -1,0 +1,181 @@
+"""What becomes of it at 48,884 cases, 64 ranks and a slower disk: ``python benchmarks/scale.py``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+if not __package__:  # started as a file: the repository is not on the path yet
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from rich import get_console
+from rich.progress import Progress
+
+from benchmarks.assumptions import CASE_MB, GPUS, LARGE_CASES, PATCH_MB, SAMPLES_PER_CASE, STORAGES
+from benchmarks.check_batches import CheckError
+from benchmarks.default_data import PHANTOM_SHARDS, describe_cases, median_patch, open_or_make
+from benchmarks.machine import num_cores
+from benchmarks.noise import NoiseWatch
+from benchmarks.result import PROJECTED, Record, make_record, make_row
+from benchmarks.result_page import show, write
+from benchmarks.scale_plan import check_ranks, check_same_batches, deal, make_plan, time_samples
+from benchmarks.scale_plot import OPENING, POINTS, RANKS, STORAGE, draw
+from benchmarks.scale_store import measure_opening, plan_store
+from benchmarks.storage_model import Reader, fsx_size_tib, gpus_fed, patches_per_s
+from benchmarks.throttled_reads import measure_point, patch_bytes
+from pipelines.loaders import LoaderConfig
+from preprocessing.cli import main
+from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
+from preprocessing.shards import Store
+
+log = logging.getLogger(__name__)
+BATCH_SIZE, MAX_RANKS = 2, 64
+SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the unthrottled reading rate: where the storage model is checked
+METHOD = [
+    "Opening: open_store and the list of labelled cases in a fresh process, after its imports; page cache warm.",
+    (
+        f"Ranks: the plan's own epoch at a global batch of {BATCH_SIZE * MAX_RANKS}, one patch per case, checked for "
+        "every number of ranks: each slot on one rank, equal numbers of samples, every case read, by one rank only, "
+        "and the ranks' batches together the global batch. Times are of one rank at the end of an epoch."
+    ),
+    (
+        "Storage points: plain numpy with one thread per core, its reads held back by a token bucket; predicted by "
+        "min(1/S, N/(S+Z)), with Z from the run without a bucket."
+    ),
+    (
+        "GPUs fed: rate of the storage / (patches/s of the GPU x MB per patch); patch by patch "
+        f"{PATCH_MB:.1f} MB (4 x 128^3 int16 and label), whole volumes {CASE_MB / SAMPLES_PER_CASE:.1f} MB "
+        f"({CASE_MB} MB for {SAMPLES_PER_CASE} patches). FSx of the smallest size that holds {LARGE_CASES} such cases."
+    ),
+    *dict.fromkeys(f"{item.name}: {item.source}" for item in (*GPUS, *STORAGES)),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Open stores of 10 to 48,884 cases, check and time the plan for 1 to 64 ranks, and say how many GPUs a disk feeds.
+
+    Exit code 1 when the plan breaks a promise. Figures of GPUs, instances and storage are other people's
+    (benchmarks/assumptions.py); what follows from them is marked as a projection.
+    """
+
+    shards: Path = PHANTOM_SHARDS
+    """Shard store. The default is the synthetic phantom, made on first use."""
+    output: Path = Path("benchmarks/results")
+    """Folder for scale_MACHINE_DATE.json, .md and .png."""
+    cases: str = f"10,100,1000,10000,{LARGE_CASES}"
+    """Comma list of store sizes to open; the plan is checked with the last."""
+    runs: int = 5
+    """Timed runs of everything."""
+    seconds: float = 2.0
+    """Length of a run with throttled reads."""
+
+
+def measure_scale(options: Options) -> int:
+    """Run the command; returns the exit code."""
+    sizes = _sizes(options.cases)
+    if options.runs < 1 or options.seconds <= 0:
+        raise InputError(f"--runs {options.runs} --seconds {options.seconds:g}: at least 1 run of more than 0 s")
+    store = open_or_make(options.shards)
+    watch = NoiseWatch()
+    rows = []
+    with Progress(disable=not get_console().is_terminal, transient=True) as progress:
+        bar = progress.add_task("measuring", total=None)
+        for row in _rows(store, sizes, options):
+            rows.append(row)
+            progress.update(bar, advance=1, description=f"{row['group']}: {row['label']}")
+    content = {
+        "data": describe_cases(store),
+        "options": {"patch": list(median_patch(store)), "seconds": options.seconds, "threads": num_cores()},
+        "runs": options.runs,
+        "rows": rows,
+        "method": METHOD,
+    }
+    record = make_record("scale", content, watch)
+    show(record)
+    written = write(record, f"Scale: {store.manifest.name}", draw, options.output)
+    log.info("written: %s", ", ".join(map(str, written)))
+    return EXIT_UNEXPECTED if any(row["failure"] for row in rows) else EXIT_DONE
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise InputError(f"--cases {text}: expected numbers of cases such as 10,1000,{LARGE_CASES}")
+    return sizes
+
+
+def _rows(store: Store, sizes: list[int], options: Options) -> Iterator[Record]:
+    yield from _opening(store, sizes, options.runs)
+    yield from _ranks(store, sizes[-1], options.runs)
+    yield from _points(store, options)
+    yield from _storage()
+
+
+def _opening(store: Store, sizes: list[int], runs: int) -> Iterator[Record]:
+    with tempfile.TemporaryDirectory() as scratch:
+        for size in sizes:
+            path = plan_store(store, size, Path(scratch) / str(size))
+            yield make_row(OPENING, f"{size} cases", measure_opening(path, runs))
+
+
+def _ranks(store: Store, num_cases: int, runs: int) -> Iterator[Record]:
+    shape = describe_cases(store)["median_dhw"]
+    plan = make_plan(num_cases, BATCH_SIZE * MAX_RANKS, median_patch(store), (shape[0], shape[1], shape[2]))
+    dealt = deal(plan, 0)
+    for world_size in (2**power for power in range(MAX_RANKS.bit_length())):
+        failure = None
+        try:
+            check_ranks(plan, dealt, world_size)
+            check_same_batches(plan, dealt, world_size)
+        except CheckError as error:
+            failure = str(error)
+        timed = {} if failure else time_samples(plan, world_size, runs) | {"steps": [plan.steps_per_epoch]}
+        yield make_row(RANKS, f"{world_size} ranks", timed, failure=failure)
+
+
+def _points(store: Store, options: Options) -> Iterator[Record]:
+    """Measure the yardstick at several storage rates; the run at full rate says how long a patch takes a thread."""
+    threads = num_cores()
+    config = LoaderConfig(
+        store=Path(store.root), patch=median_patch(store), batch_size=BATCH_SIZE, num_threads=threads, window=1
+    )
+    patch_mb = patch_bytes(store, config) / 1e6
+    full = measure_point(config, None, options.runs, options.seconds)
+    yield make_row(POINTS, "not throttled", {"patches_per_s": full, "mb_per_s": [rate * patch_mb for rate in full]})
+    ceiling = sorted(full)[len(full) // 2]
+    reader = Reader(patch_mb=patch_mb, threads=threads, work_s=threads / ceiling)
+    for share in SHARES:
+        rate = share * ceiling * patch_mb
+        measured = measure_point(config, rate, options.runs, options.seconds)
+        predicted = patches_per_s(reader, rate)
+        off = [100 * abs(predicted - one) / one for one in measured]
+        summary = {"patches_per_s": measured, "predicted_patches_per_s": [predicted], "error_percent": off}
+        yield make_row(POINTS, f"{rate:.0f} MB/s", summary | {"mb_per_s": [rate]})
+
+
+def _storage() -> Iterator[Record]:
+    size_tib = fsx_size_tib(LARGE_CASES * CASE_MB)
+    for storage in STORAGES:
+        for gpu in GPUS:
+            rate = storage.rate_mb_per_s(size_tib)
+            summary = {
+                "mb_per_s": [rate],
+                "gpus_patches": [gpus_fed(gpu, PATCH_MB, rate)],
+                "gpus_volumes": [gpus_fed(gpu, CASE_MB / SAMPLES_PER_CASE, rate)],
+                "gpus_mlperf": [rate / gpu.mlperf_mb_per_s],
+            }
+            if storage.usd_per_gb_month:
+                summary["usd_per_month"] = [storage.usd_per_gb_month * size_tib * 1024]
+            yield make_row(STORAGE, f"{storage.name}: {gpu.name}", summary, kind=PROJECTED)
+
+
+if __name__ == "__main__":
+    main(measure_scale, Options)

@@ -1,0 +1,66 @@
+"""What a loader is asked for: the one configuration that all loaders take."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.plan import Int3
+from preprocessing.errors import InputError
+from preprocessing.shards import Store
+
+DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """What a loader delivers and how; the first block decides the samples, the second only the speed.
+
+    ``batch_size`` is per rank. ``cases`` restricts the loader to some case ids (default: every labelled case).
+    ``regions`` asks for overlapping region masks as labels, ``dtype`` for float32 or float16 images.
+
+    ``device`` is ``"cpu"`` or ``"gpu"``. ``num_threads`` serves the ``dali`` loader, ``num_workers`` the ``torch`` and
+    MONAI ones. With ``reuse_buffers`` a CPU batch is overwritten when the next one is asked for, which saves a copy in
+    loops that are then done with it.
+    """
+
+    store: str | Path
+    patch: Int3
+    batch_size: int = 2
+    seed: int = 0
+    augment: str = "basic"
+    samples_per_case: int = 4
+    window: int = 4
+    foreground: float = 0.5
+    cases: tuple[str, ...] | None = None
+    regions: bool = False
+    dtype: str = "float32"
+
+    device: str = "cpu"
+    num_threads: int = 2
+    num_workers: int = 2
+    reuse_buffers: bool = False
+
+    def __post_init__(self) -> None:
+        if self.device not in ("cpu", "gpu"):
+            raise InputError(f"unknown device {self.device!r}; known: cpu, and gpu for the current CUDA device")
+        if self.dtype not in DTYPES:
+            raise InputError(f"unknown dtype {self.dtype!r}; known: {', '.join(DTYPES)}")
+        for name, least in (("batch_size", 1), ("num_threads", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+
+    def region_numbers(self, store: Store) -> tuple[tuple[int, ...], ...] | None:
+        """Return the label ids of each region when regions are asked for; raises ``InputError`` if there are none."""
+        if not self.regions:
+            return None
+        if store.manifest.regions is None:
+            raise InputError(
+                f"{store.root} has no regions; convert it with --regions, for example WT=1+2+3,TC=2+3,ET=3"
+            )
+        return tuple(tuple(numbers) for numbers in store.manifest.regions.values())
+
+    def without_workers(self) -> LoaderConfig:
+        """Return the same configuration for use inside this process."""
+        return dataclasses.replace(self, num_workers=0)
