@@ -55,18 +55,18 @@ def choose_budget(
     case_ids = plan.cases_of(lanes)
     shapes = sorted((plan.store.case(case_id).shape_dhw for case_id in case_ids), key=math.prod, reverse=True)
     sizes = [volume_bytes(shape, plan.num_channels, itemsize) for shape in shapes]
-    limit = int(AUTO_SHARE * num_free_bytes if limit_gib is None else limit_gib * 2**30)
+    limit = int(AUTO_SHARE * num_free_bytes if limit_gib is None else min(limit_gib * 2**30, num_free_bytes))
     in_window = min(plan.options.window * len(lanes), len(sizes))
     window, total = sum(sizes[:in_window]), sum(sizes)
     least = window + sizes[0]  # a volume does not wrap around the end of the buffer: see ByteRing
-    wanted = total if total <= limit else min(limit, least + window)
-    if wanted < min(total, least) or wanted > num_free_bytes:
+    is_resident = total <= limit
+    if not is_resident and least > limit:
         raise InputError(
             f"gpu_cache {'auto' if limit_gib is None else f'{limit_gib:g}'}: a window of {in_window} volumes needs "
-            f"{_gib(min(total, least))}, {_gib(min(limit, num_free_bytes))} may be used; raise --gpu-cache, lower "
-            "--batch-size, or take --crop host"
+            f"{_gib(min(total, least))}, {_gib(limit)} may be used; raise --gpu-cache, lower --batch-size, or take "
+            "--crop host"
         )
-    is_resident = wanted == total
+    wanted = total if is_resident else min(limit, least + window)
     log.info(
         "%s for %s of %d cases on the device",
         _gib(wanted),
