@@ -29,8 +29,13 @@ class InputSpec:
     dtype: str
 
 
-def input_specs(augment: str, patch: Int3, num_channels: int, image_dtype: str) -> dict[str, InputSpec]:
-    """Describe the inputs of the graph for ``augment``, patches apart from the first two.
+def input_specs(
+    augment: str, patch: Int3, num_channels: int, image_dtype: str, crop: str = "host"
+) -> dict[str, InputSpec]:
+    """Describe the inputs of the graph for ``augment``; ``image`` and ``label`` hold a patch of each sample.
+
+    With ``crop`` device, samples come unflipped, with their ``flips``, and those that move as the box that they need.
+    With ``crop`` host, patches are flipped, and samples that move come as volumes, of which ``box`` is to be read.
 
     ``statistics`` are mean, std, low, high and shift; ``factors`` the rows of ``FACTORS``; ``box`` is start and shape
     of what ``matrix`` reads; ``sizes`` are the shrunken sides of low resolution; zeros leave a channel alone.
@@ -40,12 +45,15 @@ def input_specs(augment: str, patch: Int3, num_channels: int, image_dtype: str) 
         "label": InputSpec(shape=(*patch, 1), dtype="uint8"),
         "statistics": InputSpec(shape=(5, num_channels), dtype="float32"),
     }
+    if crop == "device" and augment != "none":
+        basic["flips"] = InputSpec(shape=(3,), dtype="int32")
     if augment != "full":
         return basic
+    if crop == "host":
+        basic["box"] = InputSpec(shape=(2, 3), dtype="int32")
     return basic | {
         "switches": InputSpec(shape=(len(SWITCHES),), dtype="int32"),
         "matrix": InputSpec(shape=(3, 4), dtype="float32"),
-        "box": InputSpec(shape=(2, 3), dtype="int32"),
         "noise": InputSpec(shape=(*patch, 1), dtype="float32"),
         "sigma": InputSpec(shape=(num_channels, 3), dtype="float32"),
         "factors": InputSpec(shape=(len(FACTORS), num_channels), dtype="float32"),
@@ -72,7 +80,8 @@ def fill_augmentation(
     _put(fed["sizes"][index], _sizes(augmentation, noise.shape[:3]) or 0)
     if placement is not None:
         _put(fed["matrix"][index], to_xyz(placement.matrix))
-        _put(fed["box"][index], (placement.start_dhw, placement.shape_dhw))
+        if "box" in fed:
+            _put(fed["box"][index], (placement.start_dhw, placement.shape_dhw))
     fed["noise"][index] = NO_NOISE
     if augmentation.noise_std > 0:
         _put(noise, noise_volume(augmentation, (noise.shape[0], noise.shape[1], noise.shape[2])))

@@ -100,6 +100,7 @@ def test_the_graph_normalises_alone(keep_zero: bool, augment: str, device: str) 
         keep_zero=keep_zero,
         regions=None,
         device=device,
+        crop="host",
         num_threads=1,
         prefetch=1,
     )

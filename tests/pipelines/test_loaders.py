@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines import loaders
 from pipelines.batch import Batch, Loader
-from pipelines.loaders import LOADERS, MONAI, LoaderConfig, build_loader
+from pipelines.loaders import LOADERS, MONAI, LoaderConfig
 from pipelines.plan import Sample
 from pipelines.reference import crop, flip, intensity_of, normalize, region_channels
 from pipelines.torch_loader import SampleDataset
@@ -28,8 +29,9 @@ from preprocessing.to_shards import Options, convert
 
 PATCH = (16, 16, 20)
 DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
-PLANNED = ["dali", "torch"]
+PLANNED = ["dali", "dali/device", "torch"]
 RESUMED = [*PLANNED, *MONAI]
+ALL = [*LOADERS, "dali/device"]
 
 
 def config_for(store: Path, **changes: object) -> LoaderConfig:
@@ -40,6 +42,12 @@ def config_for(store: Path, **changes: object) -> LoaderConfig:
 def layout_of(loader_name: str) -> torch.memory_format:
     """MONAI's batches are as MONAI makes them: turning them over would be work that its users do not do."""
     return torch.contiguous_format if loader_name in MONAI else torch.channels_last_3d
+
+
+def build_loader(name: str, config: LoaderConfig, rank: int = 0, world_size: int = 1) -> Loader:
+    """Build a loader; ``dali/device`` is the one that cuts patches from volumes on the device, here also on the CPU."""
+    name, _, crop = name.partition("/")
+    return loaders.build_loader(name, dataclasses.replace(config, crop=crop or config.crop), rank, world_size)
 
 
 def expected(store: Store, sample: Sample, patch: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -95,10 +103,11 @@ def test_voxels_tell_the_case_and_position_the_plan_drew(coordinate_store: Path,
                 assert (voxel[..., 3] == int(sample.case_id[-3:]) + 1).all()
 
 
+@pytest.mark.parametrize("loader_name", [name for name in PLANNED if name != "torch"])
 @pytest.mark.parametrize("regions", [False, True])
-def test_all_planned_loaders_deliver_the_same_batches(coordinate_store: Path, regions: bool) -> None:
+def test_all_planned_loaders_deliver_the_same_batches(coordinate_store: Path, regions: bool, loader_name: str) -> None:
     config = config_for(coordinate_store, regions=regions)
-    with build_loader("dali", config) as dali, build_loader("torch", config) as workers:
+    with build_loader(loader_name, config) as dali, build_loader("torch", config) as workers:
         for left, right in zip(dali, workers, strict=True):
             assert_same(left, right)
 
@@ -142,7 +151,7 @@ def test_ct_is_clipped_and_has_no_background(coordinate_store: Path, tmp_path: P
     assert padded > 3 or augment == "full"
 
 
-@pytest.mark.parametrize("loader_name", list(LOADERS))
+@pytest.mark.parametrize("loader_name", ALL)
 @pytest.mark.parametrize("augment", ["none", "basic", "full"])
 def test_float16_is_float32_rounded(coordinate_store: Path, loader_name: str, augment: str) -> None:
     """Also the background, which is set after the cast, and the strides."""
@@ -171,7 +180,7 @@ def test_dali_equals_the_reference_on_a_real_case(real_data: Path, tmp_path: Pat
             np.testing.assert_allclose(batch.image[0].numpy(), image, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("loader_name", list(LOADERS))
+@pytest.mark.parametrize("loader_name", ALL)
 def test_contract_shapes_strides_and_length(coordinate_store: Path, loader_name: str) -> None:
     with build_loader(loader_name, config_for(coordinate_store)) as loader:
         batches = list(loader)
@@ -215,7 +224,7 @@ def test_contract_restores_at_every_step(coordinate_store: Path, loader_name: st
         assert (restored.state_dict()["epoch"], restored.state_dict()["step"]) == (1, 1)
 
 
-@pytest.mark.parametrize("loader_name", list(LOADERS))
+@pytest.mark.parametrize("loader_name", ALL)
 def test_contract_close_twice_and_leave_no_thread(coordinate_store: Path, loader_name: str) -> None:
     before = threading.active_count()
     loader = build_loader(loader_name, config_for(coordinate_store))
@@ -227,16 +236,18 @@ def test_contract_close_twice_and_leave_no_thread(coordinate_store: Path, loader
         next(iter(loader))
 
 
-@pytest.mark.parametrize("loader_name", list(LOADERS))
+@pytest.mark.parametrize("loader_name", ALL)
 def test_a_loader_dropped_half_way_cleans_up_silently(coordinate_store: Path, loader_name: str) -> None:
     """Without ``close``; what fails while Python collects the loader would be reported here as an error."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     loader = build_loader(loader_name, config_for(coordinate_store))
     batches = iter(loader)
     next(batches)
     del loader, batches
     gc.collect()
-    assert threading.active_count() == before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 def test_a_loader_open_at_the_end_of_python_ends_silently(coordinate_store: Path) -> None:
@@ -279,12 +290,15 @@ def test_ranks_share_the_global_batch(coordinate_store: Path) -> None:
     assert parts == [list(samples) for samples in wanted]
 
 
-def test_an_error_in_a_reading_thread_reaches_the_consumer(coordinate_store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loader_name", PLANNED)
+def test_an_error_in_a_reading_thread_reaches_the_consumer(
+    coordinate_store: Path, tmp_path: Path, loader_name: str
+) -> None:
     broken = shutil.copytree(coordinate_store, tmp_path / "broken")
     for image in broken.glob("*/case_002.image.npy"):
         image.unlink()
     with (
-        build_loader("dali", config_for(broken)) as loader,
+        build_loader(loader_name, config_for(broken)) as loader,
         pytest.raises(InputError, match=r"case_002.*missing or damaged"),
     ):
         list(loader)
@@ -315,6 +329,10 @@ def test_workers_that_are_not_forked_open_the_store_themselves(coordinate_store:
         ("dahli", {}, "unknown loader 'dahli'; known: dali, torch, monai"),
         ("dali", {"augment": "loud"}, "unknown augment 'loud'"),
         ("dali", {"dtype": "float64"}, "unknown dtype 'float64'; known: float32, float16"),
+        ("dali", {"crop": "gpu"}, "unknown crop 'gpu'; known: auto, host, device"),
+        ("dali", {"gpu_cache": "much"}, "gpu_cache 'much': auto, a number of GiB, or 0 for none"),
+        ("dali", {"gpu_cache": "-1"}, "gpu_cache '-1': auto, a number of GiB, or 0 for none"),
+        ("dali", {"gpu_cache": "0", "crop": "device"}, 'gpu_cache 0 leaves no memory for crop "device"'),
         ("dali", {"device": "cuda"}, "unknown device 'cuda'; known: cpu, and gpu for the current CUDA device"),
         ("dali", {"batch_size": 0}, "batch_size is 0"),
         ("dali", {"foreground": 2.0}, "foreground is 2"),
