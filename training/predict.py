@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,12 @@ from preprocessing.nifti import SUFFIXES, Volume
 from preprocessing.shards import write_json
 from training.checkpoint import load_checkpoint
 from training.distributed import choose_device, read_world
-from training.inference import Labels, ModelSpec, decode, predict_logits, to_input
+from training.inference import Labels, ModelSpec, Scores, decode, predict_logits, probabilities, to_input
 from training.precision import choose_amp
 
 log = logging.getLogger(__name__)
-DESCRIPTION = "prediction.json"
+DESCRIPTION, PROBABILITIES = "prediction.json", "probabilities"
+FINEST = 65535  # steps between probability 0 and 1 in a file of uint16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,8 @@ class Options:
     """Mixed precision: auto, bf16, fp16 or off."""
     cases: str = "all"
     """Which cases of --input: all, validation (those the run of the checkpoint held out), or a comma list of ids."""
+    probabilities: Flag = False
+    """Also write --output/probabilities, 4D: one volume for each region, or for the background and each label."""
     mirror: Flag = False
     """Average over the eight ways to flip the axes: eight times the time, a little more accuracy."""
     overlap: float = 0.5
@@ -78,7 +81,17 @@ class Predictor:
         """Segment one image, its channels in one file or in several.
 
         Returns label ids uint8 [x,y,z] on the whole source grid, numbered as the label files of the training set were.
+        Where the training set was resampled, probabilities are interpolated and the label is chosen on the source grid
+        (nnU-Net's way): a border between voxels of the stored grid is not lost.
         """
+        return self.label_of(self.scores(volumes))
+
+    def label_of(self, scores: Iterable[Scores]) -> Labels:
+        """Choose the label ids [x,y,z] that ``scores`` speak for."""
+        return self.spec.ids_in_files[decode(scores, self.spec)]
+
+    def scores(self, volumes: Sequence[Volume]) -> Iterator[Scores]:
+        """Yield the probability less one half of each region or class, float32 [x,y,z] on the whole source grid."""
         spec = self.spec
         options = spec.convert_options
         geometry = plan_geometry(volumes[0], options.orientation, options.spacing, self.max_volume_gib)
@@ -87,9 +100,10 @@ class Predictor:
         device = next(self.network.parameters()).device
         voxels = to_input(image.voxels, intensity, device)
         logits = predict_logits(self.network, voxels, spec, self.overlap, self.amp, mirror=self.mirror)
-        predicted = decode(logits, spec)
-        whole = restore_to_source(spec.ids_in_files[predicted], image.origin_dhw, image.source_shape_dhw, geometry)
-        return whole.astype(np.uint8, copy=False)
+        scores = probabilities(logits, spec).sub_(0.5).numpy()
+        beyond = [0.5 if channel == 0 and spec.regions is None else -0.5 for channel in range(len(scores))]
+        for score, outside in zip(scores, beyond, strict=True):
+            yield restore_to_source(score, image.origin_dhw, image.source_shape_dhw, geometry, outside)
 
 
 def predict(options: Options) -> int:
@@ -166,23 +180,36 @@ def _describe(spec: ModelSpec) -> dict[str, Any]:
         "label_names": {int(spec.ids_in_files[number]): name for number, name in spec.label_names.items()},
         "groups": ids(spec.groups),
         "regions": None if spec.regions is None else ids(spec.regions),
+        "probabilities": list(spec.groups) if spec.regions is not None else _class_names(spec),
     }
 
 
+def _class_names(spec: ModelSpec) -> list[str]:
+    """Name what each channel of a softmax stands for; ids that no label has are in between where ids have gaps."""
+    return [spec.label_names.get(number, f"unused {number}") for number in range(max(spec.label_names) + 1)]
+
+
 def _predict_all(cases: Sequence[Source], predictor: Predictor, options: Options) -> list[CaseError]:
-    refused: list[CaseError] = []
+    shown = track(cases, description="predicting", transient=True, disable=not get_console().is_terminal)
+    return [error for case in shown if (error := _predict_case(case, predictor, options)) is not None]
+
+
+def _predict_case(case: Source, predictor: Predictor, options: Options) -> CaseError | None:
+    """Write what is predicted for one case; returns why it is refused, if it is."""
     settings = ConvertOptions(max_volume_gib=options.max_volume_gib)
-    for case in track(cases, description="predicting", transient=True, disable=not get_console().is_terminal):
-        try:
-            if case.problem:
-                raise InputError(case.problem)
-            volumes = read_images(case.images, predictor.spec.channel_names, settings)
-            predicted = predictor.predict(volumes)
-        except InputError as error:
-            refused.append(CaseError(case.case_id, str(error)))
-            continue
-        save_label(options.output / f"{case.case_id}.nii.gz", predicted, volumes[0])
-    return refused
+    name = f"{case.case_id}.nii.gz"
+    try:
+        if case.problem:
+            raise InputError(case.problem)
+        volumes = read_images(case.images, predictor.spec.channel_names, settings)
+        scores = np.stack([*predictor.scores(volumes)]) if options.probabilities else predictor.scores(volumes)
+        label = predictor.label_of(scores)
+    except InputError as error:
+        return CaseError(case.case_id, str(error))
+    if isinstance(scores, np.ndarray):
+        save_probabilities(options.output / PROBABILITIES / name, scores + 0.5, volumes[0])
+    save_label(options.output / name, label, volumes[0])
+    return None
 
 
 def _and_refused(refused: Sequence[CaseError]) -> str:
@@ -190,17 +217,30 @@ def _and_refused(refused: Sequence[CaseError]) -> str:
 
 
 def save_label(path: Path, label_xyz: npt.NDArray[np.uint8], source: Volume) -> None:
-    """Write a label map with the geometry of ``source``: same shape, affine codes and zooms, dtype uint8.
-
-    The file appears under its name only when it is complete.
-    """
+    """Write a label map with the geometry of ``source``: same shape, affine codes and zooms, dtype uint8."""
     header = source.header.copy()  # type: ignore[no-untyped-call]
     header.set_data_dtype(np.uint8)
-    header.set_data_shape(label_xyz.shape)
     header.set_slope_inter(1, 0)
+    _save(path, label_xyz, header)
+
+
+def save_probabilities(path: Path, probabilities_kxyz: Scores, source: Volume) -> None:
+    """Write probabilities [K,x,y,z], as a file x,y,z,K with the geometry of ``source``: uint16, scaled by its slope."""
+    path.parent.mkdir(exist_ok=True)
+    header = source.header.copy()  # type: ignore[no-untyped-call]
+    header.set_data_dtype(np.uint16)
+    header.set_slope_inter(1 / FINEST, 0)
+    _save(path, np.moveaxis(probabilities_kxyz, 0, -1), header)
+
+
+def _save(path: Path, voxels: npt.NDArray[Any], header: Any) -> None:
+    """Write a file that appears under its name only when it is complete."""
+    zooms = header.get_zooms()[:3]
+    header.set_data_shape(voxels.shape)
+    header.set_zooms((*zooms, 1.0)[: voxels.ndim])
     header["cal_max"], header["cal_min"] = 0, 0
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    image = kind(label_xyz, None, header)  # type: ignore[no-untyped-call]
+    image = kind(voxels, None, header)  # type: ignore[no-untyped-call]
     temporary = path.with_name("." + path.name)
     nib.save(image, temporary)
     temporary.replace(path)
