@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import pytest
 from botocore.validate import ParamValidator
 from job_request import flavours, region_of
 from launch import Options, launch
-from moto.server import ThreadedMotoServer
 from passed_flags import read_flags, split_at_dashes
 from processing_request import Process
 from service_model import check_request
@@ -26,8 +25,10 @@ from training_request import Train
 
 from preprocessing.errors import InputError, RunError
 from tests.docker.pin_requests import PINNED, ROOT, made_by
+from tests.preprocessing.test_object_store import endpoint
 from training.options import Options as TrainingOptions
 
+__all__ = ["endpoint"]
 IMAGE = "123456789012.dkr.ecr.us-west-2.amazonaws.com/voxelfeed"
 ROLE = "arn:aws:iam::123456789012:role/voxelfeed"
 MUST = f"--image {IMAGE}:latest --role {ROLE} --output s3://team-brats/runs"
@@ -133,18 +134,10 @@ def test_dry_run_needs_no_credentials_and_no_network(tmp_path: Path) -> None:
     assert "Traceback" not in sent.stderr
 
 
-@pytest.fixture(scope="module")
-def sagemaker() -> Iterator[Any]:
-    """Serve SageMaker's API on a free port of this machine and have boto3 in this process talk to it."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        yield boto3.client("sagemaker", region_name="us-west-2")
-    server.stop()
+@pytest.fixture
+def sagemaker(endpoint: Any) -> Any:  # noqa: ARG001
+    """Have boto3 in this process talk to SageMaker's API as moto serves it."""
+    return boto3.client("sagemaker", region_name="us-west-2")
 
 
 @pytest.fixture
@@ -172,9 +165,7 @@ def test_sagemaker_takes_it(path: Path, sagemaker: Any, sent: list[dict[str, Any
 @pytest.mark.usefixtures("sagemaker")
 def test_a_refusal_is_one_line() -> None:
     kind, request = made_by(f"{TRAIN} --name refused")
-    with pytest.raises(
-        RunError, match=r"^SageMaker in us-west-2 refused the job: .*Invalid length for parameter RoleArn"
-    ):
+    with pytest.raises(RunError, match=r"^SageMaker in us-west-2 refused: .*Invalid length for parameter RoleArn"):
         submit(kind, request | {"RoleArn": "nobody"}, "us-west-2")
 
 
@@ -188,5 +179,8 @@ def test_the_command_submits(
     assert "by-command: submitted; https://us-west-2.console.aws.amazon.com" in caplog.text
     assert capsys.readouterr().out == ""
     assert launch([], Options(job=dataclasses.replace(job, name="never-sent", dry_run=True))) == 0
+    if importlib.util.find_spec("sagemaker") is None:
+        with pytest.raises(InputError, match="--wait: No module named 'sagemaker'; pip install"):
+            launch([], Options(job=dataclasses.replace(job, name="never-sent", wait=True)))
     assert len(sent) == 1
     assert sagemaker.list_training_jobs(NameContains="never")["TrainingJobSummaries"] == []
