@@ -11,7 +11,7 @@ from tests.docker.pin_requests import made_by
 from tests.docker.test_launch import MUST
 from tests.docker.test_processing_shares import run_all
 from tests.preprocessing.conftest import tree_bytes
-from tests.preprocessing.test_layout_files import write_nnunet
+from tests.preprocessing.test_layout_files import Volumes, write_nnunet
 from tests.preprocessing.test_object_store import Bucket, bucket, endpoint
 
 __all__ = ["bucket", "endpoint"]
@@ -21,7 +21,7 @@ NUM_CASES, NUM_HOSTS = 24, 3
 def test_three_machines_make_the_store_of_one_local_run(bucket: Bucket, tmp_path: Path) -> None:
     """24 cases of four files each, so that dealing the objects to machines would have parted them."""
     shapes = [(6 + case % 3, 6 + case % 5, 6 + case % 7) for case in range(NUM_CASES)]
-    volumes = {
+    volumes: Volumes = {
         f"case_{case:03d}": (coordinate_image(shape, case), coordinate_label(shape))
         for case, shape in enumerate(shapes)
     }
