@@ -119,7 +119,10 @@ def open_plan(config: LoaderConfig, world_size: int = 1) -> tuple[Store, Plan]:
     """
     store = open_store(config.store)
     if not store.is_local:
-        raise InputError(f"{config.store} is remote; copy the store to a local or mounted folder and train from there")
+        raise InputError(
+            f"{config.store} is on an object store, which cannot be memory-mapped; copy it first, checked: "
+            f"python -m preprocessing.stage --shards {config.store} --output FOLDER"
+        )
     manifest = store.manifest
     fits_memory(
         config.patch,

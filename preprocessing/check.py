@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from preprocessing.cli import Flag, main
+from preprocessing.cli import Flag, Place, main
+from preprocessing.commit import has_shard
 from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
+from preprocessing.location import is_remote, location, read_chunks, read_file, sizes_in
 from preprocessing.shards import (
     ERRORS,
     INDEX,
@@ -27,15 +28,14 @@ from preprocessing.shards import (
 )
 
 log = logging.getLogger(__name__)
-CHUNK_BYTES = 2**22
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Verify a shard store; exit code 0 when it is whole, 1 when it is not, naming each case and file at fault."""
 
-    shards: Path = Path("data/shards")
-    """Store folder."""
+    shards: Place = Path("data/shards")
+    """Store folder; may be s3://BUCKET/FOLDER."""
     fast: Flag = False
     """Compare sizes only, do not read the volumes."""
 
@@ -45,7 +45,7 @@ def check(options: Options) -> int:
     try:
         store = open_store(options.shards)
     except InputError as error:
-        if not options.shards.is_dir():
+        if is_remote(options.shards) or not options.shards.is_dir():
             raise
         log.error("%s", error)
         return EXIT_UNEXPECTED
@@ -65,32 +65,31 @@ def check(options: Options) -> int:
 
 
 def find_problems(store: Store, *, fast: bool) -> Iterator[str]:
-    """Yield one line for everything in a local ``store`` that differs from what its manifest and indices say."""
-    root = Path(store.root)
+    """Yield one line for everything in ``store`` that differs from what its manifest and indices say."""
+    root = location(store.root)
+    sizes = sizes_in(root)
     if store.manifest.errors is not None:
-        errors = root / store.manifest.errors.name
-        size = errors.stat().st_size if errors.is_file() else None
+        size = sizes.get(store.manifest.errors.name)
         yield from _check_file(root, store.manifest.errors, size, "the list of refused cases", fast=fast)
     for shard in store.manifest.shards:
         yield from _check_shard(root / shard.name, shard, fast=fast)
     shards = {shard.name for shard in store.manifest.shards}
     expected = shards | {MANIFEST} | ({ERRORS} if store.manifest.errors else set())
-    yield from (f"{path}: not part of the store" for path in sorted(root.iterdir()) if path.name not in expected)
+    yield from (f"{root / name}: not part of the store" for name in sorted(sizes) if name not in expected)
 
 
 def _check_shard(folder: Path, shard: ShardEntry, *, fast: bool) -> Iterator[str]:
     index = folder / INDEX
     names = ", ".join(shard.case_ids[:3]) + (", ..." if len(shard.case_ids) > 3 else "")
-    if not index.is_file():
+    if not has_shard(folder):
         yield f"{index}: missing (index of cases {names})"
         return
-    raw = index.read_bytes()
+    raw = read_file(index)
     if xxhash.xxh3_64_hexdigest(raw) != shard.index_xxh3:
         yield f"{index}: checksum does not match the manifest (index of cases {names})"
         return
     cases = parse_json(str(index), raw)["cases"]
-    with os.scandir(folder) as items:  # one look at each file: a large store has hundreds of thousands
-        sizes = {item.name: item.stat().st_size if item.is_file() else -1 for item in items}
+    sizes = sizes_in(folder)
     expected = {INDEX}
     for case in cases:
         records = [FileRecord(**case[kind]) for kind in ("image", "label", "foreground") if case[kind] is not None]
@@ -105,11 +104,9 @@ def _check_shard(folder: Path, shard: ShardEntry, *, fast: bool) -> Iterator[str
 def _check_header(folder: Path, entry: CaseEntry) -> Iterator[str]:
     expected = npy_header((*entry.shape_dhw, len(entry.channels)), np.dtype(entry.image_dtype).newbyteorder("<"))
     image = folder / entry.image.name
-    if image.is_file():
-        with image.open("rb") as file:
-            if file.read(len(expected)) != expected:
-                wanted = f"{entry.image_dtype} {entry.shape_dhw}"
-                yield f"case {entry.case_id}: {image}: header is not {wanted} as the index says"
+    if image.is_file() and next(read_chunks(image), b"")[: len(expected)] != expected:
+        wanted = f"{entry.image_dtype} {entry.shape_dhw}"
+        yield f"case {entry.case_id}: {image}: header is not {wanted} as the index says"
 
 
 def _check_file(folder: Path, record: FileRecord, size: int | None, owner: str, *, fast: bool) -> Iterator[str]:
@@ -125,9 +122,8 @@ def _check_file(folder: Path, record: FileRecord, size: int | None, owner: str, 
 
 def _checksum(path: Path) -> str:
     digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
+    for chunk in read_chunks(path):
+        digest.update(chunk)
     return digest.hexdigest()
 
 

@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import rich
@@ -15,6 +16,7 @@ from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 
 from preprocessing.errors import EXIT_REFUSED, EXIT_UNEXPECTED, EXIT_USAGE, CaseError, InputError, RunError
+from preprocessing.location import is_remote, location
 
 OptionsT = TypeVar("OptionsT")
 
@@ -92,6 +94,18 @@ AutoTriple = Annotated[tuple[int, int, int] | None, _triple_or("auto", "D,H,W", 
 Spacing = Annotated[tuple[float, float, float] | None, _triple_or("source", "X,Y,Z", parse_spacing)]
 """Three sizes in millimetres in x,y,z order, or ``source`` (``None``) to keep the file's."""
 
+Place = Annotated[
+    Path,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda arguments: location(arguments[0]),
+        is_instance=lambda value: isinstance(value, Path) or is_remote(value),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
+"""A folder of this machine, or a place on an object store such as ``s3://bucket/folder``."""
+
 Flag = Annotated[
     bool,
     tyro.conf.FlagConversionOff,  # or tyro makes a pair of it, --amp and --no-amp, and takes no value
@@ -117,7 +131,8 @@ def set_up_logging(level: int = logging.INFO) -> None:
     )
     handler.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.getLogger("torch.distributed").setLevel(logging.WARNING)
+    for talkative in ("torch.distributed", "botocore", "aiobotocore"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
 
 
 def main(

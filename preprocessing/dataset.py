@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.errors import InputError
+from preprocessing.location import is_remote
 from preprocessing.regions import Regions
 
 
@@ -96,6 +97,8 @@ def numbered_names(numbered: dict[str, Any]) -> list[str]:
 def path_inside(root: Path, relative: str, described_in: Path) -> Path:
     """Join a path that a description names; raises ``InputError`` where it leaves ``root``."""
     path = root / relative
+    if is_remote(path):
+        path = path.resolve()  # keys are text: ./imagesTr is not imagesTr
     if not path.resolve().is_relative_to(root.resolve()):
         raise InputError(f"{described_in}: {relative!r} leads out of the data set's folder")
     return path

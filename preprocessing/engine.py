@@ -15,20 +15,22 @@ import numpy.typing as npt
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from preprocessing.commit import has_shard
 from preprocessing.engine_dask import converted_on_cluster
 from preprocessing.errors import RunError
+from preprocessing.location import sizes_in
 from preprocessing.shard_job import ShardJob, convert_shard, file_size
 from preprocessing.single_writer import FolderLock, ctrl_c_held_back, join_converter
 
 log = logging.getLogger(__name__)
 
 
-def run_jobs(jobs: list[ShardJob], workers: int, scheduler: str | None, lock: FolderLock) -> int:
+def run_jobs(jobs: list[ShardJob], workers: int, scheduler: str | None, lock: FolderLock | None) -> int:
     """Convert the shards that are not there yet; returns how many cases were converted.
 
     They are made in ``workers`` processes of this machine, or by the Dask cluster at the address ``scheduler``.
     """
-    todo = [job for job in jobs if not (job.root / job.name).exists()]
+    todo = [job for job in jobs if not has_shard(job.root / job.name)]
     if len(todo) < len(jobs):
         log.info("%d of %d shards are there already", len(jobs) - len(todo), len(jobs))
     converted = 0
@@ -40,7 +42,7 @@ def run_jobs(jobs: list[ShardJob], workers: int, scheduler: str | None, lock: Fo
     return converted
 
 
-def _converted(todo: list[ShardJob], workers: int, lock: FolderLock) -> Iterator[tuple[ShardJob, int]]:
+def _converted(todo: list[ShardJob], workers: int, lock: FolderLock | None) -> Iterator[tuple[ShardJob, int]]:
     """Yield each job as it ends, with the number of its cases that were converted."""
     if workers == 1 or len(todo) <= 1:
         yield from ((job, convert_shard(job)) for job in todo)
@@ -98,4 +100,4 @@ def _bytes_read(job: ShardJob) -> int:
 
 
 def _bytes_written(job: ShardJob) -> int:
-    return sum(path.stat().st_size for path in (job.root / job.name).iterdir())
+    return sum(sizes_in(job.root / job.name).values())

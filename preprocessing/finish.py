@@ -13,6 +13,7 @@ import xxhash
 from preprocessing.convert import ConvertOptions
 from preprocessing.dataset import Dataset
 from preprocessing.dtypes import DTYPES
+from preprocessing.location import answering, read_file
 from preprocessing.regions import Regions
 from preprocessing.shards import (
     ERRORS,
@@ -39,7 +40,7 @@ def finish_store(
     shards: list[ShardEntry] = []
     entries: list[CaseEntry] = []
     for name in shard_names:
-        raw = (root / name / INDEX).read_bytes()
+        raw = read_file(root / name / INDEX)
         content = json.loads(raw)
         cases = [CaseEntry.from_json(entry) for entry in content["cases"]]
         refused += content["refused"]
@@ -53,7 +54,8 @@ def finish_store(
                 index_xxh3=xxhash.xxh3_64_hexdigest(raw),
             )
         )
-    (root / ERRORS).unlink(missing_ok=True)
+    with answering(root):
+        (root / ERRORS).unlink(missing_ok=True)
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         name=dataset.name,
@@ -75,7 +77,7 @@ def finish_store(
 
 def refused_in(root: Path, shard_names: Sequence[str]) -> list[dict[str, str]]:
     """List the refused cases of some shards, each with its reason."""
-    indices = (json.loads((root / name / INDEX).read_bytes()) for name in shard_names)
+    indices = (json.loads(read_file(root / name / INDEX)) for name in shard_names)
     return [entry for index in indices for entry in index["refused"]]
 
 

@@ -17,6 +17,7 @@ from preprocessing.dataset import (
     sorted_sources,
 )
 from preprocessing.errors import InputError
+from preprocessing.location import named_in
 from preprocessing.nifti import case_id_of
 
 ID, LABEL = "id", "label"
@@ -103,11 +104,11 @@ def _clean(path: Path, row: dict[Any, Any]) -> dict[str, str]:
 
 def _source(path: Path, number: int, row: dict[str, str], columns: list[str]) -> Source:
     missing = [column for column in columns if not row.get(column)]
-    images = tuple(path.parent / row[column] for column in columns if row.get(column))
+    images = tuple(named_in(path.parent, row[column]) for column in columns if row.get(column))
     case_id = row.get(ID) or (case_id_of(images[0]) if images else f"row {number}")
     return Source(
         case_id=case_id,
         images=images,
-        label=path.parent / row[LABEL] if row.get(LABEL) else None,
+        label=named_in(path.parent, row[LABEL]) if row.get(LABEL) else None,
         problem=f"{path}: row {number} names no file for channel {missing[0]}; add it" if missing else "",
     )

@@ -11,6 +11,7 @@ from preprocessing.layout_brats import has_case_folders, read_brats
 from preprocessing.layout_list import SUFFIXES, read_list
 from preprocessing.layout_msd import read_msd
 from preprocessing.layout_nnunet import read_nnunet
+from preprocessing.location import answering
 
 LAYOUTS: dict[str, Callable[[Path], Dataset]] = {
     "msd": read_msd,
@@ -28,8 +29,9 @@ def read_dataset(root: Path, layout: str = "auto") -> Dataset:
     """
     if layout not in ("auto", *LAYOUTS):
         raise InputError(f"unknown layout {layout!r}; known: auto, {', '.join(LAYOUTS)}")
-    if not root.exists():
-        raise InputError(f"{root}: no such folder; give the data set's folder with --input")
+    with answering(root):
+        if not root.exists():
+            raise InputError(f"{root}: no such folder; give the data set's folder with --input")
     chosen = _tell_layout(root) if layout == "auto" else layout
     if root.is_dir() == (chosen == "list"):
         wanted = "a CSV or JSON file" if chosen == "list" else "a folder"

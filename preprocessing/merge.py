@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocessing.cli import main
+from preprocessing.cli import Place, main
+from preprocessing.commit import has_shard
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
 from preprocessing.finish import finish_store
+from preprocessing.location import answering, is_remote, remove_folder, sync_folder
 from preprocessing.partition import Partition, Plan, read_part
-from preprocessing.shards import INDEX, MANIFEST, open_store, sync_folder
+from preprocessing.shards import MANIFEST, open_store
 from preprocessing.single_writer import only_writer
 from preprocessing.to_shards import conclude
 
@@ -24,19 +25,22 @@ FOLDER = re.compile(r"part-(\d{5})-of-(\d{5})")
 class Options:
     """Merge the folders that to_shards --partition 1/4 ... 4/4 wrote into one output.
 
-    Nothing is copied: shards are renamed into place and the manifest is written. The store is byte for byte the one
-    that a single run would have made. Killed at any instant it goes on when given again.
+    Nothing is copied: shards are renamed into place (on an object store the shares wrote them there) and the manifest
+    is written. The store is byte for byte the one that a single run would have made. Killed at any instant it goes on
+    when given again.
     """
 
-    shards: Path = Path("data/shards")
-    """Folder that was the --output of every share (or into which their part-... folders were copied)."""
+    shards: Place = Path("data/shards")
+    """Folder that was the --output of every share (or into which their part-... folders were copied); may be
+    s3://BUCKET/FOLDER."""
 
 
 def merge(options: Options) -> int:
     """Run the command; returns the exit code, 3 when any share had refused cases."""
     root = options.shards
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give the --output of the shares with --shards")
+    with answering(root):
+        if not root.is_dir():
+            raise InputError(f"{root}: no such folder; give the --output of the shares with --shards")
     with only_writer(root):
         if _was_merged(root):
             manifest = open_store(root).manifest
@@ -49,7 +53,7 @@ def merge(options: Options) -> int:
             _move_shards(folder, root, shards)
         store = finish_store(root, plan.shard_names, plan.dataset, plan.options, plan.regions)
         for folder in folders:
-            shutil.rmtree(folder)
+            remove_folder(folder)
     return conclude(root, store, f"merged from {len(folders)} shares")
 
 
@@ -58,8 +62,10 @@ def _was_merged(root: Path) -> bool:
     leftovers = [path for path in root.iterdir() if FOLDER.fullmatch(path.name)]
     if not (root / MANIFEST).is_file() or any(shard for path in leftovers for shard in path.glob("shard-*")):
         return False
+    if leftovers and leftovers[0].name.endswith(f"-{len(leftovers):05d}"):
+        return False  # every share is there: an earlier merge had not come to removing them, or they were made anew
     for path in leftovers:
-        shutil.rmtree(path)
+        remove_folder(path)
     return True
 
 
@@ -91,11 +97,11 @@ def _agreed_plan(folders: list[Path], plans: list[Plan]) -> Plan:
 
 def _move_shards(folder: Path, root: Path, shards: list[str]) -> None:
     for name in shards:
-        if (folder / name).exists():
+        if not is_remote(root) and (folder / name).exists():
             if (root / name).exists():
                 raise InputError(f"{root / name} is there already; delete it, or merge in a folder of its own")
             (folder / name).rename(root / name)
-        if not (root / name / INDEX).is_file():
+        if not has_shard(root / name):
             raise InputError(f"{folder}: shard {name} is missing; delete {folder} and give its --partition again")
     sync_folder(root)
 

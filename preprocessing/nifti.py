@@ -18,6 +18,7 @@ import numpy.typing as npt
 import xxhash
 
 from preprocessing.errors import InputError
+from preprocessing.location import read_file
 
 Array = npt.NDArray[np.generic]
 GIB = 2**30
@@ -126,7 +127,7 @@ def checksum_of(path: Path) -> str:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
 

@@ -12,6 +12,7 @@ from typing import Any
 from preprocessing.convert import ConvertOptions
 from preprocessing.dataset import Dataset
 from preprocessing.errors import InputError
+from preprocessing.location import read_file
 from preprocessing.regions import Regions
 from preprocessing.shard_job import ShardJob
 from preprocessing.shards import parse_json, write_json
@@ -96,7 +97,7 @@ def read_part(folder: Path) -> tuple[Plan, list[str]]:
     """Read what ``write_part`` wrote: the plan and the share's shards; raises ``InputError`` where it is not done."""
     path = folder / PART
     try:
-        content = parse_json(str(path), path.read_bytes())
+        content = parse_json(str(path), read_file(path))
         return Plan.from_json(content["plan"]), list(content["shards"])
     except FileNotFoundError as error:
         raise InputError(f"{folder}: this share is not finished; give its --partition again") from error

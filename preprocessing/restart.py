@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from preprocessing.commit import clear_unfinished
 from preprocessing.errors import InputError
+from preprocessing.location import answering, read_file
 from preprocessing.nifti import checksum_of, parts_of
 from preprocessing.shard_job import ShardJob, made_from
 from preprocessing.shards import INDEX, open_store, parse_json
@@ -20,18 +21,20 @@ log = logging.getLogger(__name__)
 CLOCK_SKEW_S = 60.0  # sources may lie on a file server with a clock of its own
 
 
-def check_earlier_shards(root: Path, jobs: list[ShardJob]) -> None:
+def check_earlier_shards(root: Path, jobs: list[ShardJob], others: list[str]) -> None:
     """Refuse to mix shards of other options, other cases or changed files into a store; clear half-made ones.
 
-    A source file of another size has changed; one that was touched since the shard was written is compared by its
-    checksum. Raises ``InputError`` that names the shard and the first difference.
+    ``jobs`` are this run's; ``others`` names shards that belong to runs beside it. A source file of another size has
+    changed; one that was touched since the shard was written is compared by its checksum. Raises ``InputError`` that
+    names the shard and the first difference.
     """
-    for leftover in root.glob("shard-*.tmp"):
-        shutil.rmtree(leftover)
     expected = {job.name: job for job in jobs}
+    clear_unfinished(root, list(expected))
     checksums = _checksums_of_finished_store(root)
-    for folder in sorted(root.glob("shard-*")):
-        raw = (folder / INDEX).read_bytes()
+    with answering(root):
+        found_folders = sorted(folder for folder in root.glob("shard-*") if folder.name not in others)
+    for folder in found_folders:
+        raw = read_file(folder / INDEX)
         found = xxhash.xxh3_64_hexdigest(raw)
         if checksums.get(folder.name, found) != found:
             raise InputError(f"{folder / INDEX} was damaged after it was written; delete {folder} and convert again")
@@ -118,5 +121,8 @@ def _other_content(folder: Path, index: Mapping[str, Any], job: ShardJob) -> str
 
 
 def _changed_at(path: Path) -> float:
-    """Return when a file last changed: its inode's time, which unlike mtime cannot be set back by copying."""
-    return max(part.stat().st_ctime for part in parts_of(path))
+    """Return when a file last changed: its inode's time, which unlike mtime cannot be set back by copying.
+
+    An object store has no inodes, and its modification times are its own.
+    """
+    return max(max(found.st_ctime, found.st_mtime) for found in (part.stat() for part in parts_of(path)))

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from preprocessing.commit import begin_shard, commit_shard
 from preprocessing.convert import ConvertedCase, ConvertOptions, convert_case
 from preprocessing.dataset import Dataset, Source
 from preprocessing.errors import CaseError
 from preprocessing.geometry import stored_spacing
+from preprocessing.location import remove_folder
 from preprocessing.nifti import parts_of
-from preprocessing.shards import (
-    INDEX,
-    CaseEntry,
-    FileRecord,
-    sync_folder,
-    write_json,
-    write_npy,
-)
+from preprocessing.shards import INDEX, CaseEntry, FileRecord, write_json, write_npy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,29 +54,21 @@ def plan_shards(
 
 
 def convert_shard(job: ShardJob) -> int:
-    """Write one shard: all its cases and its index into a temporary folder, synced, then renamed into place.
+    """Write one shard: all its cases, then its index, then its name (``preprocessing.commit``).
 
     Returns the number of cases that were converted, without those refused. The same shard may be made twice at once, as
-    clusters do with jobs whose worker they believe lost: the first one to be whole stays.
+    clusters do with jobs whose worker they believe lost: both have the same bytes.
     """
-    temporary = job.root / f"{job.name}.{uuid.uuid4().hex[:12]}.tmp"
-    temporary.mkdir()
-    made = [_convert_or_refuse(temporary, source, job) for source in job.sources]
+    folder = begin_shard(job.root / job.name)
+    made = [_convert_or_refuse(folder, source, job) for source in job.sources]
     entries = [dataclasses.asdict(entry) for entry in made if isinstance(entry, CaseEntry)]
     content = {
         "made_from": made_from(job),
         "cases": entries,
         "refused": [reason for reason in made if isinstance(reason, dict)],
     }
-    write_json(temporary / INDEX, content)
-    sync_folder(temporary)
-    try:
-        temporary.rename(job.root / job.name)
-    except OSError:
-        if not (job.root / job.name / INDEX).is_file():
-            raise
-        shutil.rmtree(temporary)
-    sync_folder(job.root)
+    write_json(folder / INDEX, content)
+    commit_shard(folder, job.root / job.name)
     return len(entries)
 
 
@@ -92,7 +77,7 @@ def _convert_or_refuse(folder: Path, source: Source, job: ShardJob) -> CaseEntry
         return _write_case(folder, convert_case(source, job.dataset, job.options))
     except CaseError as error:
         if job.stop_on_error:
-            shutil.rmtree(folder)
+            remove_folder(folder)
             raise
         return {"case_id": error.case_id, "reason": error.reason}
 

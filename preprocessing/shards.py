@@ -15,21 +15,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import xxhash
-from fsspec.implementations.local import LocalFileSystem
 
 from preprocessing.entries import CaseEntry, FileRecord, Manifest, ShardEntry
 from preprocessing.errors import InputError
+from preprocessing.location import answering, is_remote, location, read_file, replace_file, write_file
 
 __all__ = ["Case", "CaseEntry", "FileRecord", "Manifest", "ShardEntry", "Store", "open_store"]
 Array = npt.NDArray[Any]
@@ -57,24 +55,14 @@ def write_npy(path: Path, array: Array) -> FileRecord:
     checksum = xxhash.xxh3_64(header)
     content = array.reshape(-1).view(np.uint8)
     checksum.update(content.data)
-    with path.open("wb") as file:
-        file.write(header)
-        file.write(content.data)
-        file.flush()
-        os.fsync(file.fileno())
+    write_file(path, [header, content.data])
     return FileRecord(name=path.name, size_bytes=DATA_OFFSET + array.nbytes, xxh3=checksum.hexdigest())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> FileRecord:
-    """Write ``content`` as JSON to a temporary file, fsync it, rename it into place; return its record."""
+    """Write ``content`` as JSON, so that ``path`` is whole at every instant; return its record."""
     text = (json.dumps(content, indent=1) + "\n").encode()
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+    replace_file(path, text)
     return FileRecord(name=path.name, size_bytes=len(text), xxh3=xxhash.xxh3_64_hexdigest(text))
 
 
@@ -83,15 +71,6 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
     content = dataclasses.asdict(manifest) | {"checksum": NO_CHECKSUM}
     text = json.dumps(content, indent=1) + "\n"
     write_json(root / MANIFEST, content | {"checksum": xxhash.xxh3_64_hexdigest(text.encode())})
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames inside ``path`` durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # Reading ---------------------------------------------------------------------------------------------------------
@@ -147,7 +126,6 @@ class Store:
 
     root: str
     manifest: Manifest
-    filesystem: fsspec.AbstractFileSystem
     _position: dict[str, int] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -169,7 +147,7 @@ class Store:
     @property
     def is_local(self) -> bool:
         """Whether volumes can be memory-mapped; a remote store has to be copied first."""
-        return isinstance(self.filesystem, LocalFileSystem)
+        return not is_remote(location(self.root))
 
     def case(self, case_id: str) -> Case:
         """Return a case by id; raises ``InputError`` naming the store when it has none of that name."""
@@ -185,8 +163,8 @@ class Store:
                 yield shard.name, entry
 
     def _read_index(self, shard: str) -> dict[str, CaseEntry]:
-        path = f"{self.root}/{shard}/{INDEX}"
-        content = parse_json(path, read_bytes(self.filesystem, path))
+        path = location(self.root) / shard / INDEX
+        content = parse_json(str(path), _read(path))
         try:
             return {entry["case_id"]: CaseEntry.from_json(entry) for entry in content["cases"]}
         except (KeyError, TypeError, AttributeError) as error:
@@ -198,12 +176,13 @@ def open_store(path: str | Path) -> Store:
 
     Raises ``InputError`` when there is no manifest, it fails its own checksum, or it was written by a newer format.
     """
-    filesystem, root = fsspec.core.url_to_fs(str(path))
-    manifest_path = f"{root}/{MANIFEST}"
-    if not filesystem.exists(manifest_path):
-        raise InputError(f"{path}: no {MANIFEST} there; make a store with python -m preprocessing.to_shards")
-    raw = read_bytes(filesystem, manifest_path)
-    content = parse_json(manifest_path, raw)
+    root = location(path)
+    manifest_path = root / MANIFEST
+    with answering(root):
+        if not manifest_path.exists():
+            raise InputError(f"{path}: no {MANIFEST} there; make a store with python -m preprocessing.to_shards")
+    raw = _read(manifest_path)
+    content = parse_json(str(manifest_path), raw)
     claimed = str(content.get("checksum", ""))
     zeroed = raw.replace(f'"checksum": "{claimed}"'.encode(), f'"checksum": "{NO_CHECKSUM}"'.encode())
     if xxhash.xxh3_64_hexdigest(zeroed) != claimed:
@@ -213,13 +192,13 @@ def open_store(path: str | Path) -> Store:
             f"{manifest_path}: store format {content['format_version']}, this version reads {FORMAT_VERSION}; "
             "use the voxelfeed that wrote it, or convert again"
         )
-    return Store(root=root, manifest=Manifest.from_json(content), filesystem=filesystem)
+    absolute = root if is_remote(root) else root.absolute()
+    return Store(root=str(absolute), manifest=Manifest.from_json(content))
 
 
-def read_bytes(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
-    """Read a whole small file; raises ``InputError`` naming it when that fails."""
+def _read(path: Path) -> bytes:
     try:
-        return bytes(filesystem.cat_file(path))
+        return read_file(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.errors import InputError
+from preprocessing.location import is_remote
 
 PATIENCE_S = 3.0  # the workers of a killed converter end within milliseconds of it, a machine under load takes longer
 
@@ -35,11 +36,15 @@ def _inherit(duplicate: Any) -> FolderLock:
 
 
 @contextmanager
-def only_writer(root: Path) -> Iterator[FolderLock]:
+def only_writer(root: Path) -> Iterator[FolderLock | None]:
     """Hold the folder ``root``; the system lets go of it when the holders end, killed or not.
 
-    Raises ``InputError`` when another process keeps it.
+    An object store has no such lock, and ``None`` is given: two converters there write the same bytes twice. Raises
+    ``InputError`` when another process keeps the folder.
     """
+    if is_remote(root):
+        yield None
+        return
     descriptor = os.open(root, os.O_RDONLY)
     try:
         give_up = time.monotonic() + PATIENCE_S
@@ -60,7 +65,7 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def join_converter(_lock: FolderLock) -> None:
+def join_converter(_lock: FolderLock | None) -> None:
     """Begin a worker process: share the lock, and end when the converter ends.
 
     A pool's workers survive the kill of their parent and would go on writing shards.

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocessing.cli import Flag, Spacing, main
+from preprocessing.cli import Flag, Place, Spacing, main
 from preprocessing.convert import ConvertOptions
 from preprocessing.dtypes import DTYPES
 from preprocessing.engine import run_jobs
@@ -17,6 +17,7 @@ from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
 from preprocessing.finish import finish_store, refused_in
 from preprocessing.geometry import ORIENTATIONS
 from preprocessing.layouts import read_dataset
+from preprocessing.location import is_remote, make_folder
 from preprocessing.partition import Partition, Plan, write_part
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
 from preprocessing.regions import describe_regions, resolve_regions
@@ -37,10 +38,11 @@ class Options:
     continue where they stopped when the same command is given again.
     """
 
-    input: Path = DEFAULT_FOLDER
-    """Data set folder, or a CSV or JSON list of cases. The default is a synthetic set, made on first use."""
-    output: Path = Path("data/shards")
-    """Store folder to write."""
+    input: Place = DEFAULT_FOLDER
+    """Data set folder, or a CSV or JSON list of cases; may be s3://BUCKET/FOLDER. The default is a synthetic set, made
+    on first use."""
+    output: Place = Path("data/shards")
+    """Store folder to write; may be s3://BUCKET/FOLDER."""
     layout: str = "auto"
     """How the data set lies on disk: auto, msd, nnunet, brats or list."""
     orientation: str = "source"
@@ -95,8 +97,9 @@ def convert(options: Options) -> int:
         max_volume_gib=options.max_volume_gib,
     )
     share = Partition.parse(options.partition)
-    root = options.output if share.is_whole else options.output / share.folder
-    root.mkdir(parents=True, exist_ok=True)
+    folder = options.output if share.is_whole else options.output / share.folder
+    root = options.output if is_remote(options.output) else folder  # merging renames, which an object store cannot
+    make_folder(root)
     with only_writer(root) as lock:
         jobs = plan_shards(
             root,
@@ -107,14 +110,14 @@ def convert(options: Options) -> int:
         )
         plan = Plan(dataset=dataset, options=settings, regions=regions, shard_names=[job.name for job in jobs])
         own = share.share(jobs, root)
-        check_earlier_shards(root, own)
+        check_earlier_shards(root, own, others=[job.name for job in jobs if job not in own])
         begin = time.perf_counter()
         workers = options.workers or len(os.sched_getaffinity(0))
         done = run_jobs(own, workers, options.scheduler or None, lock)
         note = f"{done} converted now in {time.perf_counter() - begin:.1f} s"
         if not share.is_whole:
-            write_part(root, plan, own)
-            log.info("%s: share %s, %d of %d shards, %s", root, options.partition, len(own), len(jobs), note)
+            write_part(folder, plan, own)
+            log.info("%s: share %s, %d of %d shards, %s", folder, options.partition, len(own), len(jobs), note)
             return EXIT_REFUSED if any(refused_in(root, [job.name for job in own])) else EXIT_DONE
         store = finish_store(root, plan.shard_names, dataset, settings, regions)
     if options.report:
@@ -137,6 +140,8 @@ def _check_options(options: Options) -> None:
         raise InputError("--engine dask needs --scheduler tcp://HOST:PORT, and --scheduler needs --engine dask")
     if options.cases_per_shard < 0 or options.workers < 0:
         raise InputError("--cases-per-shard and --workers are 0 (choose) or positive")
+    if options.report and is_remote(options.output):
+        raise InputError(f"--report true: {options.output} is an object store; stage it and report from the copy")
     if options.input.resolve() == options.output.resolve():
         raise InputError(f"--output {options.output} is the input folder; give another one")
 

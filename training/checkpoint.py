@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from preprocessing.errors import InputError, RunError
-from preprocessing.shards import sync_folder
+from preprocessing.location import sync_folder
 
 log = logging.getLogger(__name__)
 VERSION = 1

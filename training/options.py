@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.plan import Int3
-from preprocessing.cli import AutoTriple, Flag
+from preprocessing.cli import AutoTriple, Flag, Place
 from preprocessing.errors import InputError
 from preprocessing.shards import Store
 from training.group import Group
@@ -41,8 +41,8 @@ class Options:
 
     loader: str = "dali"
     """Where batches come from: dali, torch or synthetic."""
-    shards: Path = DEFAULT_SHARDS
-    """Shard store. The default is the synthetic phantom, made on first use."""
+    shards: Place = DEFAULT_SHARDS
+    """Shard store, in a folder. The default is the synthetic phantom, made on first use."""
     output: Path = AUTO
     """Run folder. auto names it runs/DATASET-DATE-TIME."""
     patch: AutoTriple = None

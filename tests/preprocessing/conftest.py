@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import logging
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -130,6 +132,23 @@ def run_process(module: str, *arguments: object) -> Finished:
     process = start(module, *arguments)
     output, errors = process.communicate(timeout=120)
     return Finished(process.returncode, output, errors)
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Watch for an instant in the life of ``process``; it has to be alive at that instant."""
+    while not condition():
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.001)
+        assert process.returncode is None, process.communicate()
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill a process that is alive, and no more: whatever it had started is left to itself."""
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import distributed
 import numpy as np
 import pytest
 from hypothesis import given
@@ -162,9 +163,8 @@ def test_wrong_engines_are_wrong_usage(
 
 @pytest.fixture(scope="module")
 def scheduler() -> Iterator[str]:
-    """Start a real cluster of two processes; says that it is left out where distributed is not installed."""
-    distributed = pytest.importorskip("distributed", reason='needs distributed: pip install "voxelfeed[dask]"')
-    with distributed.LocalCluster(
+    """Start a real cluster of two processes."""
+    with distributed.LocalCluster(  # type: ignore[no-untyped-call]
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
     ) as cluster:
         yield cluster.scheduler_address
@@ -190,7 +190,6 @@ def test_a_dask_cluster_stops_at_the_first_bad_case(source: Path, tmp_path: Path
 def test_a_scheduler_that_does_not_answer_is_said(
     source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("distributed", reason='needs distributed: pip install "voxelfeed[dask]"')
     monkeypatch.setattr(engine_dask, "CONNECT_S", 1)
     arguments = ["--input", source, "--output", tmp_path / "store", "--engine", "dask"]
     ended = command(convert, Options, *arguments, "--scheduler", "tcp://127.0.0.1:1")

@@ -7,9 +7,6 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +31,13 @@ from tests.conftest import coordinate_image, coordinate_label, write_msd
 from tests.preprocessing.conftest import (
     AFFINE,
     Command,
+    kill,
     nibabel_voxels,
     nifti_bytes,
     run_process,
     start,
     tree_bytes,
+    wait_until,
     write_nifti,
 )
 
@@ -361,23 +360,6 @@ def uninterrupted(large_msd: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     root = tmp_path_factory.mktemp("whole") / "store"
     assert convert(Options(input=large_msd, output=root, workers=1)) == 0
     return tree_bytes(root)
-
-
-def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    """Watch for an instant in the life of ``process``; it has to be alive at that instant."""
-    while not condition():
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(0.001)
-        assert process.returncode is None, process.communicate()
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    """Kill a process that is alive, and no more: whatever it had started is left to itself."""
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-    for stream in (process.stdout, process.stderr):
-        assert stream is not None
-        stream.close()
 
 
 def num_files(root: Path) -> int:

@@ -1,0 +1,57 @@
+"""How a shard comes to be: whole or not at all, whenever the power goes.
+
+In a folder it is written under a temporary name and renamed. An object store cannot rename; there a shard's files are
+written in place, its index last, and a shard whose index is missing is none: the next run removes what is there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+
+from preprocessing.location import answering, is_remote, remove_folder, sync_folder
+from preprocessing.shards import INDEX
+
+
+def begin_shard(target: Path) -> Path:
+    """Make the folder to write the files of the shard ``target`` into; on an object store it is ``target`` itself."""
+    if is_remote(target):
+        return target
+    temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:12]}.tmp")
+    temporary.mkdir()
+    return temporary
+
+
+def commit_shard(written: Path, target: Path) -> None:
+    """Give a shard its name once its index, the last of its files, is written.
+
+    Where another process has made the same shard meanwhile, the first one to be whole stays.
+    """
+    sync_folder(written)
+    if is_remote(target):
+        return
+    try:
+        written.rename(target)
+    except OSError:
+        if not has_shard(target):
+            raise
+        shutil.rmtree(written)
+    sync_folder(target.parent)
+
+
+def has_shard(target: Path) -> bool:
+    """Whether the shard ``target`` is there and whole."""
+    with answering(target):
+        return (target / INDEX).is_file()
+
+
+def clear_unfinished(root: Path, names: list[str]) -> None:
+    """Remove what a killed run left under ``root`` of the shards ``names`` that it had not finished."""
+    if not is_remote(root):
+        for leftover in root.glob("shard-*.tmp"):
+            shutil.rmtree(leftover)
+        return
+    for target in (root / name for name in names):
+        if not has_shard(target):
+            remove_folder(target)

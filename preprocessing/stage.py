@@ -1,0 +1,114 @@
+"""Copy a store from an object store to a folder, once, checked: ``python -m preprocessing.stage --shards s3://...``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+from rich import get_console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from preprocessing.cli import Place, main
+from preprocessing.commit import begin_shard, clear_unfinished, commit_shard
+from preprocessing.entries import CaseEntry, FileRecord, ShardEntry
+from preprocessing.errors import EXIT_DONE, InputError, RunError
+from preprocessing.location import location, make_folder, read_chunks, read_file, replace_file, write_file
+from preprocessing.shards import ERRORS, INDEX, MANIFEST, open_store, parse_json
+from preprocessing.single_writer import only_writer
+
+log = logging.getLogger(__name__)
+STREAMS = 16  # one S3 connection gives about 50 MB/s, a network card twenty times that
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Copy a shard store to a folder that training can memory-map, comparing every file with its checksum.
+
+    Shards that are there already are kept: interrupted, the same command goes on. The copy has the same bytes.
+    """
+
+    shards: Place = Path("data/shards")
+    """Store to copy, for example s3://BUCKET/FOLDER."""
+    output: Path = Path("data/staged")
+    """Folder to make, on a disk of this machine or one that all machines mount."""
+
+
+def stage(options: Options) -> int:
+    """Run the command; returns the exit code."""
+    store = open_store(options.shards)
+    source, root = location(store.root), options.output
+    if source == root.absolute():
+        raise InputError(f"--output {root} is the store itself; give another folder")
+    make_folder(root)
+    with only_writer(root):
+        clear_unfinished(root, [])
+        shards = store.manifest.shards
+        todo = [shard for shard in shards if not _is_staged(root, shard)]
+        if len(todo) < len(shards):
+            log.info("%d of %d shards are there already", len(shards) - len(todo), len(shards))
+        with ThreadPoolExecutor(STREAMS) as pool, _progress(todo) as advance:
+            for shard in todo:
+                _copy_shard(source / shard.name, root / shard.name, shard, pool, advance)
+        if store.manifest.errors is not None:
+            replace_file(root / ERRORS, read_file(source / ERRORS))
+        replace_file(root / MANIFEST, read_file(source / MANIFEST))
+    log.info("%s: %d cases in %d shards, every checksum matches", root, len(store.case_ids), len(shards))
+    return EXIT_DONE
+
+
+def _is_staged(root: Path, shard: ShardEntry) -> bool:
+    """Tell whether a shard is there; raises ``InputError`` where it is another store's."""
+    index = root / shard.name / INDEX
+    if not index.exists():
+        return False
+    if xxhash.xxh3_64_hexdigest(index.read_bytes()) != shard.index_xxh3:
+        raise InputError(f"{index.parent} is of another store, or damaged; delete it, or give another --output")
+    return True
+
+
+def _copy_shard(source: Path, target: Path, shard: ShardEntry, pool: Executor, advance: Callable[[int], None]) -> None:
+    index = read_file(source / INDEX)
+    if xxhash.xxh3_64_hexdigest(index) != shard.index_xxh3:
+        raise _damaged(source / INDEX)
+    folder = begin_shard(target)
+    cases = [CaseEntry.from_json(entry) for entry in parse_json(str(source / INDEX), index)["cases"]]
+    records = [record for case in cases for record in case.files]
+    list(pool.map(lambda record: _copy_file(source, folder, record, advance), records))
+    replace_file(folder / INDEX, index)
+    commit_shard(folder, target)
+
+
+def _copy_file(source: Path, folder: Path, record: FileRecord, advance: Callable[[int], None]) -> None:
+    digest = xxhash.xxh3_64()
+
+    def seen() -> Iterator[bytes]:
+        for chunk in read_chunks(source / record.name):
+            digest.update(chunk)
+            advance(len(chunk))
+            yield chunk
+
+    write_file(folder / record.name, seen())
+    if digest.hexdigest() != record.xxh3:
+        raise _damaged(source / record.name)
+
+
+def _damaged(path: Path) -> RunError:
+    return RunError(f"{path}: its checksum is not the one in the store; run preprocessing.check there, then mend it")
+
+
+@contextmanager
+def _progress(todo: list[ShardEntry]) -> Iterator[Callable[[int], None]]:
+    """Show bytes copied, MB/s and the time left; silent where there is no terminal."""
+    columns = (TextColumn("staging"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not get_console().is_terminal) as progress:
+        bar = progress.add_task("bytes", total=sum(shard.size_bytes for shard in todo))
+        yield lambda size_bytes: progress.update(bar, advance=size_bytes)
+
+
+if __name__ == "__main__":
+    main(stage, Options)
