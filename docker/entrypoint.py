@@ -13,7 +13,6 @@ from supervise import Stop
 from preprocessing.errors import EXIT_UNEXPECTED, EXIT_USAGE, InputError
 
 
-
 def train(job: Job, arguments: list[str], stop: Stop) -> Outcome:
     """Run a training job."""
     import train_job

@@ -70,4 +70,6 @@ def test_the_first_host_starts_all_processes(tmp_path: Path) -> None:
     assert words[words.index("-np") + 1] == "16"
     assert words[words.index("--host") + 1] == "algo-1:8,algo-2:8"
     exported = [words[at + 1] for at, word in enumerate(words) if word == "-x"]
-    assert {"MASTER_ADDR=algo-1", "SMDATAPARALLEL_SERVER_ADDR=algo-1", "SMDATAPARALLEL_USE_HOMOGENEOUS=1"} <= {*exported}
+    assert {"MASTER_ADDR=algo-1", "SMDATAPARALLEL_SERVER_ADDR=algo-1", "SMDATAPARALLEL_USE_HOMOGENEOUS=1"} <= {
+        *exported
+    }
