@@ -1,6 +1,6 @@
 """The container's contract without a container: ``train`` and ``process`` on a tree like /opt/ml.
 
-``PYTHONPATH=.:docker python tests/docker/test_entrypoint.py 45`` stops trainings whose last checkpoint takes 45 s to be saved.
+``PYTHONPATH=.:docker python tests/docker/test_entrypoint.py 45`` stops trainings that take 45 s to save a checkpoint.
 """
 
 from __future__ import annotations
