@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import boto3
 import botocore.session
 import pytest
+import sagemaker_job
+import tyro
 from botocore.validate import ParamValidator
 from job_request import flavours, region_of
 from launch import Options, launch
@@ -21,6 +24,7 @@ from passed_flags import read_flags, split_at_dashes
 from processing_request import Process
 from service_model import check_request
 from submit import submit
+from train_job import training_flags
 from training_request import Train
 
 from preprocessing.errors import InputError, RunError
@@ -58,6 +62,26 @@ def test_requests_of_typical_jobs(path: Path) -> None:
     model = botocore.session.get_session().get_service_model("sagemaker").operation_model(f"Create{kind}Job")
     assert not ParamValidator().validate(request, model.input_shape).has_errors()
     check_request(kind, request)
+
+
+@pytest.mark.parametrize("path", [path for path in PINNED if path.stem.startswith("train")], ids=lambda path: path.stem)
+def test_the_container_makes_of_it_what_was_meant(path: Path, tmp_path: Path) -> None:
+    """The other end: hyperparameters and channels, as SageMaker lays them out, become the trainer's options."""
+    pinned = json.loads(path.read_text())
+    request = pinned["request"]
+    (tmp_path / "input" / "config").mkdir(parents=True)
+    (tmp_path / "input" / "config" / "hyperparameters.json").write_text(json.dumps(request["HyperParameters"]))
+    for channel in request["InputDataConfig"]:
+        (tmp_path / "input" / "data" / channel["ChannelName"]).mkdir(parents=True)
+    job = sagemaker_job.Job.read("train", {sagemaker_job.BASE_VARIABLE: str(tmp_path)})
+    given = job.hyperparameters()
+    is_smddp = given.pop(sagemaker_job.SMDDP, "false") == "true"
+    made = tyro.cli(TrainingOptions, args=training_flags(job, given, is_smddp=is_smddp))
+    meant = tyro.cli(TrainingOptions, args=split_at_dashes(shlex.split(pinned["command"]))[1])
+    backend = "smddp" if "smddp" in path.stem else "auto"
+    store = tmp_path / "input" / "data" / "shards"
+    assert made == dataclasses.replace(meant, shards=store, output=job.run, resume="auto", backend=backend)
+    assert request["CheckpointConfig"]["LocalPath"] == f"{sagemaker_job.BASE}/{job.run.relative_to(tmp_path)}"
 
 
 def test_there_are_twelve() -> None:
