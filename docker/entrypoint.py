@@ -3,16 +3,29 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
-from process_job import process
 from sagemaker_job import Job, Outcome, say
 from supervise import Stop
-from train_job import train
 
-from preprocessing.cli import set_up_logging
-from preprocessing.errors import EXIT_USAGE, InputError
+from preprocessing.errors import EXIT_UNEXPECTED, EXIT_USAGE, InputError
+
+
+def train(job: Job, arguments: list[str], stop: Stop) -> Outcome:
+    """Run a training job."""
+    import train_job
+
+    return train_job.train(job, arguments, stop)
+
+
+def process(job: Job, arguments: list[str], stop: Stop) -> Outcome:
+    """Run a processing job."""
+    import process_job
+
+    return process_job.process(job, arguments, stop)
+
 
 COMMANDS = {"train": train, "process": process}
 
@@ -20,7 +33,7 @@ COMMANDS = {"train": train, "process": process}
 def main(words: list[str]) -> int:
     """Run the command that ``words`` begin with; returns the exit code, after leaving the reason of a failure."""
     stop = Stop()
-    set_up_logging()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     name, *arguments = words or [""]
     if name not in COMMANDS:
         print(f"error: {name or 'no command'}: unknown; known: {', '.join(COMMANDS)}", file=sys.stderr)
@@ -30,6 +43,9 @@ def main(words: list[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         outcome = Outcome(code=EXIT_USAGE, message=str(error))
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        outcome = Outcome(code=EXIT_UNEXPECTED, message=str(error))
     if outcome.message:
         say(name, outcome.message)
     return outcome.code

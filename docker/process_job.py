@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import time
 from collections.abc import Sequence
 
 import fsspec
 from sagemaker_job import Job, Outcome
-from supervise import Command, Ended, Stop, supervise
+from supervise import Stop, run_module
 
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
 from preprocessing.partition import PART, Partition
@@ -29,14 +27,14 @@ def process(job: Job, arguments: list[str], stop: Stop) -> Outcome:
     output = _value_of("--output", arguments)
     number, num = job.host_index + 1, len(job.hosts)
     share = ["--partition", f"{number}/{num}"] if num > 1 else []
-    ended = _run(["preprocessing.to_shards", *arguments, *share], stop)
+    ended = run_module(["preprocessing.to_shards", *arguments, *share], stop)
     if ended.code in (EXIT_DONE, EXIT_REFUSED) and num > 1:
         if job.is_own(output):
             log.info(
                 "%s is this host's own: merge the shares with python -m preprocessing.merge --shards S3-PLACE", output
             )
         elif job.is_first and _wait_for_shares(output, num, stop):
-            ended = _run(["preprocessing.merge", "--shards", output], stop)
+            ended = run_module(["preprocessing.merge", "--shards", output], stop)
     return Outcome.of_cases(ended.code, ended.reason, output)
 
 
@@ -47,11 +45,6 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str:
         if word.startswith(f"{flag}="):
             return word.removeprefix(f"{flag}=")
     raise InputError(f"process: give {flag}, the place of the store (s3://BUCKET/PREFIX, or a folder)")
-
-
-def _run(words: Sequence[str], stop: Stop) -> Ended:
-    command = [sys.executable, "-m", *words]
-    return supervise(Command(words=command, environment=os.environ, listeners=lambda pid: {pid}), stop)
 
 
 def _wait_for_shares(output: str, num: int, stop: Stop) -> bool:

@@ -16,11 +16,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
+from importlib.util import find_spec
 
 import psutil
 from sagemaker_job import Job
-from start_ranks import ERROR_FILE_VARIABLE, PORT, PORT_VARIABLE, network, processes_per_host, wait_for
+from start_ranks import PORT, PORT_VARIABLE, network, processes_per_host, wait_for
 from supervise import Command, Stop
 
 from preprocessing.errors import InputError
@@ -30,28 +30,25 @@ SERVER_PORT = "7592"
 DAEMON = "orted"  # what mpirun starts on the other hosts
 
 
-def mpirun(job: Job, arguments: Sequence[str], error_file: Path, stop: Stop) -> Command:
+def mpirun(job: Job, arguments: Sequence[str], stop: Stop) -> Command:
     """Start the processes of all hosts; raises ``InputError`` without SMDDP's programs or without one of the hosts.
 
     mpirun passes SIGUSR1 on to every process; after SIGTERM it would kill them within a second.
     """
     lacking = [name for name in ("mpirun", "smddprun") if shutil.which(name) is None]
     if lacking:
-        raise InputError(
-            f"SMDDP was asked for and {' and '.join(lacking)} not found: use the image of Dockerfile.smddp"
-        )
+        raise InputError(f"SMDDP without {' and '.join(lacking)}: use the image of docker/Dockerfile.smddp")
     for host in job.hosts[1:]:
         wait_for(host, partial(_ssh, host), stop)
-    words = mpirun_words(job, processes_per_host(arguments), {ERROR_FILE_VARIABLE: str(error_file)})
+    words = mpirun_words(job, processes_per_host(arguments))
     return Command(
         words=[*words, "smddprun", sys.executable, "-m", "training.run", *arguments],
         environment=os.environ,
-        listeners=lambda pid: {pid},
         stop_signal=signal.SIGUSR1,
     )
 
 
-def mpirun_words(job: Job, num_processes: int, exported: dict[str, str]) -> list[str]:
+def mpirun_words(job: Job, num_processes: int) -> list[str]:
     """Return mpirun and its options for ``num_processes`` on each host."""
     num_hosts = len(job.hosts)
     options = {
@@ -64,8 +61,13 @@ def mpirun_words(job: Job, num_processes: int, exported: dict[str, str]) -> list
     }
     if job.interface is not None:
         options |= {"btl_tcp_if_include": job.interface, "oob_tcp_if_include": job.interface}
-    exported = exported | network(job) | {"FI_PROVIDER": "efa", "RDMAV_FORK_SAFE": "1"}
+    exported = network(job) | {"FI_PROVIDER": "efa", "RDMAV_FORK_SAFE": "1"}
     exported |= {"MASTER_ADDR": job.hosts[0], "MASTER_PORT": os.environ.get(PORT_VARIABLE, PORT)}
+    if job.instance_type.startswith("ml.p4d"):
+        exported["FI_EFA_USE_DEVICE_RDMA"] = "1"
+    toolkit = find_spec("gethostname")
+    if toolkit is not None and toolkit.origin is not None:
+        exported["LD_PRELOAD"] = toolkit.origin  # the library of AWS's toolkit that names hosts as SageMaker does
     if num_hosts == 1:
         exported["SMDATAPARALLEL_USE_SINGLENODE"] = "1"
     else:

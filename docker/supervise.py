@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -49,13 +49,18 @@ class Stop:
 class Command:
     """What to start, with which environment, and which processes a wish to stop is sent to, as which signal.
 
-    ``listeners`` takes the process id of the started command; what it returns is asked again until all are told.
+    ``listeners`` takes the process id of the started command, and is asked again for those that came later.
     """
 
     words: list[str]
     environment: Mapping[str, str]
-    listeners: Callable[[int], set[int]]
+    listeners: Callable[[int], set[int]] = lambda pid: {pid}
     stop_signal: signal.Signals = signal.SIGTERM
+
+
+def run_module(words: Sequence[str], stop: Stop) -> Ended:
+    """Run ``python -m`` with ``words`` to its end."""
+    return supervise(Command(words=[sys.executable, "-m", *words], environment=os.environ), stop)
 
 
 def supervise(command: Command, stop: Stop) -> Ended:

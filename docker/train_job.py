@@ -6,14 +6,13 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
-from sagemaker_job import SMDDP, UPLOADING, Job, Outcome
+from sagemaker_job import PLATFORM, SMDDP, UPLOADING, Job, Outcome
 from start_ranks import torchrun
 from start_smddp import mpirun, serve_first_host
-from supervise import Command, Ended, Stop, supervise
+from supervise import Ended, Stop, run_module, supervise
 
 from preprocessing.errors import EXIT_DONE, InputError
 
@@ -35,8 +34,8 @@ def train(job: Job, arguments: list[str], stop: Stop) -> Outcome:
         return Outcome(code=EXIT_DONE)
     error_file = Path(tempfile.gettempdir()) / f"voxelfeed-{os.getpid()}.json"
     error_file.unlink(missing_ok=True)
-    start = mpirun if is_smddp else torchrun
-    ended = supervise(start(job, flags, error_file, stop), stop)
+    command = mpirun(job, flags, stop) if is_smddp else torchrun(job, flags, error_file, stop)
+    ended = supervise(command, stop)
     outcome = _outcome(ended, error_file)
     if job.is_first:
         _hand_over(job)
@@ -47,7 +46,7 @@ def train(job: Job, arguments: list[str], stop: Stop) -> Outcome:
 
 def training_flags(job: Job, given: dict[str, str], *, is_smddp: bool) -> list[str]:
     """Return the trainer's command line; raises ``InputError`` when the store or the output is not clear."""
-    flags = {name.replace("_", "-"): value for name, value in given.items() if not name.startswith("sagemaker_")}
+    flags = {name.replace("_", "-"): value for name, value in given.items() if not name.startswith(PLATFORM)}
     if "output" in flags:
         raise InputError(f"hyperparameter output: leave it out; the run is kept in {job.run}")
     if is_smddp:
@@ -65,7 +64,7 @@ def _store(channels: dict[str, Path]) -> Path:
     if SHARDS not in channels and len(others) != 1:
         raise InputError(
             f"input channels {', '.join(channels) or '(none)'}: none is called {SHARDS}; name the one with the shard "
-            f"store so, or say where the store is with the hyperparameter shards"
+            "store so, or give its place as the hyperparameter shards"
         )
     return channels.get(SHARDS, others[0] if others else Path())
 
@@ -96,9 +95,8 @@ def _predict(job: Job, stop: Stop) -> Outcome:
     images = job.channels().get(TEST)
     if images is None:
         return Outcome(code=EXIT_DONE)
-    words = [sys.executable, "-m", "training.predict", "--checkpoint", str(job.model / "best.pt")]
-    words += ["--input", str(images), "--output", str(job.results / "predictions")]
-    ended = supervise(Command(words=words, environment=os.environ, listeners=lambda pid: {pid}), stop)
+    words = ["training.predict", "--checkpoint", str(job.model / "best.pt")]
+    ended = run_module([*words, "--input", str(images), "--output", str(job.results / "predictions")], stop)
     outcome = Outcome.of_cases(ended.code, ended.reason, "output/data")
     if outcome.code == EXIT_DONE and outcome.message:
         log.warning("%s", outcome.message)  # a file called failure would belie a job that completed

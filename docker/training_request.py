@@ -38,7 +38,7 @@ class Train(Job):
     input_mode: str = "File"
     """How a store on S3 gets to the machine: File copies it first, FastFile streams volumes when they are read."""
     spot: Switch = False
-    """Take spot capacity, about a third of the price; an interrupted job goes on from its checkpoint."""
+    """Take spot capacity, often at less than half the price; an interrupted job goes on from its checkpoint."""
     warm_minutes: int = 0
     """Keep the machines this long after the job, paid for, so that the next one starts at once."""
     smddp: Switch = False

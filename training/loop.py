@@ -40,6 +40,7 @@ class Training:
         self.line = ProgressLine(setup.epochs * len(learned.loader), is_shown=self.group.is_main)
         self.board: Board | None = None
         self._saved_at = time.monotonic()
+        self._is_saved = False
 
     def run(self) -> None:
         """Train to the last epoch; raises ``Stopped`` after saving when a signal asks for it."""
@@ -50,7 +51,8 @@ class Training:
                     self._train_epoch()
                     self._finish_epoch()
         except Stopped:
-            self.save()
+            if not self._is_saved:  # a slow save twice is more than a spot instance has time for
+                self.save()
             raise
         finally:
             if self.board is not None:
@@ -72,6 +74,7 @@ class Training:
             progress.loss_sum += loss
             progress.loss_steps += 1
             progress.step += 1
+            self._is_saved = False
             self.line.advance(loss, loader.plan.options.global_batch, self.timer.split)
             self.stop.check(votes)
             if time.monotonic() - self._saved_at > SAVE_EVERY_S:
@@ -199,6 +202,7 @@ class Training:
         self.progress.epoch_split = asdict(self._collect_split())
         self._write(LAST, {**self.learned.state_dict(), "progress": asdict(self.progress)})
         self._saved_at = time.monotonic()
+        self._is_saved = True
 
     def load(self, content: Mapping[str, Any]) -> None:
         """Go on from what ``save`` wrote."""

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -124,10 +123,3 @@ def make_hosts(folder: Path, command: str, num: int) -> list[Host]:
         content = {"current_host": host.name, "hosts": names, "network_interface_name": "lo"}
         host.write(f"{CONFIG[command]}/resourceconfig.json", content)
     return hosts
-
-
-def wait_for(what: str, happened: Any, timeout_s: float = 60) -> None:
-    give_up = time.monotonic() + timeout_s
-    while not happened():
-        assert time.monotonic() < give_up, what
-        time.sleep(0.05)

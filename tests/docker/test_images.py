@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_imports import imported_by
+
 ROOT = Path(__file__).parents[2]
 RECIPES = ["Dockerfile", "Dockerfile.v100", "Dockerfile.smddp"]
 HADOLINT = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
@@ -45,6 +47,18 @@ def test_everything_installed_is_pinned(recipe: str) -> None:
     assert "<<" not in text  # buildah of Debian 12 knows no heredocs
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_image_has_the_scripts_that_its_entrypoint_imports_and_no_launcher(recipe: str) -> None:
+    scripts = {path.stem: path for path in (ROOT / "docker").glob("*.py")}
+    needed, found = {"entrypoint"}, set[str]()
+    while needed != found:
+        found |= needed
+        needed = found | {name for script in found for name in imported_by(scripts[script]) if name in scripts}
+    patterns = re.findall(r"docker/\S+\.py", read(recipe).replace("/opt/voxelfeed/docker/entrypoint.py", ""))
+    copied = {path.stem for pattern in patterns for path in ROOT.glob(pattern)}
+    assert copied == needed
+
+
 def test_the_v100_image_differs_in_its_versions_only() -> None:
     lines = difflib.unified_diff(read("Dockerfile").splitlines(), read("Dockerfile.v100").splitlines(), n=0)
     changed = [line for line in lines if line[0] in "+-" and line[1:4] not in ("--", "++ ", "-- ") and line[1:2] != "#"]
@@ -62,4 +76,4 @@ def test_pins_differ_where_the_torch_of_an_image_asks_for_it() -> None:
         ("docker/constraints-smddp.txt", {"torch": "2.4.1", "monai": "1.5.2", "numpy": "1.26.4"}),
     ):
         own = pins(name)
-        assert {package: own[package] for package in own if own[package] != current.get(package)} == different
+        assert {package: own.get(package) for package in current if own.get(package) != current[package]} == different

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import botocore.session
 import pytest
+import sagemaker_job
+import tyro
 from botocore.validate import ParamValidator
 from job_request import flavours, region_of
 from launch import Options, launch
-from moto.server import ThreadedMotoServer
 from passed_flags import read_flags, split_at_dashes
 from processing_request import Process
 from service_model import check_request
 from submit import submit
+from train_job import training_flags
 from training_request import Train
 
 from preprocessing.errors import InputError, RunError
 from tests.docker.pin_requests import PINNED, ROOT, made_by
+from tests.preprocessing.test_object_store import endpoint
 from training.options import Options as TrainingOptions
 
+__all__ = ["endpoint"]
 IMAGE = "123456789012.dkr.ecr.us-west-2.amazonaws.com/voxelfeed"
 ROLE = "arn:aws:iam::123456789012:role/voxelfeed"
 MUST = f"--image {IMAGE}:latest --role {ROLE} --output s3://team-brats/runs"
@@ -57,6 +62,26 @@ def test_requests_of_typical_jobs(path: Path) -> None:
     model = botocore.session.get_session().get_service_model("sagemaker").operation_model(f"Create{kind}Job")
     assert not ParamValidator().validate(request, model.input_shape).has_errors()
     check_request(kind, request)
+
+
+@pytest.mark.parametrize("path", [path for path in PINNED if path.stem.startswith("train")], ids=lambda path: path.stem)
+def test_the_container_makes_of_it_what_was_meant(path: Path, tmp_path: Path) -> None:
+    """The other end: hyperparameters and channels, as SageMaker lays them out, become the trainer's options."""
+    pinned = json.loads(path.read_text())
+    request = pinned["request"]
+    (tmp_path / "input" / "config").mkdir(parents=True)
+    (tmp_path / "input" / "config" / "hyperparameters.json").write_text(json.dumps(request["HyperParameters"]))
+    for channel in request["InputDataConfig"]:
+        (tmp_path / "input" / "data" / channel["ChannelName"]).mkdir(parents=True)
+    job = sagemaker_job.Job.read("train", {sagemaker_job.BASE_VARIABLE: str(tmp_path)})
+    given = job.hyperparameters()
+    is_smddp = given.pop(sagemaker_job.SMDDP, "false") == "true"
+    made = tyro.cli(TrainingOptions, args=training_flags(job, given, is_smddp=is_smddp))
+    meant = tyro.cli(TrainingOptions, args=split_at_dashes(shlex.split(pinned["command"]))[1])
+    backend = "smddp" if "smddp" in path.stem else "auto"
+    store = tmp_path / "input" / "data" / "shards"
+    assert made == dataclasses.replace(meant, shards=store, output=job.run, resume="auto", backend=backend)
+    assert request["CheckpointConfig"]["LocalPath"] == f"{sagemaker_job.BASE}/{job.run.relative_to(tmp_path)}"
 
 
 def test_there_are_twelve() -> None:
@@ -133,18 +158,10 @@ def test_dry_run_needs_no_credentials_and_no_network(tmp_path: Path) -> None:
     assert "Traceback" not in sent.stderr
 
 
-@pytest.fixture(scope="module")
-def sagemaker() -> Iterator[Any]:
-    """Serve SageMaker's API on a free port of this machine and have boto3 in this process talk to it."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        yield boto3.client("sagemaker", region_name="us-west-2")
-    server.stop()
+@pytest.fixture
+def sagemaker(endpoint: Any) -> Any:  # noqa: ARG001
+    """Have boto3 in this process talk to SageMaker's API as moto serves it."""
+    return boto3.client("sagemaker", region_name="us-west-2")
 
 
 @pytest.fixture
@@ -172,9 +189,7 @@ def test_sagemaker_takes_it(path: Path, sagemaker: Any, sent: list[dict[str, Any
 @pytest.mark.usefixtures("sagemaker")
 def test_a_refusal_is_one_line() -> None:
     kind, request = made_by(f"{TRAIN} --name refused")
-    with pytest.raises(
-        RunError, match=r"^SageMaker in us-west-2 refused the job: .*Invalid length for parameter RoleArn"
-    ):
+    with pytest.raises(RunError, match=r"^SageMaker in us-west-2 refused: .*Invalid length for parameter RoleArn"):
         submit(kind, request | {"RoleArn": "nobody"}, "us-west-2")
 
 
@@ -188,5 +203,8 @@ def test_the_command_submits(
     assert "by-command: submitted; https://us-west-2.console.aws.amazon.com" in caplog.text
     assert capsys.readouterr().out == ""
     assert launch([], Options(job=dataclasses.replace(job, name="never-sent", dry_run=True))) == 0
+    if importlib.util.find_spec("sagemaker") is None:
+        with pytest.raises(InputError, match="--wait: No module named 'sagemaker'; pip install"):
+            launch([], Options(job=dataclasses.replace(job, name="never-sent", wait=True)))
     assert len(sent) == 1
     assert sagemaker.list_training_jobs(NameContains="never")["TrainingJobSummaries"] == []

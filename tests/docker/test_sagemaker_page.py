@@ -1,0 +1,93 @@
+"""What docs/sagemaker.md tells people to type: launcher commands make valid requests, aws commands exist."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import string
+import subprocess
+
+import botocore.session
+import pytest
+from botocore import xform_name
+from service_model import check_request
+
+from tests.docker.pin_requests import ROOT, made_by
+
+PAGE = (ROOT / "docs" / "sagemaker.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
+FOUND_OUT = {"SUBNET": "subnet-0a1b2c3d", "SG": "sg-0a1b2c3d", "VPC": "vpc-0a1b2c3d", "ROUTES": "rtb-0a1b2c3d"}
+FOUND_OUT |= {"FSX": "fs-0123456789abcdef0", "MOUNT": "abcdefgh"}  # what a reader's account answers
+COMMON_FLAGS = {"query", "output", "region"}
+BY_HAND = {("s3", "mb"), ("s3", "cp"), ("s3", "ls"), ("ecr", "get-login-password"), ("logs", "tail")}
+"""Commands that ``aws`` has beside those of the services' models."""
+
+
+def exported() -> dict[str, str]:
+    """Read the page's exports, each in the terms of those before it."""
+    values = dict(FOUND_OUT)
+    for line in re.findall(r"^export (.*)$", "\n".join(BLOCKS), flags=re.MULTILINE):
+        for word in shlex.split(line):
+            name, _, value = word.partition("=")
+            values[name] = string.Template(value).substitute(values)
+    return values
+
+
+def launcher_commands() -> list[str]:
+    lines = "\n".join(BLOCKS).replace("\\\n", " ").splitlines()
+    return [
+        line.removeprefix("python docker/launch.py ") for line in lines if line.startswith("python docker/launch.py")
+    ]
+
+
+def aws_commands() -> list[tuple[str, str, set[str]]]:
+    """Return service, operation and flags of every aws command, those within $(...) too."""
+    text = re.sub(r"'\{.*?\}'", "JSON", "\n".join(BLOCKS).replace("\\\n", " "), flags=re.DOTALL)
+    found = re.findall(r"\baws ([a-z0-9]+) ([a-z0-9-]+)([^\n)|]*)", text)
+    return [(service, operation, set(re.findall(r"--([a-z-]+)", rest))) for service, operation, rest in found]
+
+
+@pytest.mark.parametrize("command", launcher_commands(), ids=lambda command: command.split()[2])
+def test_launcher_commands_make_valid_requests(command: str) -> None:
+    check_request(*made_by(string.Template(command).substitute(exported())))
+
+
+def test_aws_commands_are_in_the_services_models() -> None:
+    for service, operation, flags in aws_commands():
+        if (service, operation) not in BY_HAND:
+            model = botocore.session.get_session().get_service_model(service)
+            names = {xform_name(name, "-"): name for name in model.operation_names}
+            known = {xform_name(name, "-") for name in model.operation_model(names[operation]).input_shape.members}
+            assert flags <= known | COMMON_FLAGS | special(service, operation), operation
+
+
+def special(service: str, operation: str) -> set[str]:
+    """Return the shorthands that ``aws`` adds to an operation's own parameters."""
+    return (
+        {"protocol", "source-group"} if (service, operation) == ("ec2", "authorize-security-group-ingress") else set()
+    )
+
+
+def test_the_page_has_what_it_promises() -> None:
+    text = " ".join(launcher_commands())
+    for machines in ("ml.p3.2xlarge", "ml.p3.16xlarge --instances 2", "ml.p4d.24xlarge", "--smddp", "fsx://", "--spot"):
+        assert machines in text
+    assert len(aws_commands()) > 15
+
+
+def test_the_blocks_are_bash() -> None:
+    subprocess.run(["bash", "-n"], input="\n".join(BLOCKS), text=True, check=True)
+
+
+def test_the_costs_follow_from_hours_and_prices() -> None:
+    """Each job of the table is on the page with these machines and hours; the last column is their product."""
+    commands = {re.search(r"--name (\S+)", command)[1]: command for command in launcher_commands()}  # type: ignore[index]
+    rows = re.findall(r"\| `([\w-]+)` \| (?:(\d+) x )?(\S+), (\d+) h \| ([\d.]+) .*?\| (\d+) \|", PAGE)
+    assert len(rows) == 6
+    for name, machines, kind, hours, price, most in rows:
+        _, request = made_by(string.Template(commands[name]).substitute(exported()))
+        cluster = request.get("ResourceConfig") or request["ProcessingResources"]["ClusterConfig"]
+        assert (cluster["InstanceType"], cluster["InstanceCount"]) == (kind, int(machines or 1))
+        assert request["StoppingCondition"]["MaxRuntimeInSeconds"] == 3600 * int(hours)
+        assert int(most) == math.ceil(int(machines or 1) * int(hours) * float(price))
