@@ -100,13 +100,9 @@ def index_page(results: list[Result]) -> str:
         if not found:
             continue
         head = ["result", "data", "machine", "commit", "others, cores"]
-        rows = [_cells(result) for result in found]
+        table = [head, *(_cells(result) for result in found)]
         picture = found[0].path.with_suffix(".png").name
-        parts += [
-            f"## {question}",
-            f"`python {COMMANDS[benchmark]}`",
-            "\n".join(markdown_table([head, *rows], len(head) - 1)),
-        ]
+        parts += [f"## {question}", f"`python {COMMANDS[benchmark]}`", "\n".join(markdown_table(table, len(head) - 1))]
         parts.append(f"![{question}]({picture})")
     return "\n\n".join(parts) + "\n"
 

@@ -22,7 +22,7 @@ from benchmarks.machine import num_cores
 from benchmarks.noise import NoiseWatch
 from benchmarks.result import PROJECTED, Record, make_record, make_row
 from benchmarks.result_page import show, write
-from benchmarks.scale_plan import check_ranks, check_same_batches, deal, make_plan, time_samples
+from benchmarks.scale_plan import check_ranks, check_same_batches, check_sticky, deal, make_plan, time_samples
 from benchmarks.scale_plot import OPENING, POINTS, RANKS, STORAGE, draw
 from benchmarks.scale_store import measure_opening, plan_store
 from benchmarks.storage_model import Reader, fsx_size_tib, gpus_fed, patches_per_s
@@ -40,7 +40,8 @@ METHOD = [
     (
         f"Ranks: the plan's own epoch at a global batch of {BATCH_SIZE * MAX_RANKS}, one patch per case, checked for "
         "every number of ranks: each slot on one rank, equal numbers of samples, every case read, by one rank only, "
-        "and the ranks' batches together the global batch. Times are of one rank at the end of an epoch."
+        "and the ranks' batches together the global batch; with sticky "
+        "lanes, the same cases in two epochs. Times are of one rank at the end of an epoch."
     ),
     (
         "Storage points: plain numpy with one thread per core, its reads held back by a token bucket; predicted by "
@@ -128,13 +129,17 @@ def _opening(store: Store, sizes: list[int], runs: int) -> Iterator[Record]:
 
 def _ranks(store: Store, num_cases: int, runs: int) -> Iterator[Record]:
     shape = describe_cases(store)["median_dhw"]
-    plan = make_plan(num_cases, BATCH_SIZE * MAX_RANKS, median_patch(store), (shape[0], shape[1], shape[2]))
-    dealt = deal(plan, 0)
+    plan, sticky = (
+        make_plan(num_cases, BATCH_SIZE * MAX_RANKS, median_patch(store), (shape[0], shape[1], shape[2]), sticky=keeps)
+        for keeps in (False, True)
+    )
+    dealt, kept = deal(plan, 0), [deal(sticky, epoch) for epoch in (0, 1)]
     for world_size in (2**power for power in range(MAX_RANKS.bit_length())):
         failure = None
         try:
             check_ranks(plan, dealt, world_size)
             check_same_batches(plan, dealt, world_size)
+            check_sticky(sticky, kept, world_size)
         except CheckError as error:
             failure = str(error)
         timed = {} if failure else time_samples(plan, world_size, runs) | {"steps": [plan.steps_per_epoch]}

@@ -14,7 +14,7 @@ from benchmarks.assumptions import A100, GPUS, H100, LARGE_CASES, STORAGES, V100
 from benchmarks.check_batches import CheckError
 from benchmarks.result import PROJECTED
 from benchmarks.scale import Options, measure_scale
-from benchmarks.scale_plan import check_ranks, check_same_batches, deal, make_plan
+from benchmarks.scale_plan import check_ranks, check_same_batches, check_sticky, deal, make_plan
 from benchmarks.scale_plot import OPENING, POINTS, RANKS, STORAGE
 from benchmarks.scale_store import measure_opening, plan_store
 from benchmarks.storage_model import Reader, fsx_size_tib, gpus_fed, patches_per_s
@@ -31,8 +31,8 @@ def config_for(store: Path) -> LoaderConfig:
     return LoaderConfig(store=store, patch=PATCH, num_threads=2, window=1)
 
 
-def small_plan(num_cases: int = 37, global_batch: int = 8) -> Plan:
-    return make_plan(num_cases, global_batch, PATCH, (20, 24, 28))
+def small_plan(num_cases: int = 37, *, sticky: bool = False) -> Plan:
+    return make_plan(num_cases, 8, PATCH, (20, 24, 28), sticky=sticky)
 
 
 def test_a_run_leaves_a_record_a_page_and_a_picture(coordinate_store: Path, tmp_path: Path) -> None:
@@ -72,6 +72,8 @@ def test_a_right_plan_passes(num_cases: int, world_size: int) -> None:
     dealt = deal(plan, 0)
     check_ranks(plan, dealt, world_size)
     check_same_batches(plan, dealt, world_size)
+    sticky = small_plan(num_cases, sticky=True)
+    check_sticky(sticky, [deal(sticky, epoch) for epoch in (0, 1)], world_size)
 
 
 class OverlappingLanes(Plan):
@@ -125,6 +127,12 @@ def test_ranks_that_see_another_batch_are_caught() -> None:
     plan = small_plan()
     with pytest.raises(CheckError, match=r"2 ranks: step \d is another batch than with one rank"):
         check_same_batches(plan, deal(plan, 1), 2)  # the batches of another epoch
+
+
+def test_lanes_that_change_their_cases_are_caught() -> None:
+    plan, sticky = small_plan(), small_plan(sticky=True)
+    with pytest.raises(CheckError, match="2 ranks: rank 0 reads other cases than those that stick to its lanes"):
+        check_sticky(sticky, [deal(sticky, 0), deal(plan, 1)], 2)
 
 
 def test_the_model_is_limited_by_the_storage_or_by_the_threads() -> None:
