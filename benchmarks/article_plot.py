@@ -17,12 +17,12 @@ PART_COLOURS = dict(zip(("disk_ms", "preprocessing_ms", "transfer_ms", "model_ms
 
 
 def draw_load(record: Record, path: Path) -> None:
-    """Draw a bar of wall seconds per form of an image."""
+    """Draw a bar of wall milliseconds per form of an image."""
     figure = new_figure(9, 3.6)
     axes = figure.add_subplot()
-    _bars(axes, record["rows"], "wall_s", "{} s")
+    _bars(axes, record["rows"], "wall_ms", "{} ms")
     axes.set_title(f"{record['data']['name']}: loading one image", loc="left")
-    axes.set_xlabel("wall seconds, logarithmic", loc="left", size=9)
+    axes.set_xlabel("wall milliseconds, logarithmic", loc="left", size=9)
     finish(figure, record, path)
 
 

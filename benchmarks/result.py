@@ -19,6 +19,8 @@ MEASURED, PROJECTED, PUBLISHED = "measured", "projected", "published"
 METRICS = {
     "wall_s": "wall, s",
     "cpu_s": "CPU, s",
+    "wall_ms": "wall, ms",
+    "cpu_ms": "CPU, ms",
     "times_floor": "of the floor",
     "times_ours": "voxelfeed is faster by",
     "cases_per_s": "cases/s",
@@ -27,7 +29,7 @@ METRICS = {
     "patches_per_s": "patches/s",
     "cpu_ms_per_patch": "CPU, ms/patch",
     "peak_memory_mb": "peak memory, MB",
-    "open_s": "opening, s",
+    "open_ms": "opening, ms",
     "memory_mb": "memory, MB",
     "plan_us_per_sample": "plan, us/sample",
     "plan_epoch_ms": "first sample of an epoch, ms",
