@@ -44,6 +44,8 @@ def draw_workers(record: Record, path: Path) -> None:
     counts = list(dict.fromkeys(row["label"] for row in record["rows"]))
     for colour, group in zip(COLOURS, dict.fromkeys(row["group"] for row in record["rows"]), strict=False):
         rows = [row for row in record["rows"] if row["group"] == group and not row["failure"]]
+        if not rows:
+            continue
         places = [counts.index(row["label"]) for row in rows]
         axes.plot(places, [row["summary"]["epoch_s"]["median"] for row in rows], color=colour, linewidth=1)
         for place, row in zip(places, rows, strict=True):

@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.machine import REPOSITORY
 from benchmarks.noise import own_cpu_s
-from benchmarks.process_tree import tree_memory_bytes
+from benchmarks.process_tree import descendants, tree_memory_bytes
 from pipelines.loaders import LoaderConfig
 from preprocessing.errors import InputError
 
@@ -62,7 +62,8 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
             else:
                 return peak
     finally:
-        process.kill()
+        for left in descendants(process.pid) if process.poll() is None else ():
+            left.kill()
         process.wait()
 
 
