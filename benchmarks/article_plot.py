@@ -91,7 +91,8 @@ def draw_split(record: Record, path: Path) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9)
-    axes.set_xlabel("milliseconds of a training step (medians)", loc="left", size=9)
+    axes.set_title(f"{record['data']['name']}: where the time of a training step goes", loc="left", pad=26)
+    axes.set_xlabel("milliseconds of a training step, medians", loc="left", size=9)
     finish(figure, record, path)
 
 

@@ -17,14 +17,14 @@ from benchmarks.machine import REPOSITORY
 from benchmarks.noise import own_cpu_s
 from benchmarks.process_tree import descendants, tree_memory_bytes
 from pipelines.loaders import LoaderConfig
-from preprocessing.errors import InputError
+from preprocessing.errors import InputError, RunError
 
 PATIENCE_S = 300.0
 SAMPLE_S = 0.2
 Values = dict[str, list[float]]
 
 
-class EpochError(RuntimeError):
+class EpochError(RunError):
     """Say why a loader did not get through its epochs."""
 
 

@@ -123,8 +123,8 @@ def _draw_storage(axes: Axes, rows: list[Record]) -> None:
             color=INK,
         )
     axes.loglog()
-    axes.set_ylim(0.05)
-    axes.legend(loc="upper left", frameon=False, fontsize=7)
+    axes.set_ylim(0.004)
+    axes.legend(loc="upper left", fontsize=7, facecolor="white", framealpha=1, edgecolor="none")
     axes.set_title("Projection: GPUs that a storage keeps busy", loc="left")
     axes.set_xlabel("storage, MB/s")
     axes.set_ylabel("GPUs")
