@@ -26,7 +26,7 @@ METHOD = [
     ),
     "Each loader in a process of its own; CPU time and peak memory (PSS) are of the process and its workers.",
     "The cases are copies of the data set's: the nii.gz hard links, the shards files of their own.",
-    "After timing, the first batch is checked as in loader_compare.",
+    "After timing, the first batches are checked as in loader_compare; a wrong one fails the row.",
 ]
 LIMIT_METHOD = (
     "A limit is a memory cgroup without swap around the loader's processes; it counts the page cache, from which the "
