@@ -38,8 +38,6 @@ class Options:
     """
 
     experiment: tyro.conf.OmitArgPrefixes[Named[Load] | Named[Epoch] | Named[Workers] | Named[Split] | Named[Project]]
-    output: Path = Path("benchmarks/results")
-    """Folder for article-EXPERIMENT_MACHINE_DATE.json, .md and .png."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,7 @@ def repeat(options: Options) -> int:
     kind, watch = KINDS[type(experiment)], NoiseWatch()
     record = make_record(f"article-{type(experiment).__name__.lower()}", kind.measure(experiment), watch)
     show(record)
-    written = write(record, f"{kind.title}: {record['data']['name']}", kind.draw, options.output)
+    written = write(record, f"{kind.title}: {record['data']['name']}", kind.draw, experiment.output)
     log.info("written: %s", ", ".join(map(str, written)))
     return EXIT_DONE
 

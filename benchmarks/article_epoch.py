@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.default_data import make_store, median_patch
+from benchmarks.default_data import describe_cases, make_store, median_patch
 from benchmarks.epoch_seconds import EpochError, measure_epochs
+from benchmarks.experiment import Experiment
 from benchmarks.machine import num_cores
 from benchmarks.memory_limit import forget, memory_limit
-from benchmarks.record import describe_data
 from benchmarks.result import Record, make_row
 from pipelines.loaders import LoaderConfig
 from preprocessing.errors import InputError
-from preprocessing.phantom import DEFAULT_FOLDER
 from preprocessing.shards import Store
 
 LOADERS = "monai,monai-persistent,monai-cache,monai-smartcache,torch,dali"
@@ -36,40 +35,32 @@ LIMIT_METHOD = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Epoch:
+class Epoch(Experiment):
     """Time epochs of MONAI's Dataset, PersistentDataset, CacheDataset and SmartCacheDataset, and of ours.
 
     First --cases cases with all the machine's memory, then --large-cases within each of the limits.
     """
 
-    source: Path = DEFAULT_FOLDER
-    """Data set folder in MSD layout. The default is the synthetic phantom, made on first use."""
     loaders: str = LOADERS
     """Comma list."""
-    cases: int = 6
+    cases: int = 4
     """Cases where memory is not limited."""
-    large_cases: int = 24
+    large_cases: int = 12
     """Cases where it is."""
-    memory_mb: str = "3000,1000"
+    memory_mb: str = "1600,900"
     """Comma list of limits in MB; 0 leaves them out (limits need root and cgroup v1)."""
-    runs: int = 3
-    """Timed epochs after the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workers:
+class Workers(Experiment):
     """Time epochs with worker processes (torch, MONAI) or threads (dali) too few and too many."""
 
-    source: Path = DEFAULT_FOLDER
-    """Data set folder in MSD layout. The default is the synthetic phantom, made on first use."""
     loaders: str = "monai,torch,dali"
     """Comma list."""
     workers: str = "0,1,2,4,8"
     """Comma list of numbers of workers; dali has no 0."""
-    cases: int = 12
+    cases: int = 8
     """Cases of an epoch."""
-    runs: int = 3
-    """Timed epochs after the first."""
 
 
 def measure_epoch(options: Epoch) -> Record:
@@ -85,8 +76,7 @@ def measure_epoch(options: Epoch) -> Record:
             for limit_mb in limits:
                 group = f"{options.large_cases} cases ({_size_mb(large):,.0f} MB of shards) in {limit_mb:,} MB"
                 rows += [_row(group, name, name, epoch_config(large), options.runs, limit_mb) for name in loaders]
-    method = [*METHOD, LIMIT_METHOD] if limits else METHOD
-    return _content(store, rows, options.runs, method)
+        return _content(store, rows, options.runs, [*METHOD, LIMIT_METHOD] if limits else METHOD)
 
 
 def measure_workers(options: Workers) -> Record:
@@ -100,7 +90,7 @@ def measure_workers(options: Workers) -> Record:
                 if count or name != "dali":
                     config = replace(epoch_config(store), num_workers=count, num_threads=max(count, 1))
                     rows.append(_row(name, str(count), name, config, options.runs))
-    return _content(store, rows, options.runs, METHOD)
+        return _content(store, rows, options.runs, METHOD)
 
 
 def _numbers(flag: str, text: str) -> list[int]:
@@ -147,9 +137,9 @@ def _size_mb(store: Store) -> float:
 
 
 def _content(store: Store, rows: list[Record], runs: int, method: list[str]) -> Record:
-    data, config = describe_data(store), epoch_config(store)
+    config = epoch_config(store)
     return {
-        "data": {"name": data["name"], "cases": data["cases"], "median_dhw": data["shape_dhw"]["median"]},
+        "data": describe_cases(store),
         "options": {"patch": list(config.patch), "batch_size": config.batch_size, "workers": config.num_workers},
         "runs": runs,
         "rows": rows,

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.default_data import make_store, median_patch
+from benchmarks.default_data import describe_cases, make_store, median_patch
+from benchmarks.experiment import Experiment
 from benchmarks.machine import REPOSITORY
-from benchmarks.record import describe_data
 from benchmarks.result import Record, make_row
 from pipelines.plan import Int3
 from preprocessing.cli import AutoTriple
-from preprocessing.errors import InputError
-from preprocessing.phantom import DEFAULT_FOLDER
+from preprocessing.errors import RunError
 from training.record import read_metrics
 
 PARTS = ("disk", "preprocessing", "transfer", "model", "other")
@@ -31,19 +30,15 @@ METHOD = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
+class Split(Experiment):
     """Split a training step into disk I/O, preprocessing, CPU-to-GPU transfer and model, for several loaders."""
 
-    source: Path = DEFAULT_FOLDER
-    """Data set folder in MSD layout. The default is the synthetic phantom, made on first use."""
     loaders: str = "monai,monai-cache,torch,dali,synthetic"
     """Comma list."""
     patch: AutoTriple = None
     """Patch size. auto takes the median volume, at most 128 a side; without a GPU take less."""
     cases: int = 10
     """Cases, a fifth of which are for validation."""
-    runs: int = 3
-    """Measured epochs after the first."""
 
 
 def measure_split(options: Split) -> Record:
@@ -56,9 +51,9 @@ def measure_split(options: Split) -> Record:
             output = Path(scratch) / name
             _train(name, Path(store.root), output, patch, options.runs)
             rows.append(make_row("milliseconds of a step", name, _parts(read_metrics(output)[1:])))
-    data = describe_data(store)
+        data = describe_cases(store)
     return {
-        "data": {"name": data["name"], "cases": data["cases"], "median_dhw": data["shape_dhw"]["median"]},
+        "data": data,
         "options": {"patch": list(patch), "batch_size": 2, "preset": "article"},
         "runs": options.runs,
         "rows": rows,
@@ -73,7 +68,7 @@ def _train(loader: str, store: Path, output: Path, patch: Int3, runs: int) -> No
     command = [sys.executable, "-m", "training.run", *words]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise InputError(f"training with --loader {loader} failed: {done.stderr.strip().splitlines()[-1]}")
+        raise RunError(f"training with --loader {loader} failed: {done.stderr.strip().splitlines()[-1]}")
 
 
 def _parts(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

@@ -2,53 +2,39 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 import logging
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 if not __package__:  # started as a file, also in its own child processes: the repository is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.convert_rows import CONVERSIONS, Work, empty, prepare_loads
-from benchmarks.machine import REPOSITORY, describe_commit, describe_machine, describe_versions, slug_of
-from benchmarks.schema import COUNT, NUMBER, TEXT
+from benchmarks.convert_rows import CONVERSIONS, Work, empty
+from benchmarks.default_data import ensure_source
+from benchmarks.figure import OURS as BLUE
+from benchmarks.figure import PEER as GREY
+from benchmarks.figure import finish, new_figure, whiskers
+from benchmarks.machine import REPOSITORY
+from benchmarks.noise import NoiseWatch
+from benchmarks.repeat import time_rounds
+from benchmarks.result import Record, make_record, make_row
+from benchmarks.result_page import show, write
 from preprocessing import replicate
 from preprocessing.cli import main
 from preprocessing.dataset import Dataset
 from preprocessing.errors import EXIT_DONE, InputError
 from preprocessing.layouts import read_dataset
-from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
+from preprocessing.phantom import DEFAULT_FOLDER
 
 log = logging.getLogger(__name__)
-Record = dict[str, Any]
 OURS, FLOOR = "voxelfeed", "floor: inflate + write"
-SPREAD = {"type": "object", "required": ["median", "min", "max"], "additionalProperties": NUMBER}
-ROW = {"type": "object", "required": ["label", "cpu_s", "wall_s"], "properties": {"cpu_s": SPREAD, "wall_s": SPREAD}}
-SCALING = {"type": "object", "required": ["workers", "cases", "cases_per_s"]}
-SCHEMA = {
-    "type": "object",
-    "required": ["date", "machine", "commit", "versions", "data", "runs", "conversions", "loads", "scaling", "method"],
-    "properties": {
-        "runs": COUNT,
-        "data": {"type": "object", "required": ["name", "cases"], "properties": {"name": TEXT, "cases": COUNT}},
-        **{name: {"type": "array", "items": ROW, "minItems": 1} for name in ("conversions", "loads")},
-        "scaling": {"type": "array", "items": SCALING},
-    },
-}
+CONVERSION, SCALING = "converting a case", "the whole command"
 METHOD = [
     "One process; rounds: every row does every case once per round, one warm-up round, page cache warm.",
     "CPU seconds are of the whole process, all threads, per case; wall seconds include waiting for the disk.",
@@ -59,7 +45,7 @@ METHOD = [
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Time converting a case and loading an image: floors, voxelfeed, nibabel, MONAI; table, JSON and PNG."""
+    """Time converting a case: floors, voxelfeed, nibabel, MONAI; table, JSON and PNG."""
 
     source: Path = DEFAULT_FOLDER
     """Data set in any layout. The default is the synthetic phantom, made on first use."""
@@ -77,36 +63,29 @@ def compare(options: Options) -> int:
     """Run the command; returns the exit code."""
     if options.runs < 1 or options.cases < 1 or options.scaling_cases < 0:
         raise InputError("--runs and --cases are at least 1, --scaling-cases at least 0")
-    if options.source == DEFAULT_FOLDER and not options.source.exists():
-        make_phantom(PhantomOptions(output=options.source))
-    dataset = read_dataset(options.source)
+    dataset = read_dataset(ensure_source(options.source))
     sources = [source for source in dataset.sources if source.label is not None][: options.cases]
     if not sources:
         raise InputError(f"{options.source}: no labelled case in it")
-    load_before = os.getloadavg()[0]
+    watch = NoiseWatch()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "case"
         works = [Work(dataset=dataset, source=source, folder=folder) for source in sources]
-        conversions = _measure(
-            {name: _each(work, works) for name, work in CONVERSIONS.items()}, options.runs, len(works)
-        )
+        conversions = {name: _each(work, works) for name, work in CONVERSIONS.items()}
+        rows = list(_conversion_rows(time_rounds(conversions, options.runs, len(works))))
         empty(folder)
-        loads = _measure(prepare_loads(works[0]), options.runs, 1)
-        scaling = [_scale(dataset, Path(scratch), options, workers) for workers in (1, 2) if options.scaling_cases]
-    record = {
-        "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
-        "machine": describe_machine(),
-        "commit": describe_commit(),
-        "versions": describe_versions(),
+        rows += [_scale(dataset, Path(scratch), options, workers) for workers in (1, 2) if options.scaling_cases]
+    content = {
         "data": {"name": dataset.name, "cases": len(sources), "channels": len(dataset.channel_names)},
-        "load_average": [round(load_before, 1), round(os.getloadavg()[0], 1)],
+        "options": {"scaling_cases": options.scaling_cases},
         "runs": options.runs,
-        "conversions": conversions,
-        "loads": loads,
-        "scaling": scaling,
+        "rows": rows,
         "method": METHOD,
     }
-    _write(record, options.output)
+    record = make_record("convert", content, watch)
+    show(record)
+    written = write(record, f"Conversion: {dataset.name}", draw, options.output)
+    log.info("written: %s", ", ".join(map(str, written)))
     return EXIT_DONE
 
 
@@ -119,22 +98,14 @@ def _each(convert: Callable[[Work], None], works: Sequence[Work]) -> Callable[[]
     return run
 
 
-def _measure(rows: dict[str, Callable[[], object]], runs: int, per_run: int) -> list[Record]:
-    """Time every row once per round, per case; the first round warms up."""
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}
-    for _ in range(runs + 1):
-        for name, run in rows.items():
-            cpu, wall = time.process_time(), time.perf_counter()
-            run()
-            seconds[name].append(((time.process_time() - cpu) / per_run, (time.perf_counter() - wall) / per_run))
-    return [
-        {"label": name, "cpu_s": _spread([c for c, _ in timed[1:]]), "wall_s": _spread([w for _, w in timed[1:]])}
-        for name, timed in seconds.items()
-    ]
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+def _conversion_rows(timed: dict[str, dict[str, list[float]]]) -> Iterator[Record]:
+    """Yield a row per conversion, with its CPU seconds as a multiple of the floor's and of ours."""
+    cpu_s = {name: statistics.median(seconds["cpu_s"]) for name, seconds in timed.items()}
+    for name, seconds in timed.items():
+        ratios = {"times_floor": [cpu_s[name] / cpu_s[FLOOR]]}
+        if name != OURS and not name.startswith("floor"):
+            ratios["times_ours"] = [cpu_s[name] / cpu_s[OURS]]
+        yield make_row(CONVERSION, name, seconds | ratios)
 
 
 def _scale(dataset: Dataset, scratch: Path, options: Options, workers: int) -> Record:
@@ -147,73 +118,25 @@ def _scale(dataset: Dataset, scratch: Path, options: Options, workers: int) -> R
         [sys.executable, "-m", "preprocessing.to_shards", *flags], cwd=REPOSITORY, check=True, capture_output=True
     )
     seconds = time.perf_counter() - begin
-    return {"workers": workers, "cases": options.scaling_cases, "cases_per_s": options.scaling_cases / seconds}
+    label = f"voxelfeed, {workers} worker{'s' * (workers > 1)}"
+    return make_row(SCALING, label, {"cases_per_s": [options.scaling_cases / seconds]})
 
 
-def lines(record: Record) -> list[list[str]]:
-    """Return the table: what, CPU seconds per case, wall seconds, times the floor, times as fast ours is."""
-    rows = {row["label"]: row for row in record["conversions"]}
-    floor, ours = (rows[name]["cpu_s"]["median"] for name in (FLOOR, OURS))
-    made = [["conversion of a case", "CPU s", "wall s", "of the floor", "voxelfeed is faster by"]]
-    for name, row in rows.items():
-        cpu = row["cpu_s"]["median"]
-        faster = "" if name == OURS or name.startswith("floor") else f"{cpu / ours:.1f}x"
-        made.append([name, _text(row["cpu_s"]), _text(row["wall_s"]), f"{cpu / floor:.2f}x", faster])
-    made += [[f"load {row['label']}", _text(row["cpu_s"]), _text(row["wall_s"]), "", ""] for row in record["loads"]]
-    for row in record["scaling"]:
-        made.append([f"voxelfeed, {row['workers']} workers", f"{row['cases_per_s']:.2f} cases/s", "", "", ""])
-    return made
-
-
-def _text(spread: dict[str, float]) -> str:
-    return f"{spread['median']:.3f} ({spread['min']:.3f}..{spread['max']:.3f})"
-
-
-def _write(record: Record, folder: Path) -> None:
-    import jsonschema
-
-    jsonschema.validate(record, SCHEMA)
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"convert_{slug_of(record['machine'])}_{record['date'][:10]}"
-    stem.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    table, (head, *rows) = Table(box=box.SIMPLE_HEAD, pad_edge=False), lines(record)
-    for name in head:
-        table.add_column(name)
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if Console().is_terminal else 130).print(table)
-    machine, commit = record["machine"], record["commit"]
-    notes = [
-        f"Data: {record['data']['name']}, {record['data']['cases']} cases",
-        f"Numbers: median (least..most) of {record['runs']} runs",
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['ram_gib']} GiB",
-        f"Code: {commit['hash'][:12] + ' with changes' * commit['dirty'] if commit else 'unknown'}, {record['date']}",
-        "Load average of the machine before and after (its own work is about 1): {} and {}; when busy, trust CPU "
-        "seconds, not wall seconds and cases/s".format(*record["load_average"]),
-        *record["method"],
-    ]
-    body = [f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]]
-    text = [f"# Conversion: {record['data']['name']}", "", *body, "", f"![CPU seconds]({stem.name}.png)", ""]
-    stem.with_suffix(".md").write_text("\n".join([*text, *(f"- {note}" for note in notes), ""]), encoding="utf-8")
-    _plot(record, stem.with_suffix(".png"))
-    log.info("written: %s.json, .md, .png", stem)
-
-
-def _plot(record: Record, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+def draw(record: Record, path: Path) -> None:
+    """Draw a bar of CPU seconds per conversion."""
+    rows = [row for row in record["rows"] if row["group"] == CONVERSION]
+    figure = new_figure(9, 1 + 0.42 * len(rows))
     axes = figure.add_subplot()
-    for place, row in enumerate(record["conversions"]):
-        colour = "#2b6cb0" if row["label"] == OURS else "#a0aec0"
-        axes.barh(place, row["cpu_s"]["median"], color=colour)
-        axes.annotate(f" {row['cpu_s']['median']:.2f}", (row["cpu_s"]["median"], place), va="center")
-    axes.set_yticks(range(len(record["conversions"])), [row["label"] for row in record["conversions"]])
+    for place, row in enumerate(rows):
+        values = row["summary"]["cpu_s"]
+        colour = BLUE if row["label"] == OURS else GREY
+        axes.barh(place, values["median"], xerr=whiskers(values), color=colour, capsize=3)
+        axes.annotate(f" {values['median']:.2f}", (values["max"], place), va="center")
+    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
     axes.invert_yaxis()
-    axes.set_xlabel(f"CPU seconds per case, median of {record['runs']} runs; {record['machine']['cpu']}")
+    axes.set_xlabel("CPU seconds per case")
     axes.set_title(f"{record['data']['name']}: converting one case", loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
+    finish(figure, record, path)
 
 
 if __name__ == "__main__":

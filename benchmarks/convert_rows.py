@@ -110,44 +110,6 @@ def _unpack(path: Path, unpack: Callable[[bytes], bytes | bytearray]) -> bytes |
     return unpack(packed) if packed[:2] == b"\x1f\x8b" else packed
 
 
-# Loading one image, the article's table -----------------------------------------------------------------------------
-
-PATCH = 128
-
-
-def prepare_loads(work: Work) -> dict[str, Callable[[], object]]:
-    """Lay one image out in every form; returns what is timed, by name. Each load ends with voxels in memory."""
-    import nibabel as nib
-    from monai.transforms import LoadImage
-
-    packed = work.source.images[0]
-    plain, npy = work.folder / "image.nii", work.folder / "image.npy"
-    image: Any = nib.load(packed)
-    nib.save(image, plain)
-    np.save(npy, np.asanyarray(image.dataobj))
-    voxelfeed(work)
-    shard = next(work.folder.glob("shard-*/*.image.npy"))
-
-    def with_nibabel(path: Path) -> object:
-        loaded: Any = nib.load(path)
-        return np.asanyarray(loaded.dataobj).copy(order="K")  # a plain .nii is mapped: the copy reads it
-
-    def patch() -> object:
-        voxels = np.load(shard, mmap_mode="r")
-        start = [max(side - PATCH, 0) // 2 for side in voxels.shape[:3]]
-        return np.array(voxels[tuple(slice(s, s + PATCH) for s in start)])
-
-    load = LoadImage(image_only=True)
-    return {
-        ".nii.gz, MONAI": lambda: load(str(packed)),
-        ".nii.gz, nibabel": lambda: with_nibabel(packed),
-        ".nii, MONAI": lambda: load(str(plain)),
-        ".nii, nibabel": lambda: with_nibabel(plain),
-        ".npy, numpy": lambda: np.load(npy),
-        f"patch of {PATCH}^3 from a memory-mapped shard": patch,
-    }
-
-
 def empty(folder: Path) -> Path:
     """Make ``folder`` anew."""
     shutil.rmtree(folder, ignore_errors=True)

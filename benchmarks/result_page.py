@@ -57,10 +57,11 @@ def _cell(row: Record, values: Spread | None) -> str:
     return f"*{text}*" if row["kind"] != MEASURED else text
 
 
-def markdown_table(table: list[list[str]]) -> list[str]:
-    """Write headings and rows as Markdown, numbers to the right."""
+def markdown_table(table: list[list[str]], num_text: int = 1) -> list[str]:
+    """Write headings and rows as Markdown; the first ``num_text`` columns are text, the others numbers."""
     head, *rows = table
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---", *["---:"] * (len(head) - 1)], *rows)]
+    rule = ["---" if number < num_text else "---:" for number in range(len(head))]
+    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
 
 
 def show(record: Record) -> None:

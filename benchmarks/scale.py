@@ -17,13 +17,12 @@ from rich.progress import Progress
 
 from benchmarks.assumptions import CASE_MB, GPUS, LARGE_CASES, PATCH_MB, SAMPLES_PER_CASE, STORAGES
 from benchmarks.check_batches import CheckError
-from benchmarks.default_data import PHANTOM_SHARDS, median_patch, open_or_make
+from benchmarks.default_data import PHANTOM_SHARDS, describe_cases, median_patch, open_or_make
 from benchmarks.machine import num_cores
 from benchmarks.noise import NoiseWatch
-from benchmarks.record import describe_data
 from benchmarks.result import PROJECTED, Record, make_record, make_row
 from benchmarks.result_page import show, write
-from benchmarks.scale_plan import check_ranks, check_same_batches, deal, make_plan, time_samples
+from benchmarks.scale_plan import check_ranks, check_same_batches, check_sticky, deal, make_plan, time_samples
 from benchmarks.scale_plot import OPENING, POINTS, RANKS, STORAGE, draw
 from benchmarks.scale_store import measure_opening, plan_store
 from benchmarks.storage_model import Reader, fsx_size_tib, gpus_fed, patches_per_s
@@ -40,8 +39,9 @@ METHOD = [
     "Opening: open_store and the list of labelled cases in a fresh process, after its imports; page cache warm.",
     (
         f"Ranks: the plan's own epoch at a global batch of {BATCH_SIZE * MAX_RANKS}, one patch per case, checked for "
-        "every number of ranks: each slot on one rank, equal numbers of samples, every case read, by one rank only, and "
-        "the ranks' batches together the global batch. Times are of one rank at the end of an epoch."
+        "every number of ranks: each slot on one rank, equal numbers of samples, every case read, by one rank only, "
+        "and the ranks' batches together the global batch; with sticky "
+        "lanes, the same cases in two epochs. Times are of one rank at the end of an epoch."
     ),
     (
         "Storage points: plain numpy with one thread per core, its reads held back by a token bucket; predicted by "
@@ -82,7 +82,7 @@ def measure_scale(options: Options) -> int:
     if options.runs < 1 or options.seconds <= 0:
         raise InputError(f"--runs {options.runs} --seconds {options.seconds:g}: at least 1 run of more than 0 s")
     store = open_or_make(options.shards)
-    data, watch = describe_data(store), NoiseWatch()
+    watch = NoiseWatch()
     rows = []
     with Progress(disable=not get_console().is_terminal, transient=True) as progress:
         bar = progress.add_task("measuring", total=None)
@@ -90,7 +90,7 @@ def measure_scale(options: Options) -> int:
             rows.append(row)
             progress.update(bar, advance=1, description=f"{row['group']}: {row['label']}")
     content = {
-        "data": {"name": data["name"], "cases": data["cases"], "median_dhw": data["shape_dhw"]["median"]},
+        "data": describe_cases(store),
         "options": {"patch": list(median_patch(store)), "seconds": options.seconds, "threads": num_cores()},
         "runs": options.runs,
         "rows": rows,
@@ -98,7 +98,7 @@ def measure_scale(options: Options) -> int:
     }
     record = make_record("scale", content, watch)
     show(record)
-    written = write(record, f"Scale: {data['name']}", draw, options.output)
+    written = write(record, f"Scale: {store.manifest.name}", draw, options.output)
     log.info("written: %s", ", ".join(map(str, written)))
     return EXIT_UNEXPECTED if any(row["failure"] for row in rows) else EXIT_DONE
 
@@ -128,14 +128,18 @@ def _opening(store: Store, sizes: list[int], runs: int) -> Iterator[Record]:
 
 
 def _ranks(store: Store, num_cases: int, runs: int) -> Iterator[Record]:
-    shape = describe_data(store)["shape_dhw"]["median"]
-    plan = make_plan(num_cases, BATCH_SIZE * MAX_RANKS, median_patch(store), (shape[0], shape[1], shape[2]))
-    dealt = deal(plan, 0)
+    shape = describe_cases(store)["median_dhw"]
+    plan, sticky = (
+        make_plan(num_cases, BATCH_SIZE * MAX_RANKS, median_patch(store), (shape[0], shape[1], shape[2]), sticky=keeps)
+        for keeps in (False, True)
+    )
+    dealt, kept = deal(plan, 0), [deal(sticky, epoch) for epoch in (0, 1)]
     for world_size in (2**power for power in range(MAX_RANKS.bit_length())):
         failure = None
         try:
             check_ranks(plan, dealt, world_size)
             check_same_batches(plan, dealt, world_size)
+            check_sticky(sticky, kept, world_size)
         except CheckError as error:
             failure = str(error)
         timed = {} if failure else time_samples(plan, world_size, runs) | {"steps": [plan.steps_per_epoch]}

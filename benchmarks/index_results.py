@@ -1,0 +1,175 @@
+"""Make the index of all results and the README's table from the JSON files: ``python benchmarks/index_results.py``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+if not __package__:  # started as a file: the repository is not on the path yet
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.machine import REPOSITORY
+from benchmarks.report_results import brief
+from benchmarks.result import ORIGIN, Record, Spread
+from benchmarks.result_page import markdown_table
+from benchmarks.rows import CEILING
+from preprocessing.cli import main
+from preprocessing.errors import EXIT_DONE, InputError
+
+log = logging.getLogger(__name__)
+INDEX = "README.md"
+BEGIN, END = "<!-- table: benchmarks/results, made by benchmarks/index_results.py -->", "<!-- end -->"
+QUESTIONS = {
+    "loader_compare": "How fast do loaders deliver the same patches?",
+    "convert": "What does it cost to convert a case?",
+    "article-load": "How long does one image take to load?",
+    "article-epoch": "How long are epochs of MONAI's data sets and ours, with memory enough and too little?",
+    "article-workers": "How many workers are too few, how many too many?",
+    "article-split": "Where does the time of a training step go?",
+    "article-project": "What would the article's epochs take and cost on its instances?",
+    "scale": "What becomes of it at 48,884 cases, 64 ranks and a slower disk?",
+}
+COMMANDS = {name: f"benchmarks/article.py {name.removeprefix('article-')}" for name in QUESTIONS if "article" in name}
+COMMANDS |= {
+    "loader_compare": "benchmarks/loader_compare.py",
+    "convert": "benchmarks/convert_compare.py",
+    "scale": "benchmarks/scale.py",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A result file, and the benchmark that made it."""
+
+    path: Path
+    record: Record
+
+    @property
+    def benchmark(self) -> str:
+        """Name it; a record that does not is loader_compare's."""
+        return str(self.record.get("benchmark", "loader_compare"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Write benchmarks/results/README.md, and the table between its markers in README.md, from the results' JSON."""
+
+    root: Path = REPOSITORY
+    """Checkout to write in."""
+
+
+def write_index(options: Options) -> int:
+    """Run the command; returns the exit code."""
+    folder, readme = options.root / "benchmarks" / "results", options.root / "README.md"
+    results = read_results(folder)
+    (folder / INDEX).write_text(index_page(results), encoding="utf-8")
+    readme.write_text(with_table(readme.read_text(encoding="utf-8"), results), encoding="utf-8")
+    log.info("written: %s, and the table in %s", folder / INDEX, readme)
+    return EXIT_DONE
+
+
+def read_results(folder: Path) -> list[Result]:
+    """Read and check all results, newest first; raises ``InputError`` for one that says too little to be a result."""
+    import jsonschema
+
+    results = []
+    for path in folder.glob("*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            jsonschema.validate(record, {"type": "object", "properties": ORIGIN, "required": list(ORIGIN)})
+        except jsonschema.ValidationError as error:
+            raise InputError(f"{path}: {error.message}; run its benchmark again, or delete it") from error
+        results.append(Result(path=path, record=record))
+    return sorted(results, key=lambda result: (str(result.record["date"]), result.path.name), reverse=True)
+
+
+def index_page(results: list[Result]) -> str:
+    """Write the index: a section per benchmark that has results, newest first, its newest picture in it."""
+    parts = [
+        "# Results",
+        (
+            "Made by `python benchmarks/index_results.py` from the JSON files beside it. Every page says on which "
+            "machine, commit and data it was measured, how often, and with what spread."
+        ),
+    ]
+    for benchmark, question in QUESTIONS.items():
+        found = [result for result in results if result.benchmark == benchmark]
+        if not found:
+            continue
+        head = ["result", "data", "machine", "commit", "others, cores"]
+        table = [head, *(_cells(result) for result in found)]
+        picture = found[0].path.with_suffix(".png").name
+        parts += [f"## {question}", f"`python {COMMANDS[benchmark]}`", "\n".join(markdown_table(table, len(head) - 1))]
+        parts.append(f"![{question}]({picture})")
+    return "\n\n".join(parts) + "\n"
+
+
+def _cells(result: Result) -> list[str]:
+    record, page = result.record, result.path.with_suffix(".md").name
+    machine, commit = record["machine"], record["commit"]
+    return [
+        f"[{record['date'][:10]}]({page})",
+        f"{record['data']['name']}, {record['data']['cases']} cases",
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}",
+        f"{commit['hash'][:12]}{' with changes' * commit['dirty']}" if commit else "unknown",
+        f"{_others(record):.2f}",
+    ]
+
+
+def _others(record: Record) -> float:
+    """Return what else the machine did meanwhile, in cores: the mean, or the worst row's median."""
+    if "noise" in record:
+        return float(record["noise"]["others_cores"])
+    return max((row["summary"]["others_cores"]["median"] for row in record["rows"] if row["summary"]), default=0.0)
+
+
+def with_table(readme: str, results: list[Result]) -> str:
+    """Return the README's text with its table made from the newest comparison of loaders; ``InputError`` if none."""
+    newest = next((result for result in results if result.benchmark == "loader_compare"), None)
+    begin, end = readme.find(BEGIN), readme.find(END)
+    if newest is None or not 0 <= begin < end:
+        raise InputError("there is no result of loader_compare, or README.md lacks the markers of its table")
+    return f"{readme[:begin]}{BEGIN}\n{readme_table(newest)}\n{readme[end:]}"
+
+
+def readme_table(result: Result) -> str:
+    """Write the fastest row of every loader and device, the ceiling left out, and where the figures come from."""
+    record = result.record
+    fastest: dict[tuple[str, str], Record] = {}
+    for row in record["rows"]:
+        key = row["loader"], row["device"]
+        if row["summary"] and row["loader"] != CEILING and _rate(row) > _rate(fastest.get(key)):
+            fastest[key] = row
+    head = ["loader", "patches/s", "processor ms per patch", "peak memory, MB"]
+    rows = [
+        [
+            f"`{row['loader']}`, " + ", ".join(filter(None, (row["device"], row["settings"]))),
+            _range(row["summary"]["patches_per_s"]),
+            brief(1e3 * row["summary"]["cpu_s_per_patch"]["median"]),
+            brief(row["summary"]["peak_memory_mb"]["median"]),
+        ]
+        for row in fastest.values()
+    ]
+    machine, data, options = record["machine"], record["data"], record["options"]
+    caption = (
+        f"{data['name']}, {data['cases']} cases, patches of {' x '.join(map(str, options['patch']))} x "
+        f"{data['channels']}, augment {options['augment']}, batch {options['batch_size']}; median (least..most) of "
+        f"{options['runs']} runs on {machine['cpu']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}; "
+        f"[page](benchmarks/results/{result.path.with_suffix('.md').name})."
+    )
+    return "\n".join([*markdown_table([head, *rows]), "", caption])
+
+
+def _rate(row: Record | None) -> float:
+    return float(row["summary"]["patches_per_s"]["median"]) if row else 0.0
+
+
+def _range(values: Spread) -> str:
+    return f"{brief(values['median'])} ({brief(values['min'])}..{brief(values['max'])})"
+
+
+if __name__ == "__main__":
+    main(write_index, Options)

@@ -1,0 +1,71 @@
+"""The index of the results and the README's table are those that the committed JSON files give."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks.index_results import BEGIN, END, INDEX, Options, index_page, read_results, with_table, write_index
+from benchmarks.machine import REPOSITORY
+from preprocessing.errors import EXIT_DONE, InputError
+
+RESULTS = REPOSITORY / "benchmarks" / "results"
+REMEDY = "run python benchmarks/index_results.py"
+
+
+def test_the_committed_index_is_up_to_date() -> None:
+    assert (RESULTS / INDEX).read_text(encoding="utf-8") == index_page(read_results(RESULTS)), REMEDY
+
+
+def test_the_table_in_the_readme_is_up_to_date() -> None:
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert readme == with_table(readme, read_results(RESULTS)), REMEDY
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Copy the README and the results."""
+    shutil.copytree(RESULTS, tmp_path / "benchmarks" / "results")
+    shutil.copy(REPOSITORY / "README.md", tmp_path)
+    return tmp_path
+
+
+def newest(checkout: Path) -> Path:
+    results = read_results(checkout / "benchmarks" / "results")
+    return next(result.path for result in results if result.benchmark == "loader_compare")
+
+
+def test_a_newer_result_changes_both(checkout: Path) -> None:
+    path = newest(checkout)
+    record = json.loads(path.read_text())
+    for row in record["rows"]:
+        if row["summary"]:
+            row["summary"]["patches_per_s"] = {"median": 1234, "min": 1233, "max": 1236}
+    record["date"] = "2999-01-01T00:00:00+00:00"
+    path.with_stem("later").write_text(json.dumps(record))
+    before = (checkout / "README.md").read_text()
+    assert write_index(Options(root=checkout)) == EXIT_DONE
+    after = (checkout / "README.md").read_text()
+    assert "1,234 (1,233..1,236)" in after
+    assert "(benchmarks/results/later.md)" in after
+    assert after[: after.find(BEGIN)] == before[: before.find(BEGIN)]
+    assert after[after.find(END) :] == before[before.find(END) :]
+    index = (checkout / "benchmarks" / "results" / INDEX).read_text()
+    assert index.index("later.md") < index.index(path.with_suffix(".md").name)
+
+
+def test_every_result_has_its_page_and_its_picture() -> None:
+    for result in read_results(RESULTS):
+        assert result.path.with_suffix(".md").exists()
+        assert result.path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_no_result_is_named(checkout: Path) -> None:
+    (checkout / "benchmarks" / "results" / "odd.json").write_text('{"date": "2026-11-24T08:05:57+00:00"}')
+    with pytest.raises(InputError, match=r"odd.json: 'machine' is a required property; run its benchmark again"):
+        write_index(Options(root=checkout))
+    with pytest.raises(InputError, match="no result of loader_compare, or README"):
+        with_table("no markers", read_results(RESULTS))
