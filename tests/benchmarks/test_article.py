@@ -181,8 +181,8 @@ def test_forgetting_files_leaves_them_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("experiment", "message"),
     [
-        (Epoch(memory_mb="much"), "--memory-mb much: expected a comma list of whole numbers"),
-        (Workers(workers="1,-2"), "--workers 1,-2: expected a comma list"),
+        (Epoch(memory_mb="much"), "--memory-mb much: give a whole number from 0 on, or several"),
+        (Workers(workers="1,-2"), "--workers 1,-2: give a whole number from 0 on"),
         (Load(runs=0), "--runs 0: it must be at least 1"),
         (Load(source=Path("nowhere")), "nowhere"),
     ],
