@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.convert_rows import Work, empty, voxelfeed
 from benchmarks.default_data import ensure_source
 from benchmarks.experiment import Experiment
-from benchmarks.repeat import time_rounds
+from benchmarks.repeat import Seconds, time_rounds
 from benchmarks.result import Record, make_row
 from preprocessing.errors import InputError
 from preprocessing.layouts import read_dataset
@@ -43,10 +43,17 @@ def measure_load(options: Load) -> Record:
         timed = time_rounds(loads, options.runs, 1)
     return {
         "data": {"name": dataset.name, "cases": 1},
-        "options": {},
+        "options": {"patch": [PATCH] * 3},
         "runs": options.runs,
-        "rows": [make_row(GROUP, name, seconds) for name, seconds in timed.items()],
+        "rows": [make_row(GROUP, name, _milliseconds(seconds)) for name, seconds in timed.items()],
         "method": METHOD,
+    }
+
+
+def _milliseconds(seconds: Seconds) -> Seconds:
+    return {
+        "wall_ms": [1e3 * value for value in seconds["wall_s"]],
+        "cpu_ms": [1e3 * value for value in seconds["cpu_s"]],
     }
 
 

@@ -16,16 +16,19 @@ MEMORY_SHARE = 0.7  # of an instance's memory that is left for volumes
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """A way to feed a GPU: processor seconds and stored bytes per patch, one patch to a case and epoch.
+    """A way to feed a GPU, by what a patch costs; one patch to a case and epoch.
 
-    ``is_serial``: loading and training take turns in one process (PyTorch's default of no workers). ``cached_mb`` is
-    what a case takes in memory between epochs.
+    ``cpu_s`` are processor seconds of a patch whose case is in memory, ``missing_cpu_s`` of one whose case is not.
+    ``cached_mb`` is what a case takes in memory, ``stored_mb`` on disk, ``read_mb`` is read there for a patch.
+    ``is_serial``: loading and training take turns in one process (PyTorch's default of no workers).
     """
 
     name: str
     cpu_s: float
-    read_mb: float
+    missing_cpu_s: float
     cached_mb: float
+    stored_mb: float
+    read_mb: float
     is_serial: bool = False
 
 
@@ -41,22 +44,19 @@ def epoch_seconds(way: Way, instance: Instance, num_cases: int) -> Epoch:
     """Project a later epoch: stages that run side by side last as long as the slowest, serial ones add up.
 
     Processor work spreads over the instance's cores (a serial loader's over one per GPU), a core there being as fast as
-    one here; the file system is read only where the data does not fit in memory; GPUs share the cases evenly.
+    one here. Memory keeps as many cases as fit; the file system is read for all of them unless all fit, since what a
+    page cache drops is what a shuffled epoch needs next. GPUs share the cases evenly.
     """
+    kept = min(MEMORY_SHARE * instance.ram_gib * 2**30 / (num_cases * way.cached_mb * 1e6), 1.0)
+    cpu_s = num_cases * (kept * way.cpu_s + (1 - kept) * way.missing_cpu_s)
+    rate_mb_per_s = STORAGE.rate_mb_per_s(fsx_size_tib(num_cases * way.stored_mb))
     stages = {
         "GPU": num_cases / (instance.gpu.patches_per_s * instance.num_gpus),
-        "processor": num_cases * way.cpu_s / (instance.num_gpus if way.is_serial else instance.cores),
-        "storage": _read_s(way, instance, num_cases),
+        "processor": cpu_s / (instance.num_gpus if way.is_serial else instance.cores),
+        "storage": 0.0 if kept == 1 else num_cases * way.read_mb / rate_mb_per_s,
     }
     slowest = max(stages, key=lambda name: stages[name])
     return Epoch(seconds=sum(stages.values()) if way.is_serial else stages[slowest], limit=slowest)
-
-
-def _read_s(way: Way, instance: Instance, num_cases: int) -> float:
-    if num_cases * way.cached_mb * 1e6 <= MEMORY_SHARE * instance.ram_gib * 2**30:
-        return 0.0
-    size_mb = num_cases * way.read_mb
-    return size_mb / STORAGE.rate_mb_per_s(fsx_size_tib(size_mb))
 
 
 def project(ways: list[Way]) -> Iterator[Record]:

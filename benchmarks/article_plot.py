@@ -17,12 +17,12 @@ PART_COLOURS = dict(zip(("disk_ms", "preprocessing_ms", "transfer_ms", "model_ms
 
 
 def draw_load(record: Record, path: Path) -> None:
-    """Draw a bar of wall seconds per form of an image."""
+    """Draw a bar of wall milliseconds per form of an image."""
     figure = new_figure(9, 3.6)
     axes = figure.add_subplot()
-    _bars(axes, record["rows"], "wall_s", "{} s")
+    _bars(axes, record["rows"], "wall_ms", "{} ms")
     axes.set_title(f"{record['data']['name']}: loading one image", loc="left")
-    axes.set_xlabel("wall seconds, logarithmic", loc="left", size=9)
+    axes.set_xlabel("wall milliseconds, logarithmic", loc="left", size=9)
     finish(figure, record, path)
 
 
@@ -44,6 +44,8 @@ def draw_workers(record: Record, path: Path) -> None:
     counts = list(dict.fromkeys(row["label"] for row in record["rows"]))
     for colour, group in zip(COLOURS, dict.fromkeys(row["group"] for row in record["rows"]), strict=False):
         rows = [row for row in record["rows"] if row["group"] == group and not row["failure"]]
+        if not rows:
+            continue
         places = [counts.index(row["label"]) for row in rows]
         axes.plot(places, [row["summary"]["epoch_s"]["median"] for row in rows], color=colour, linewidth=1)
         for place, row in zip(places, rows, strict=True):
@@ -89,7 +91,8 @@ def draw_split(record: Record, path: Path) -> None:
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9)
-    axes.set_xlabel("milliseconds of a training step (medians)", loc="left", size=9)
+    axes.set_title(f"{record['data']['name']}: where the time of a training step goes", loc="left", pad=26)
+    axes.set_xlabel("milliseconds of a training step, medians", loc="left", size=9)
     finish(figure, record, path)
 
 

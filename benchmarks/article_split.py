@@ -16,7 +16,7 @@ from benchmarks.machine import REPOSITORY
 from benchmarks.result import Record, make_row
 from pipelines.plan import Int3
 from preprocessing.cli import AutoTriple
-from preprocessing.errors import InputError
+from preprocessing.errors import RunError
 from training.record import read_metrics
 
 PARTS = ("disk", "preprocessing", "transfer", "model", "other")
@@ -68,7 +68,7 @@ def _train(loader: str, store: Path, output: Path, patch: Int3, runs: int) -> No
     command = [sys.executable, "-m", "training.run", *words]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise InputError(f"training with --loader {loader} failed: {done.stderr.strip().splitlines()[-1]}")
+        raise RunError(f"training with --loader {loader} failed: {done.stderr.strip().splitlines()[-1]}")
 
 
 def _parts(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

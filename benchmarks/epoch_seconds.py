@@ -15,16 +15,16 @@ from typing import Any
 
 from benchmarks.machine import REPOSITORY
 from benchmarks.noise import own_cpu_s
-from benchmarks.process_tree import tree_memory_bytes
+from benchmarks.process_tree import descendants, tree_memory_bytes
 from pipelines.loaders import LoaderConfig
-from preprocessing.errors import InputError
+from preprocessing.errors import InputError, RunError
 
 PATIENCE_S = 300.0
 SAMPLE_S = 0.2
 Values = dict[str, list[float]]
 
 
-class EpochError(RuntimeError):
+class EpochError(RunError):
     """Say why a loader did not get through its epochs."""
 
 
@@ -62,7 +62,8 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
             else:
                 return peak
     finally:
-        process.kill()
+        for left in descendants(process.pid) if process.poll() is None else ():
+            left.kill()
         process.wait()
 
 
@@ -75,6 +76,7 @@ def _reason(code: int, errors: str) -> str:
 def _measure(loader_name: str, config: Mapping[str, Any], epochs: int) -> Values:
     """Measure in this process."""
     from benchmarks.check_batches import Specification
+    from benchmarks.measure import CHECKED, endless
     from benchmarks.rows import TABLE, Row
     from pipelines.loaders import build_loader
 
@@ -91,8 +93,8 @@ def _measure(loader_name: str, config: Mapping[str, Any], epochs: int) -> Values
             cpu_s.append(own_cpu_s() - used_s)
             begin, used_s = time.perf_counter(), own_cpu_s()
         loader.set_epoch(0)
-        if not loader_name.startswith("monai"):
-            Specification(Row(loader=loader_name, config=made)).check_first(iter(loader), 1)
+        specification = Specification(Row(loader=loader_name, config=made))
+        specification.check_first(specification.watch(endless(loader)), CHECKED)
     return {
         "first_epoch_s": seconds[:1],
         "epoch_s": seconds[1:],

@@ -42,8 +42,10 @@ def finish(figure: Figure, record: Record, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def whiskers(values: Spread) -> list[list[float]]:
+def whiskers(values: Spread) -> list[list[float]] | None:
     """Return the distances from the median down to the least and up to the most, as matplotlib takes them."""
+    if values["min"] == values["max"]:
+        return None
     return [[values["median"] - values["min"]], [values["max"] - values["median"]]]
 
 

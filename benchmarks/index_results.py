@@ -100,13 +100,9 @@ def index_page(results: list[Result]) -> str:
         if not found:
             continue
         head = ["result", "data", "machine", "commit", "others, cores"]
-        rows = [_cells(result) for result in found]
+        table = [head, *(_cells(result) for result in found)]
         picture = found[0].path.with_suffix(".png").name
-        parts += [
-            f"## {question}",
-            f"`python {COMMANDS[benchmark]}`",
-            "\n".join(markdown_table([head, *rows], len(head) - 1)),
-        ]
+        parts += [f"## {question}", f"`python {COMMANDS[benchmark]}`", "\n".join(markdown_table(table, len(head) - 1))]
         parts.append(f"![{question}]({picture})")
     return "\n\n".join(parts) + "\n"
 
@@ -145,7 +141,8 @@ def readme_table(result: Result) -> str:
     fastest: dict[tuple[str, str], Record] = {}
     for row in record["rows"]:
         key = row["loader"], row["device"]
-        if row["summary"] and row["loader"] != CEILING and _rate(row) > _rate(fastest.get(key)):
+        is_shown = row["summary"] and row["loader"] != CEILING and row["batch_size"] == record["options"]["batch_size"]
+        if is_shown and _rate(row) > _rate(fastest.get(key)):
             fastest[key] = row
     head = ["loader", "patches/s", "processor ms per patch", "peak memory, MB"]
     rows = [

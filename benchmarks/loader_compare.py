@@ -16,12 +16,14 @@ import torch
 from rich import get_console
 from rich.progress import Progress
 
+from benchmarks.comma_lists import parse_numbers
+from benchmarks.default_data import PHANTOM_SHARDS, median_patch
 from benchmarks.machine import num_cores
 from benchmarks.measure import Task
 from benchmarks.record import Protocol, describe_data, make_record
 from benchmarks.report_results import show, write
 from benchmarks.rounds import Measured, measure
-from benchmarks.rows import TABLE, Row, choose_rows
+from benchmarks.rows import FLOOR, TABLE, Row, Sweep, choose_rows
 from pipelines.loaders import LoaderBuilder, LoaderConfig, open_plan
 from preprocessing import to_shards
 from preprocessing.cli import AutoTriple, main
@@ -31,8 +33,7 @@ from preprocessing.shards import Store, open_store
 
 log = logging.getLogger(__name__)
 AUTO = Path("auto")
-PHANTOM_SHARDS = Path("data/shards")
-LONGEST_SIDE, SIDE_STEP = 128, 16
+NETWORKS = ("segresnet", "unet", "dynunet", "nnunet")  # those of training.networks, whose import costs every row
 STEPS_PER_EPOCH = 512  # at least: with three cases to an epoch, loaders would be measured starting and stopping
 SAMPLES_PER_CASE = 4
 
@@ -48,12 +49,12 @@ class Options:
     """Data set folder to convert first. The default is the synthetic phantom, made on first use."""
     shards: Path = AUTO
     """Shard store. auto is data/shards for the phantom, data/shards-NAME for another --source."""
-    loaders: str = "all"
-    """Comma list of dali, torch, synthetic (the ceiling) and numpy-floor (plain numpy, the yardstick)."""
+    loaders: str = "auto"
+    """auto: ours, the best of MONAI, ceiling and floor. all: every loader and peer. Or a comma list of their names."""
     patch: AutoTriple = None
     """Patch size. auto takes the median volume, at most 128 a side."""
-    batch_size: int = 2
-    """Patches per batch."""
+    batch_size: str = "2"
+    """Patches per batch; a comma list tries each."""
     augment: str = "basic"
     """none; basic: flips, intensity scale and shift; full: nnU-Net's list."""
     output: Path = Path("benchmarks/results")
@@ -64,34 +65,42 @@ class Options:
     """Length of a run."""
     threads: int = 0
     """Threads of dali and numpy-floor; 0 means one for every core."""
-    workers: int = 0
-    """Worker processes of torch; 0 means one for every core."""
+    workers: str = "auto"
+    """Worker processes of torch and the peers; a comma list tries each. auto: one for every core, none for a cache."""
     device: str = "auto"
     """cpu, gpu, or auto: the CPU and, where there is one, the GPU."""
+    train: str = "none"
+    """Network (segresnet, unet, dynunet, nnunet) to measure the loaders inside its training step as well."""
 
 
 def compare(options: Options, table: Mapping[str, LoaderBuilder] = TABLE) -> int:
     """Run the command with the loaders of ``table``; returns the exit code."""
-    _check_options(options)
+    sweep = _check_options(options)
     store = open_store(_ensure_store(options))
-    config = _configure(options, store)
+    config = _configure(options, sweep, store)
     has_gpu = torch.cuda.is_available()
-    rows, left_out = choose_rows(options.loaders, config, options.device, table, has_gpu=has_gpu)
+    rows, left_out = choose_rows(options.loaders, config, sweep, options.device, table, has_gpu=has_gpu)
     measured = _measure(rows, options, table)
-    protocol = Protocol(runs=options.runs, seconds=options.seconds, device=options.device)
+    protocol = Protocol(runs=options.runs, seconds=options.seconds, device=options.device, train=options.train)
     record = make_record(store, config, protocol, measured, left_out)
     show(record)
     log.info("written: %s", ", ".join(str(path) for path in write(record, options.output)))
     return EXIT_UNEXPECTED if any(row.failure for row in measured) else EXIT_DONE
 
 
-def _check_options(options: Options) -> None:
-    for name in ("runs", "seconds", "batch_size"):
+def _check_options(options: Options) -> Sweep:
+    """Read what is swept; raises ``InputError`` for what cannot be run."""
+    for name in ("runs", "seconds"):
         if getattr(options, name) <= 0:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)}: it must be above 0")
-    for name in ("threads", "workers"):
-        if getattr(options, name) < 0:
-            raise InputError(f"--{name} {getattr(options, name)}: 0 means one for every core, or give a number")
+            raise InputError(f"--{name} {getattr(options, name)}: it must be above 0")
+    if options.threads < 0:
+        raise InputError(f"--threads {options.threads}: 0 means one for every core, or give a number")
+    if options.train not in ("none", *NETWORKS):
+        raise InputError(f"--train {options.train}: unknown; known: none, {', '.join(NETWORKS)}")
+    return Sweep(
+        batch_sizes=parse_numbers("--batch-size", options.batch_size, least=1),
+        workers=[] if options.workers == "auto" else parse_numbers("--workers", options.workers, least=0),
+    )
 
 
 def _ensure_store(options: Options) -> Path:
@@ -106,19 +115,18 @@ def _ensure_store(options: Options) -> Path:
     return shards
 
 
-def _configure(options: Options, store: Store) -> LoaderConfig:
+def _configure(options: Options, sweep: Sweep, store: Store) -> LoaderConfig:
     """Fill in what the options leave open; raises ``InputError`` for what no loader could deliver."""
-    data = describe_data(store)
-    auto = [max(min(LONGEST_SIDE, side) // SIDE_STEP, 1) * SIDE_STEP for side in data["shape_dhw"]["median"]]
-    enough = -(-STEPS_PER_EPOCH * options.batch_size // data["cases"])
+    largest = max(sweep.batch_sizes)
+    enough = -(-STEPS_PER_EPOCH * largest // describe_data(store)["cases"])
     config = LoaderConfig(
         store=Path(store.root),
-        patch=options.patch or (auto[0], auto[1], auto[2]),
-        batch_size=options.batch_size,
+        patch=options.patch or median_patch(store),
+        batch_size=largest,
         augment=options.augment,
         samples_per_case=max(SAMPLES_PER_CASE, enough),
         num_threads=options.threads or num_cores(),
-        num_workers=options.workers or num_cores(),
+        num_workers=num_cores(),
         reuse_buffers=True,
     )
     open_plan(config)
@@ -129,11 +137,20 @@ def _measure(rows: Sequence[Row], options: Options, table: Mapping[str, LoaderBu
     """Measure all rows behind a progress bar."""
     method = multiprocessing.get_start_method()
     tasks = [
-        Task(row=row, build=table[row.loader], seconds=options.seconds, worker_start_method=method) for row in rows
+        Task(
+            row=row,
+            build=table[row.loader],
+            seconds=options.seconds,
+            worker_start_method=method,
+            net="" if options.train == "none" or row.loader == FLOOR else options.train,
+        )
+        for row in rows
     ]
     log.info("measuring %s", "; ".join(row.label for row in rows))
     with Progress(disable=not get_console().is_terminal, transient=True) as progress:
-        bar = progress.add_task("measuring", total=len(rows) * (1 + options.runs))
+        bar = progress.add_task(
+            "measuring", total=len(rows) * (1 + options.runs) + sum(bool(task.net) for task in tasks)
+        )
 
         def done(label: str) -> None:
             progress.update(bar, advance=1, description=label)

@@ -1,7 +1,8 @@
 """Measure one loader, inside a process of its own: check it, warm it up, then one timed run per request.
 
-Messages to the parent, in this order: ``Ready`` once, then for each request ``LEAD_IN`` (untimed batches flow: memory
-may be sampled), ``TIMING`` (do not disturb) and a ``Run``. ``Failed`` may come instead of any of them, and is the last.
+Messages to the parent, in this order: ``Ready`` once; for each request ``RUN`` a ``LEAD_IN`` (untimed batches flow:
+memory may be sampled), ``TIMING`` (do not disturb) and a ``Run``; for a request ``TRAIN`` a ``Trained``. ``Failed`` may
+come instead of any of them, and is the last.
 """
 
 from __future__ import annotations
@@ -20,16 +21,17 @@ from benchmarks.rows import Row
 from pipelines.batch import Batch, Loader
 from pipelines.loaders import LoaderBuilder, build_loader
 
+RUN, TRAIN, STOP = "run", "train", "stop"
 LEAD_IN, TIMING = "lead-in", "timing"
 CHECKED = 3
-LEAD_IN_SHARE = 0.15  # of a run's seconds, and at least the batches that any loader may hold ready
-LEAD_IN_BATCHES = 8
+LEAST_BATCHES = 6  # of a run, however slow the loader
+LEAD_IN_SHARE = 0.15  # of a run's seconds, and at least the batches that the loader may hold ready
 SETTLE_S, QUIET = 3.0, 0.1  # how long to wait for workers to rest, and the fraction of a core that counts as rest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a measuring process is told: the row, how its loader is built, and the length of a run.
+    """What a measuring process is told: the row, how its loader is built, the length of a run, the network to train.
 
     ``worker_start_method`` is the platform's for the loader's own workers, as in a training run: a spawned process
     would spawn them.
@@ -39,6 +41,7 @@ class Task:
     build: LoaderBuilder
     seconds: float
     worker_start_method: str
+    net: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,21 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A stretch of training. ``waiting`` is the share of it in which the model waited for data.
+
+    ``gpu_utilisation`` is the mean of what the driver tells, in percent, ``None`` without a GPU.
+    """
+
+    net: str
+    steps: int
+    wall_s: float
+    patches_per_s: float
+    waiting: float
+    gpu_utilisation: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Failed:
     """Why the row has no numbers."""
 
@@ -68,7 +86,7 @@ class Failed:
 
 
 def serve(connection: Connection, task: Task) -> None:
-    """Measure one run for every true message, until a false one comes. Ctrl-C is the parent's to handle."""
+    """Do what each message asks for, until it is ``STOP``. Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     multiprocessing.set_start_method(task.worker_start_method, force=True)
     try:
@@ -81,26 +99,36 @@ def _serve(connection: Connection, task: Task) -> None:
     begin = time.perf_counter()
     row = task.row
     with build_loader(row.loader, row.config, table={row.loader: task.build}) as loader:
-        batches = endless(loader)
+        specification = Specification(row)
+        batches = specification.watch(endless(loader))
         first = next(batches)
         start_s = time.perf_counter() - begin
-        specification = Specification(row)
         specification.check_first(itertools.chain([first], batches), CHECKED)
+        specification.warm_up(batches)
         _flow(batches, task)
         _settle(ProcessorClock())
         connection.send(Ready(start_s=start_s))
         for epoch in itertools.count(1):
-            if not connection.recv():
+            request = connection.recv()
+            if request == STOP:
                 return
-            connection.send(_run(connection, loader, specification, task, epoch))
+            loader.set_epoch(epoch)
+            connection.send(
+                _train(loader, task) if request == TRAIN else _run(connection, loader, specification, task, epoch)
+            )
+
+
+def _train(loader: Loader, task: Task) -> Trained:
+    from benchmarks.training_step import train  # MONAI's networks are half of what the other rows import
+
+    return train(task.row, task.net, loader, endless(loader), task.seconds)
 
 
 def _run(connection: Connection, loader: Loader, specification: Specification, task: Task, epoch: int) -> Run:
-    """Start ``epoch``, wait for its first batch, let some flow, time the following ones, check the last."""
+    """Start the epoch, wait for its first batch, let some flow, time the following ones, check the last."""
     row = task.row
     begin = time.perf_counter()
-    loader.set_epoch(epoch)
-    batches = endless(loader)
+    batches = specification.watch(endless(loader))
     next(batches)
     _synchronize(row)
     first_batch_s = time.perf_counter() - begin
@@ -110,7 +138,7 @@ def _run(connection: Connection, loader: Loader, specification: Specification, t
     clock = ProcessorClock()
     used_s, machine_s = clock.read()
     begin = time.perf_counter()
-    timed, last = _timed(batches, begin + task.seconds)
+    timed, last = _timed(batches, begin + task.seconds, row.cycle)
     _synchronize(row)
     wall_s = time.perf_counter() - begin
     used_s, machine_s = (after - before for after, before in zip(clock.read(), (used_s, machine_s), strict=True))
@@ -135,19 +163,18 @@ def endless(loader: Loader) -> Generator[Batch]:
 
 def _flow(batches: Iterator[Batch], task: Task) -> int:
     """Take batches untimed until none that was made in advance is left; returns how many."""
-    least = max(LEAD_IN_BATCHES, 2 * task.row.config.num_workers)
     deadline = time.perf_counter() + LEAD_IN_SHARE * task.seconds
     for number in itertools.count(1):
         next(batches)
-        if number >= least and time.perf_counter() >= deadline:
+        if number >= task.row.num_ready and time.perf_counter() >= deadline:
             return number
     raise AssertionError("count() ended")
 
 
-def _timed(batches: Iterator[Batch], deadline: float) -> tuple[int, Batch]:
-    """Take batches until ``deadline``, touching nothing in them; returns how many, and the last."""
+def _timed(batches: Iterator[Batch], deadline: float, cycle: int) -> tuple[int, Batch]:
+    """Take batches, in whole cycles, until ``deadline``, touching nothing in them; returns how many, and the last."""
     for number, batch in enumerate(batches, start=1):
-        if time.perf_counter() >= deadline:
+        if number >= LEAST_BATCHES and number % cycle == 0 and time.perf_counter() >= deadline:
             return number, batch
     raise AssertionError("an endless iteration ended")
 

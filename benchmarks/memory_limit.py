@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -32,7 +34,17 @@ def memory_limit(limit_mb: int) -> Iterator[list[str]]:
         (group / "memory.limit_in_bytes").write_text(str(limit_mb * 10**6), encoding="ascii")
         yield ["sh", "-c", JOIN, str(group / "cgroup.procs")]
     finally:
+        _end_processes(group / "cgroup.procs")
         group.rmdir()
+
+
+def _end_processes(members: Path) -> None:
+    """End what the command left running, the workers of a process that was killed for instance."""
+    while left := members.read_text(encoding="ascii").split():
+        for process in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGKILL)
+        time.sleep(0.05)
 
 
 def _own_group() -> str:

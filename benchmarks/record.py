@@ -12,20 +12,25 @@ from typing import Any
 import numpy as np
 
 from benchmarks.check_batches import TOLERANCE
-from benchmarks.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.check_drawn import TOLERANCE as DRAWN_TOLERANCE
+from benchmarks.machine import describe_commit, describe_machine, describe_versions, num_cores
 from benchmarks.measure import CHECKED, Run
+from benchmarks.noise import QUIET_CORES
 from benchmarks.process_tree import memory_kind
 from benchmarks.rounds import Measured
-from benchmarks.rows import Row
+from benchmarks.rows import CEILING, SAMPLES_PER_VOLUME, LeftOut
 from benchmarks.schema import FORMAT_VERSION, METRICS, SCHEMA
 from pipelines.loaders import LoaderConfig
 from preprocessing.errors import InputError
 from preprocessing.shards import Store
 
 Record = dict[str, Any]
+UNEVEN = 0.3  # spread of a row's runs, as a share of their median, from which it is doubted
 METHOD = f"""\
 One process per row, and rounds: every row runs once per round in the order of the table while the others idle.
-Checked with plan and reference: the first {CHECKED} batches, a patch of each run's last; image to {TOLERANCE:g}.
+Checked: the first {CHECKED} batches, a patch of each run's last; with plan and reference (image to {TOLERANCE:g}), or,
+where a loader draws for itself, by finding each patch in its volume (to {DRAWN_TOLERANCE:g}) and counting the cases.
+MONAI's Dataset and PersistentDataset read a volume for each patch; TorchIO cuts {SAMPLES_PER_VOLUME} patches from one.
 A run starts an epoch, waits for its first batch, lets what was made in advance flow by untimed, then times.
 The consumer touches nothing; dali and numpy-floor reuse their buffers.
 CPU time is of the loader's process and its workers; memory is the peak of the same, sampled in each run before timing.
@@ -35,20 +40,21 @@ The page cache is as the warm-up left it, warm for a store that fits in memory."
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How it was measured: number of runs, seconds of each, and the device asked for."""
+    """How it was measured: number of runs, seconds of each, the device asked for, the network trained (or none)."""
 
     runs: int
     seconds: float
     device: str
+    train: str
 
 
 def make_record(
-    store: Store, config: LoaderConfig, protocol: Protocol, measured: Sequence[Measured], left_out: Sequence[Row]
+    store: Store, config: LoaderConfig, protocol: Protocol, measured: Sequence[Measured], left_out: Sequence[LeftOut]
 ) -> Record:
     """Return the record of one comparison. It names no host and no path; raises ``ValidationError`` off the schema."""
     import jsonschema
 
-    record = {
+    record: Record = {
         "format_version": FORMAT_VERSION,
         "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         "machine": describe_machine(),
@@ -58,9 +64,10 @@ def make_record(
         "options": _describe_options(config, protocol),
         "method": METHOD.splitlines(),
         "memory_kind": memory_kind(),
-        "rows": [_describe_row(row, store.root) for row in measured],
-        "left_out": [{"label": row.label, "reason": "needs a GPU"} for row in left_out],
+        "rows": [_describe_row(row, measured, store.root) for row in measured],
+        "left_out": [dataclasses.asdict(row) for row in left_out],
     }
+    record["noisy"] = _doubts(record["rows"])
     jsonschema.validate(record, SCHEMA)
     return record
 
@@ -90,7 +97,24 @@ def _describe_options(config: LoaderConfig, protocol: Protocol) -> Record:
     return {**chosen, "threads": config.num_threads, "workers": config.num_workers, **dataclasses.asdict(protocol)}
 
 
-def _describe_row(measured: Measured, root: str) -> Record:
+def _doubts(rows: Sequence[Record]) -> list[str]:
+    """Say why numbers are to be doubted, if they are, and of which rows."""
+    cores = num_cores()
+    disturbed, uneven = [], []
+    for row in rows:
+        if row["summary"] is None:
+            continue
+        others, rate = row["summary"]["others_cores"]["median"], row["summary"]["patches_per_s"]
+        if others > QUIET_CORES * cores:
+            disturbed.append(f"{row['label']} ({others:.1f})")
+        spread = (rate["max"] - rate["min"]) / rate["median"]
+        if spread > UNEVEN:
+            uneven.append(f"{row['label']} ({spread:.0%})")
+    doubts = [f"other processes took some of the {cores} cores from {'; '.join(disturbed)}"] if disturbed else []
+    return [*doubts, f"runs lie far apart of {'; '.join(uneven)}"] if uneven else doubts
+
+
+def _describe_row(measured: Measured, everything: Sequence[Measured], root: str) -> Record:
     row = measured.row
     runs = [
         _describe_run(run, memory, row.config) for run, memory in zip(measured.runs, measured.memory_bytes, strict=True)
@@ -100,12 +124,30 @@ def _describe_row(measured: Measured, root: str) -> Record:
         "loader": row.loader,
         "device": row.config.device,
         "settings": row.settings,
-        "checked": "voxels against the reference" if row.follows_plan else "shape and dtype",
+        "batch_size": row.config.batch_size,
+        "workers": row.num_workers,
+        "checked": row.checked,
         "failure": measured.failure and _without_paths(measured.failure, root),
         "start_s": measured.start_s,
         "runs": runs,
         "summary": summarize(runs) if runs and measured.failure is None else None,
+        "training": _describe_training(measured, everything),
     }
+
+
+def _describe_training(measured: Measured, everything: Sequence[Measured]) -> Record | None:
+    """Compare the training with that on the ceiling's batches, of the same size and on the same device."""
+    trained, config = measured.trained, measured.row.config
+    if trained is None:
+        return None
+    ceilings = [
+        other.trained.patches_per_s
+        for other in everything
+        if other.trained is not None
+        and other.row.loader == CEILING
+        and (other.row.config.device, other.row.config.batch_size) == (config.device, config.batch_size)
+    ]
+    return dataclasses.asdict(trained) | {"of_ceiling": trained.patches_per_s / ceilings[0] if ceilings else None}
 
 
 def _without_paths(message: str, root: str) -> str:

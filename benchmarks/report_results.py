@@ -16,7 +16,7 @@ from benchmarks.record import Record
 from benchmarks.rows import CEILING, FLOOR
 
 Writer = Callable[[float], str]
-NARROWEST = 130  # columns that the table needs where there is no terminal to ask
+NARROWEST = 150  # columns that the table needs where there is no terminal to ask
 
 
 def brief(value: float) -> str:
@@ -38,9 +38,17 @@ COLUMNS: dict[str, tuple[str, Writer]] = {
 }
 
 
-def headings() -> list[str]:
+TRAINING_HEADINGS = ["training, patches/s", "of ceiling", "waiting"]
+
+
+def headings(record: Record) -> list[str]:
     """Return the table's columns."""
-    return ["loader", *(heading for heading, _ in COLUMNS.values()), "of floor"]
+    training = TRAINING_HEADINGS if _has_training(record) else []
+    return ["loader", *(heading for heading, _ in COLUMNS.values()), "of floor", "dali is", *training]
+
+
+def _has_training(record: Record) -> bool:
+    return any(row["training"] for row in record["rows"])
 
 
 def cells(record: Record, gap: str) -> list[list[str]]:
@@ -49,13 +57,37 @@ def cells(record: Record, gap: str) -> list[list[str]]:
     made = []
     for row in record["rows"]:
         name = gap.join((row["loader"], ", ".join(filter(None, (row["device"], row["settings"])))))
+        training = _training_cells(row) if _has_training(record) else []
         if row["summary"] is None:
-            made.append([name, "FAILED", *[""] * len(COLUMNS)])
+            made.append([name, "FAILED", *[""] * (len(COLUMNS) + 1), *training])
             continue
-        share = row["summary"]["patches_per_s"]["median"] / floor if floor else None
+        rate = row["summary"]["patches_per_s"]["median"]
         numbers = [_spread(row["summary"][metric], write, gap) for metric, (_, write) in COLUMNS.items()]
-        made.append([name, *numbers, "" if share is None or row["loader"] == CEILING else f"{share:.0%}"])
+        share = "" if floor is None or row["loader"] == CEILING else f"{rate / floor:.0%}"
+        made.append([name, *numbers, share, _lead(record, row), *training])
     return made
+
+
+def _training_cells(row: Record) -> list[str]:
+    training = row["training"]
+    if training is None:
+        return [""] * len(TRAINING_HEADINGS)
+    share = "" if training["of_ceiling"] is None else f"{training['of_ceiling']:.0%}"
+    return [brief(training["patches_per_s"]), share, f"{training['waiting']:.1%}"]
+
+
+def _lead(record: Record, row: Record) -> str:
+    """Say how many times as fast dali is on the same device, at the same batch size."""
+    ours = [
+        other["summary"]["patches_per_s"]["median"]
+        for other in record["rows"]
+        if other["loader"] == "dali"
+        and other["summary"]
+        and (other["device"], other["batch_size"]) == (row["device"], row["batch_size"])
+    ]
+    if not ours or row["loader"] in ("dali", CEILING):
+        return ""
+    return f"{ours[0] / row['summary']['patches_per_s']['median']:.1f}x"
 
 
 def _floor_rate(record: Record) -> float | None:
@@ -75,13 +107,17 @@ def describe(record: Record) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     gpu = machine["gpu"] or "none"
     changed = " with changes" if commit and commit["dirty"] else ""
-    left_out = "; ".join(row["label"] for row in record["left_out"])
+    left_out: dict[str, list[str]] = {}
+    for row in record["left_out"]:
+        left_out.setdefault(row["reason"], []).append(row["label"])
+    sizes = ", ".join(str(size) for size in sorted({row["batch_size"] for row in record["rows"]}))
     return [
+        *(f"NOISY MACHINE: {doubt}" for doubt in record["noisy"]),
         *(f"FAILED: {row['label']}: {row['failure']}" for row in record["rows"] if row["failure"]),
-        *([f"Left out, because they need a GPU: {left_out}"] if left_out else []),
+        *(f"Left out, {reason}: {'; '.join(labels)}" for reason, labels in left_out.items()),
         f"Numbers: median (least..most) of {options['runs']} runs of {options['seconds']:g} s",
         f"Data: {data['name']}, {data['cases']} cases of about {median}, {data['channels']} x {data['image_dtype']}",
-        f"Work: patch {patch}, batch {options['batch_size']}, augment {options['augment']}",
+        f"Work: patch {patch}, batch {sizes}, augment {options['augment']}",
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['ram_gib']} GiB; GPU: {gpu}",
         f"Code: commit {commit['hash'][:12] + changed if commit else 'unknown'}, {record['date']}",
         f"Versions: Python {machine['python']}, {versions}; memory measured as {record['memory_kind'].upper()}",
@@ -93,7 +129,7 @@ def show(record: Record) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, NARROWEST)
-    table = Table(*(heading.replace(", ", "\n") for heading in headings()), box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(*(heading.replace(", ", "\n") for heading in headings(record)), box=box.SIMPLE_HEAD, pad_edge=False)
     for column in table.columns:
         column.overflow = "fold"
         column.justify = "left" if column is table.columns[0] else "right"
@@ -106,7 +142,8 @@ def show(record: Record) -> None:
 
 def markdown(record: Record, picture: str) -> str:
     """Write the same as a Markdown page that shows ``picture``."""
-    table = [headings(), ["---", *["---:"] * (len(COLUMNS) + 1)], *cells(record, " ")]
+    titles = headings(record)
+    table = [titles, ["---", *["---:"] * (len(titles) - 1)], *cells(record, " ")]
     rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
     lines = [f"- {line}" for line in (*describe(record), *record["method"])]
     title = f"# Loader comparison: {record['data']['name']}"

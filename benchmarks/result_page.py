@@ -60,9 +60,8 @@ def _cell(row: Record, values: Spread | None) -> str:
 def markdown_table(table: list[list[str]], num_text: int = 1) -> list[str]:
     """Write headings and rows as Markdown; the first ``num_text`` columns are text, the others numbers."""
     head, *rows = table
-    return [
-        f"| {' | '.join(cells)} |" for cells in (head, [*["---"] * num_text, *["---:"] * (len(head) - num_text)], *rows)
-    ]
+    rule = ["---" if number < num_text else "---:" for number in range(len(head))]
+    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
 
 
 def show(record: Record) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from benchmarks.measure import LEAD_IN, TIMING, Failed, Ready, Run, Task, serve
+from benchmarks.measure import LEAD_IN, RUN, STOP, TIMING, TRAIN, Failed, Ready, Run, Task, Trained, serve
 from benchmarks.process_tree import descendants, tree_memory_bytes
 from benchmarks.rows import Row
 
@@ -30,6 +30,7 @@ class Measured:
     start_s: float = 0.0
     runs: list[Run] = field(default_factory=list)
     memory_bytes: list[int] = field(default_factory=list)
+    trained: Trained | None = None
     failure: str | None = None
 
 
@@ -39,6 +40,7 @@ class Child:
     def __init__(self, task: Task) -> None:
         context = multiprocessing.get_context("spawn")
         self.measured = Measured(row=task.row)
+        self.trains = bool(task.net)
         self._patience_s = PATIENCE_S + 2 * task.seconds
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, task), name=task.row.label)
@@ -53,7 +55,7 @@ class Child:
 
     def run(self) -> None:
         """Measure once; memory is sampled before the timed part, which is left in peace."""
-        self._pipe.send(True)
+        self._pipe.send(RUN)
         assert self._receive() == LEAD_IN
         peak = self._sample_memory()
         assert self._receive() == TIMING
@@ -62,11 +64,18 @@ class Child:
         self.measured.runs.append(answer)
         self.measured.memory_bytes.append(peak)
 
+    def train(self) -> None:
+        """Measure inside a training step."""
+        self._pipe.send(TRAIN)
+        answer = self._receive()
+        assert isinstance(answer, Trained)
+        self.measured.trained = answer
+
     def close(self) -> None:
         """End the process and all that it started, whatever state it is in."""
         started = descendants(self._process.pid or 0)
         with contextlib.suppress(OSError):  # it may be gone already
-            self._pipe.send(False)
+            self._pipe.send(STOP)
         self._process.join(timeout=FAREWELL_S)
         for process in started:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -94,7 +103,7 @@ class Child:
 
 
 def measure(tasks: Sequence[Task], runs: int, done: Callable[[str], None]) -> list[Measured]:
-    """Measure every task ``runs`` times; ``done`` is told the label of a row after each of its steps (1 + ``runs``).
+    """Measure every task ``runs`` times; ``done`` is told the label of a row after each of its steps.
 
     A row that fails takes no further part; the others go on.
     """
@@ -106,6 +115,9 @@ def measure(tasks: Sequence[Task], runs: int, done: Callable[[str], None]) -> li
         for _ in range(runs):
             for child in children:
                 _step(child, Child.run, done)
+        for child in children:
+            if child.trains:
+                _step(child, Child.train, done)
     finally:
         for child in children:
             child.close()

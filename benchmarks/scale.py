@@ -17,12 +17,13 @@ from rich.progress import Progress
 
 from benchmarks.assumptions import CASE_MB, GPUS, LARGE_CASES, PATCH_MB, SAMPLES_PER_CASE, STORAGES
 from benchmarks.check_batches import CheckError
+from benchmarks.comma_lists import parse_numbers
 from benchmarks.default_data import PHANTOM_SHARDS, describe_cases, median_patch, open_or_make
 from benchmarks.machine import num_cores
 from benchmarks.noise import NoiseWatch
 from benchmarks.result import PROJECTED, Record, make_record, make_row
 from benchmarks.result_page import show, write
-from benchmarks.scale_plan import check_ranks, check_same_batches, deal, make_plan, time_samples
+from benchmarks.scale_plan import check_ranks, check_same_batches, check_sticky, deal, make_plan, time_samples
 from benchmarks.scale_plot import OPENING, POINTS, RANKS, STORAGE, draw
 from benchmarks.scale_store import measure_opening, plan_store
 from benchmarks.storage_model import Reader, fsx_size_tib, gpus_fed, patches_per_s
@@ -40,7 +41,8 @@ METHOD = [
     (
         f"Ranks: the plan's own epoch at a global batch of {BATCH_SIZE * MAX_RANKS}, one patch per case, checked for "
         "every number of ranks: each slot on one rank, equal numbers of samples, every case read, by one rank only, "
-        "and the ranks' batches together the global batch. Times are of one rank at the end of an epoch."
+        "and the ranks' batches together the global batch; with sticky "
+        "lanes, the same cases in two epochs. Times are of one rank at the end of an epoch."
     ),
     (
         "Storage points: plain numpy with one thread per core, its reads held back by a token bucket; predicted by "
@@ -77,7 +79,7 @@ class Options:
 
 def measure_scale(options: Options) -> int:
     """Run the command; returns the exit code."""
-    sizes = _sizes(options.cases)
+    sizes = parse_numbers("--cases", options.cases, least=1)
     if options.runs < 1 or options.seconds <= 0:
         raise InputError(f"--runs {options.runs} --seconds {options.seconds:g}: at least 1 run of more than 0 s")
     store = open_or_make(options.shards)
@@ -102,16 +104,6 @@ def measure_scale(options: Options) -> int:
     return EXIT_UNEXPECTED if any(row["failure"] for row in rows) else EXIT_DONE
 
 
-def _sizes(text: str) -> list[int]:
-    try:
-        sizes = [int(part) for part in text.split(",")]
-    except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1:
-        raise InputError(f"--cases {text}: expected numbers of cases such as 10,1000,{LARGE_CASES}")
-    return sizes
-
-
 def _rows(store: Store, sizes: list[int], options: Options) -> Iterator[Record]:
     yield from _opening(store, sizes, options.runs)
     yield from _ranks(store, sizes[-1], options.runs)
@@ -128,13 +120,17 @@ def _opening(store: Store, sizes: list[int], runs: int) -> Iterator[Record]:
 
 def _ranks(store: Store, num_cases: int, runs: int) -> Iterator[Record]:
     shape = describe_cases(store)["median_dhw"]
-    plan = make_plan(num_cases, BATCH_SIZE * MAX_RANKS, median_patch(store), (shape[0], shape[1], shape[2]))
-    dealt = deal(plan, 0)
+    plan, sticky = (
+        make_plan(num_cases, BATCH_SIZE * MAX_RANKS, median_patch(store), (shape[0], shape[1], shape[2]), sticky=keeps)
+        for keeps in (False, True)
+    )
+    dealt, kept = deal(plan, 0), [deal(sticky, epoch) for epoch in (0, 1)]
     for world_size in (2**power for power in range(MAX_RANKS.bit_length())):
         failure = None
         try:
             check_ranks(plan, dealt, world_size)
             check_same_batches(plan, dealt, world_size)
+            check_sticky(sticky, kept, world_size)
         except CheckError as error:
             failure = str(error)
         timed = {} if failure else time_samples(plan, world_size, runs) | {"steps": [plan.steps_per_epoch]}

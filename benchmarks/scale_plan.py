@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +18,10 @@ LATE_STEPS = 8  # steps timed at the far end of an epoch: the plan goes there wi
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedCase:
-    """A case of which the plan needs the shape only."""
+    """A case of which the plan needs the shape only, and that its voxels are cubes."""
 
     shape_dhw: Int3
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def foreground(self) -> dict[int, Coordinates]:
         """Return no foreground: patches are drawn uniformly."""
@@ -37,9 +39,9 @@ class PlannedStore:
         return PlannedCase(shape_dhw=self.shape_dhw)
 
 
-def make_plan(num_cases: int, global_batch: int, patch: Int3, shape_dhw: Int3) -> Plan:
+def make_plan(num_cases: int, global_batch: int, patch: Int3, shape_dhw: Int3, *, sticky: bool = False) -> Plan:
     """Plan ``num_cases`` cases, one patch of each to an epoch, four channels."""
-    options = PlanOptions(seed=0, global_batch=global_batch, patch=patch, samples_per_case=1)
+    options = PlanOptions(seed=0, global_batch=global_batch, patch=patch, samples_per_case=1, sticky=sticky)
     return Plan(PlannedStore(shape_dhw=shape_dhw), [f"case_{n:06d}" for n in range(num_cases)], options, 4)
 
 
@@ -84,6 +86,15 @@ def check_same_batches(plan: Plan, dealt: npt.NDArray[np.str_], world_size: int)
         together = [sample.case_id for share in shares for sample in share]
         if together != dealt[step].tolist():
             raise CheckError(f"{world_size} ranks: step {step} is another batch than with one rank")
+
+
+def check_sticky(sticky: Plan, epochs: Sequence[npt.NDArray[np.str_]], world_size: int) -> None:
+    """Check that ranks whose lanes keep their cases read what ``cases_of`` says in each of ``epochs``."""
+    for rank in range(world_size):
+        lanes = sticky.lanes_of(rank, world_size)
+        read = [set(dealt[:, list(lanes)].ravel().tolist()) for dealt in epochs]
+        if any(cases != set(sticky.cases_of(lanes)) for cases in read):
+            raise CheckError(f"{world_size} ranks: rank {rank} reads other cases than those that stick to its lanes")
 
 
 def time_samples(plan: Plan, world_size: int, runs: int) -> dict[str, list[float]]:

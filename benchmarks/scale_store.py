@@ -41,11 +41,11 @@ def _shard(number: int, case_ids: list[str], mean_bytes: int) -> ShardEntry:
 
 
 def measure_opening(store: Path, runs: int) -> dict[str, list[float]]:
-    """Open ``store`` in ``runs`` fresh processes; returns the values of ``open_s`` and ``memory_mb``."""
+    """Open ``store`` in ``runs`` fresh processes; returns the values of ``open_ms`` and ``memory_mb``."""
     command = [sys.executable, "-m", "benchmarks.scale_store", str(store.resolve())]
     done = [subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True) for _ in range(runs)]
     measured = [json.loads(one.stdout) for one in done]
-    return {name: [one[name] for one in measured] for name in ("open_s", "memory_mb")}
+    return {name: [one[name] for one in measured] for name in ("open_ms", "memory_mb")}
 
 
 def _open(arguments: Sequence[str]) -> dict[str, float]:
@@ -56,9 +56,9 @@ def _open(arguments: Sequence[str]) -> dict[str, float]:
     before, begin = psutil.Process().memory_info().rss, time.perf_counter()
     store = open_store(arguments[0])
     count = len(store.labelled_ids)
-    open_s = time.perf_counter() - begin
+    open_ms = 1e3 * (time.perf_counter() - begin)
     assert count == len(store.case_ids)
-    return {"open_s": open_s, "memory_mb": (psutil.Process().memory_info().rss - before) / 1e6}
+    return {"open_ms": open_ms, "memory_mb": (psutil.Process().memory_info().rss - before) / 1e6}
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 Schema = dict[str, Any]
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 TEXT: Schema = {"type": "string", "minLength": 1}
 COUNT: Schema = {"type": "integer", "minimum": 0}
@@ -32,17 +32,31 @@ MACHINE = {"cpu": TEXT, "cores": COUNT, "ram_gib": NUMBER, "gpu": _or_null(TEXT)
 OPTIONS = {"augment": TEXT, "patch": TRIPLE, "batch_size": COUNT, "samples_per_case": COUNT, "seed": COUNT}
 SPREAD = _object({"median": NUMBER, "min": NUMBER, "max": NUMBER})
 RUN = _object({"batches": COUNT, "wall_s": NUMBER, **dict.fromkeys(METRICS, NUMBER)})
+TRAINING = _object(
+    {
+        "net": TEXT,
+        "steps": COUNT,
+        "wall_s": NUMBER,
+        "patches_per_s": NUMBER,
+        "waiting": NUMBER,
+        "gpu_utilisation": _or_null(NUMBER),
+        "of_ceiling": _or_null(NUMBER),
+    }
+)
 ROW = _object(
     {
         "label": TEXT,
         "loader": TEXT,
         "device": {"enum": ["cpu", "gpu"]},
         "settings": {"type": "string"},
+        "batch_size": COUNT,
+        "workers": _or_null(COUNT),
         "checked": TEXT,
         "failure": _or_null(TEXT),
         "start_s": NUMBER,
         "runs": _list(RUN),
         "summary": _or_null(_object(dict.fromkeys(METRICS, SPREAD))),
+        "training": _or_null(TRAINING),
     }
 )
 SCHEMA: Schema = {
@@ -66,11 +80,20 @@ SCHEMA: Schema = {
                 }
             ),
             "options": _object(
-                {**OPTIONS, "runs": COUNT, "seconds": NUMBER, "threads": COUNT, "workers": COUNT, "device": TEXT}
+                {
+                    **OPTIONS,
+                    "runs": COUNT,
+                    "seconds": NUMBER,
+                    "threads": COUNT,
+                    "workers": COUNT,
+                    "device": TEXT,
+                    "train": TEXT,
+                }
             ),
             "method": _list(TEXT),
             "memory_kind": {"enum": ["pss", "uss", "rss"]},
             "rows": _list(ROW),
+            "noisy": _list(TEXT),
             "left_out": _list(_object({"label": TEXT, "reason": TEXT})),
         }
     ),

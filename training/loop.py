@@ -9,18 +9,14 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
-from torch import nn
-
-from pipelines.batch import Batch
 from preprocessing.errors import RunError
 from training.board import Board
 from training.checkpoint import BEST, LAST, PREVIOUS, save_checkpoint
-from training.precision import autocast
 from training.progress import ProgressLine
 from training.record import append_metrics, without_nan
 from training.scores import VALIDATED, average, by_structure
 from training.state import Learned, Progress, Setup
+from training.step import take_step
 from training.stop import Stopped, StopRequest
 from training.timing import Split, StepTimer
 from training.validate import ValidationOptions, validate
@@ -67,7 +63,12 @@ class Training:
         self.timer.start()
         for batch in loader:
             self.timer.batch_arrived()
-            loss, *votes = self.group.sum([self._step(batch) / self.group.world.world_size, *self.stop.votes()])
+            loss, *votes = self.group.sum(
+                [
+                    take_step(batch, self.setup, self.learned, self.timer) / self.group.world.world_size,
+                    *self.stop.votes(),
+                ]
+            )
             self.timer.stepped()
             if not math.isfinite(loss):
                 raise RunError(f"the loss is {loss} at step {progress.step}; lower --lr, or use --amp off if it was on")
@@ -79,37 +80,6 @@ class Training:
             self.stop.check(votes)
             if time.monotonic() - self._saved_at > SAVE_EVERY_S:
                 self.save()
-
-    def _step(self, batch: Batch) -> float:
-        learned = self.learned
-        # DALI's batches have this layout from the start and go to the first convolution without a copy
-        image = batch.image.to(self.group.device, non_blocking=True, memory_format=torch.channels_last_3d)
-        label = batch.label.to(self.group.device, non_blocking=True)
-        self.timer.transferred()
-        learned.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(image, label)
-        learned.scaler.unscale_(learned.optimizer)
-        nn.utils.clip_grad_norm_(learned.network.parameters(), max_norm=12.0)  # nnU-Net's bound
-        learned.scaler.step(learned.optimizer)
-        learned.scaler.update()
-        learned.schedule.step()
-        if learned.average is not None:
-            learned.average.update_parameters(learned.network)
-        return float(loss)
-
-    def _backward(self, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Add up the gradients of the batch part by part; returns the loss of the whole batch."""
-        learned, setup, num = self.learned, self.setup, self.setup.accumulate
-        parts = zip(image.chunk(num), label.chunk(num), strict=True)
-        total = torch.zeros((), device=image.device)
-        for index, (part, wanted) in enumerate(parts):
-            with self.group.summing(learned.forward, is_last=index == num - 1):
-                with autocast(self.group.device, setup.amp):
-                    logits = learned.forward(part)
-                loss = setup.loss(logits.float(), wanted) / num
-                learned.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        return total
 
     def _finish_epoch(self) -> None:
         """Validate when it is due, write the epoch's line, save."""

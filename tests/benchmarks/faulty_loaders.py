@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Generator
 
@@ -9,6 +10,7 @@ import torch
 
 from pipelines.batch import Batch, Loader
 from pipelines.loaders import LoaderBuilder, LoaderConfig
+from pipelines.monai_loader import VARIANTS, MonaiLoader
 from pipelines.plan import Plan
 from pipelines.torch_loader import TorchLoader
 from preprocessing.shards import Store
@@ -24,6 +26,86 @@ class FaultyLoader(TorchLoader):
         for batch in super()._batches(epoch, first_step):
             first = first or batch
             yield type(self).spoil(batch, first)
+
+
+class FaultyMonai(MonaiLoader):
+    """The same for a loader that draws for itself."""
+
+    spoil: Callable[[Batch, Batch], Batch]
+
+    def __init__(self, store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> None:
+        super().__init__(store, plan, config, rank, world_size, VARIANTS["monai-cache"])
+
+    def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:
+        first = None
+        for batch in super()._batches(epoch, first_step):
+            first = first or batch.clone()
+            yield type(self).spoil(batch, first)
+
+
+class MonaiSameBatch(FaultyMonai):
+    @staticmethod
+    def spoil(batch: Batch, first: Batch) -> Batch:  # noqa: ARG004
+        return first
+
+
+class MonaiMismatchedLabels(FaultyMonai):
+    """Every label belongs to the patch before."""
+
+    @staticmethod
+    def spoil(batch: Batch, first: Batch) -> Batch:  # noqa: ARG004
+        return dataclasses.replace(batch, label=batch.label.roll(1, 0))
+
+
+class MonaiFlippedLabel(FaultyMonai):
+    @staticmethod
+    def spoil(batch: Batch, first: Batch) -> Batch:  # noqa: ARG004
+        return dataclasses.replace(batch, label=batch.label.flip(4))
+
+
+class MonaiUnnormalised(FaultyMonai):
+    @staticmethod
+    def spoil(batch: Batch, first: Batch) -> Batch:  # noqa: ARG004
+        return dataclasses.replace(batch, image=batch.image * 300 + 700)
+
+
+class MonaiOneChannelUnnormalised(FaultyMonai):
+    @staticmethod
+    def spoil(batch: Batch, first: Batch) -> Batch:  # noqa: ARG004
+        image = batch.image.clone()
+        image[:, 1] *= 2
+        return dataclasses.replace(batch, image=image)
+
+
+class MonaiNoise(FaultyMonai):
+    """Costs nothing to make and looks standardised."""
+
+    @staticmethod
+    def spoil(batch: Batch, first: Batch) -> Batch:  # noqa: ARG004
+        return dataclasses.replace(batch, image=torch.randn(batch.image.shape))
+
+
+class MonaiNotANumber(FaultyMonai):
+    @staticmethod
+    def spoil(batch: Batch, first: Batch) -> Batch:  # noqa: ARG004
+        return dataclasses.replace(batch, image=batch.image * torch.nan)
+
+
+class MonaiWrongCase(FaultyMonai):
+    @staticmethod
+    def spoil(batch: Batch, first: Batch) -> Batch:  # noqa: ARG004
+        return dataclasses.replace(batch, cases=batch.cases[::-1])
+
+
+class MonaiOneCase(FaultyMonai):
+    """Reads one case over and over, which stays in the processor's cache."""
+
+    def _draw(self, epoch: int, step: int, lane: int) -> tuple[int, int]:
+        return 0, super()._draw(epoch, step, lane)[1]
+
+    @staticmethod
+    def spoil(batch: Batch, first: Batch) -> Batch:  # noqa: ARG004
+        return batch
 
 
 class SameBatch(FaultyLoader):

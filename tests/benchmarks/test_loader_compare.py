@@ -11,26 +11,31 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 
 from benchmarks.check_batches import CheckError, Specification
 from benchmarks.loader_compare import Options, compare
-from benchmarks.machine import slug_of
-from benchmarks.measure import CHECKED, endless
+from benchmarks.machine import num_cores, slug_of
+from benchmarks.measure import CHECKED, Run, endless
+from benchmarks.record import Protocol, make_record
 from benchmarks.report_results import cells, markdown
-from benchmarks.rows import TABLE, Row, choose_rows
+from benchmarks.rounds import Measured
+from benchmarks.rows import FLOOR, OWN_DRAWS, PEERS, TABLE, USUAL, Row, Sweep, choose_rows, is_installed
 from benchmarks.schema import SCHEMA
 from pipelines.batch import Batch
 from pipelines.loaders import LOADERS, LoaderConfig, build_loader, open_plan
 from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, EXIT_USAGE, InputError
+from preprocessing.shards import open_store
 from tests.benchmarks import faulty_loaders
 from tests.benchmarks.faulty_loaders import BROKEN_TABLE, FaultyLoader
 
 PATCH = (16, 16, 16)
+ONCE = Sweep(batch_sizes=[2])
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "loader_compare.py"
 
 
 def options_for(store: Path, output: Path, **changes: Any) -> Options:
-    tiny: dict[str, Any] = {"patch": PATCH, "runs": 2, "seconds": 0.1, "threads": 1, "workers": 1, "device": "cpu"}
+    tiny: dict[str, Any] = {"patch": PATCH, "runs": 2, "seconds": 0.1, "threads": 1, "workers": "0", "device": "cpu"}
     return Options(shards=store, output=output, **(tiny | changes))
 
 
@@ -47,7 +52,7 @@ def read_record(output: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def output(coordinate_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compare all loaders; the folder of the results."""
+    """Compare the usual loaders; the folder of the results."""
     folder = tmp_path_factory.mktemp("results")
     assert compare(options_for(coordinate_store, folder, device="auto")) == EXIT_DONE
     return folder
@@ -56,7 +61,7 @@ def output(coordinate_store: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def test_every_row_has_numbers(output: Path) -> None:
     record = read_record(output)
     on_cpu = [row for row in record["rows"] if row["device"] == "cpu"]
-    assert [row["loader"] for row in on_cpu] == ["dali", "torch", "synthetic", "numpy-floor"]
+    assert [row["loader"] for row in on_cpu] == ["dali", "torch", "monai-cache", "synthetic", "numpy-floor"]
     for row in record["rows"]:
         assert row["failure"] is None
         assert len(row["runs"]) == 2
@@ -76,9 +81,10 @@ def test_nnunets_augmentation_can_be_compared(coordinate_store: Path, tmp_path: 
 def test_rows_without_a_gpu_are_named(output: Path) -> None:
     record = read_record(output)
     if record["machine"]["gpu"] is None:
-        assert [row["label"] for row in record["left_out"]] == [
+        assert [row["label"] for row in record["left_out"] if row["reason"] == "needs a GPU"] == [
             "dali, gpu, 1 thread",
-            "torch, gpu, 1 worker",
+            "torch, gpu, 0 workers",
+            "monai-cache, gpu, 0 workers",
             "synthetic, gpu",
         ]
     else:
@@ -113,14 +119,33 @@ def test_a_record_off_the_schema_is_refused(output: Path) -> None:
             jsonschema.validate(record | change, SCHEMA)
 
 
-@pytest.mark.parametrize("loader_name", ["dali", "torch", "numpy-floor"])
-def test_right_loaders_pass_the_check(coordinate_store: Path, loader_name: str) -> None:
+@pytest.mark.parametrize("augment", ["none", "basic", "full"])
+@pytest.mark.parametrize("loader_name", ["dali", "torch", "numpy-floor", *(set(OWN_DRAWS) - set(PEERS))])
+def test_right_loaders_pass_the_check(coordinate_store: Path, loader_name: str, augment: str) -> None:
     """Also over the end of an epoch, where counting goes on."""
-    row = Row(loader=loader_name, config=config_for(coordinate_store))
+    row = Row(loader=loader_name, config=dataclasses.replace(config_for(coordinate_store), augment=augment))
     specification = Specification(row)
     with build_loader(row.loader, row.config, table=TABLE) as loader:
-        for number, batch in zip(range(len(loader) + 2), endless(loader), strict=False):
-            specification.check(batch, 0, number)
+        batches = specification.watch(endless(loader))
+        specification.check_first(batches, CHECKED)
+        specification.warm_up(batches)
+        loader.set_epoch(1)
+        for number, batch in zip(range(len(loader) + 2), specification.watch(endless(loader)), strict=False):
+            specification.check(batch, 1, number)
+
+
+@pytest.mark.parametrize("augment", ["basic", "full"])
+@pytest.mark.parametrize("peer", list(PEERS))
+def test_peers_are_checked_and_measured(coordinate_store: Path, tmp_path: Path, peer: str, augment: str) -> None:
+    if not is_installed(peer):
+        pytest.skip(f'needs {PEERS[peer]}: pip install -e ".[peers]"')
+    workers = "1" if augment == "basic" else "0"
+    options = options_for(coordinate_store, tmp_path, runs=1, loaders=peer, workers=workers, augment=augment)
+    assert compare(options) == EXIT_DONE
+    (row,) = read_record(tmp_path)["rows"]
+    assert row["failure"] is None
+    assert row["checked"] == "voxels found in the volume"
+    assert row["summary"]["patches_per_s"]["median"] > 0
 
 
 @pytest.mark.parametrize(
@@ -139,6 +164,36 @@ def test_faulty_loaders_are_caught(coordinate_store: Path, faulty: str, message:
     row = Row(loader=faulty, config=config_for(coordinate_store))
     builder: type[FaultyLoader] = getattr(faulty_loaders, faulty)
     with build_loader(faulty, row.config, table={faulty: builder}) as loader, pytest.raises(CheckError, match=message):
+        Specification(row).check_first(endless(loader), CHECKED)
+
+
+@pytest.mark.parametrize(
+    ("faulty", "message"),
+    [
+        ("MonaiSameBatch", "the same voxels as in an earlier batch"),
+        ("MonaiMismatchedLabels", "label voxels are not those of its place"),
+        ("MonaiFlippedLabel", "label voxels are not those of its place"),
+        ("MonaiUnnormalised", "image is .* times the standardised volume plus 7.., allowed are 0.9 to 1.1"),
+        ("MonaiOneChannelUnnormalised", "image differs from every place of the volume by"),
+        ("MonaiNoise", "image differs from every place of the volume by"),
+        ("MonaiNotANumber", "image holds nan"),
+        ("MonaiWrongCase", "image differs from every place of the volume by"),
+        ("MonaiOneCase", "case case_00. gave .* patches, .* would be its share"),
+    ],
+)
+def test_faulty_loaders_that_draw_are_caught(coordinate_store: Path, faulty: str, message: str) -> None:
+    row = Row(loader="monai-cache", config=config_for(coordinate_store))
+    specification = Specification(row)
+    table = {"monai-cache": getattr(faulty_loaders, faulty)}
+    with build_loader(row.loader, row.config, table=table) as loader, pytest.raises(CheckError, match=message):
+        specification.check_first(specification.watch(endless(loader)), 40)
+
+
+@pytest.mark.parametrize("faulty", ["MonaiNoise", "MonaiMismatchedLabels"])
+def test_with_nnunets_augmentation_faults_are_caught_too(coordinate_store: Path, faulty: str) -> None:
+    row = Row(loader="monai-cache", config=dataclasses.replace(config_for(coordinate_store), augment="full"))
+    table: dict[str, Any] = {"monai-cache": getattr(faulty_loaders, faulty)}
+    with build_loader(row.loader, row.config, table=table) as loader, pytest.raises(CheckError, match="none of the"):
         Specification(row).check_first(endless(loader), CHECKED)
 
 
@@ -169,13 +224,15 @@ def test_failed_rows_fail_the_run_and_say_why(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loaders": "dali,nope"}, "unknown 'nope'; known: all, dali, torch, synthetic, numpy-floor"),
+        ({"loaders": "dali,nope"}, "unknown 'nope'; known: auto, all, dali, torch, monai, "),
         ({"loaders": ","}, "--loaders ,: unknown"),
         ({"device": "tpu"}, "--device tpu: unknown; known: auto, cpu, gpu"),
         ({"augment": "loud"}, "unknown augment 'loud'"),
-        ({"batch_size": 0}, "--batch-size 0: it must be above 0"),
+        ({"batch_size": "0"}, "--batch-size 0: give a whole number from 1 on, or several"),
+        ({"batch_size": "2,x"}, "--batch-size 2,x: give a whole number"),
+        ({"train": "vnet"}, "--train vnet: unknown; known: none, segresnet"),
         ({"seconds": 0.0}, "--seconds 0.0: it must be above 0"),
-        ({"workers": -1}, "--workers -1"),
+        ({"workers": "-1"}, "--workers -1: give a whole number from 0 on"),
         ({"patch": (4000, 4000, 4000)}, "needs about .* GiB"),
         ({"shards": Path("nowhere")}, "nowhere: no manifest.json there"),
         ({"source": Path("nowhere")}, "nowhere"),
@@ -192,31 +249,115 @@ def test_wrong_options_are_one_clear_line(
 
 def test_rows_follow_the_device(coordinate_store: Path) -> None:
     config = config_for(coordinate_store)
-    rows, left_out = choose_rows("all", config, "auto", TABLE, has_gpu=True)
-    assert not left_out
+    rows, left_out = choose_rows("auto", config, ONCE, "auto", has_gpu=True)
+    assert {row.reason for row in left_out} == {"needs --loaders all"}
+    assert {row.label for row in left_out} == set(TABLE) - set(USUAL)
     assert [row.label for row in rows if row.config.device == "gpu"] == [
         "dali, gpu, 2 threads",
         "torch, gpu, 0 workers",
+        "monai-cache, gpu, 0 workers",
         "synthetic, gpu",
     ]
-    assert [row.label for row in rows][3:5] == ["numpy-floor, cpu, 1 thread", "numpy-floor, cpu, 2 threads"]
-    rows, left_out = choose_rows("dali,dali, torch", config, "cpu", TABLE, has_gpu=False)
+    assert [row.label for row in rows][4:6] == ["numpy-floor, cpu, 1 thread", "numpy-floor, cpu, 2 threads"]
+    rows, left_out = choose_rows("dali,dali, torch", config, ONCE, "cpu", has_gpu=False)
     assert ([row.loader for row in rows], left_out) == (["dali", "torch"], [])
     with pytest.raises(InputError, match="no CUDA device here"):
-        choose_rows("all", config, "gpu", TABLE, has_gpu=False)
+        choose_rows("all", config, ONCE, "gpu", has_gpu=False)
     with pytest.raises(InputError, match="nothing to measure"):
-        choose_rows("numpy-floor", config, "gpu", TABLE, has_gpu=True)
+        choose_rows("numpy-floor", config, ONCE, "gpu", has_gpu=True)
+
+
+def test_workers_and_batch_sizes_are_swept(coordinate_store: Path) -> None:
+    config, sweep = config_for(coordinate_store), Sweep(batch_sizes=[1, 4], workers=[0, 3])
+    rows, _ = choose_rows("dali,torch", config, sweep, "cpu", has_gpu=False)
+    assert [row.label for row in rows] == [
+        "dali, cpu, 2 threads, batch 1",
+        "dali, cpu, 2 threads, batch 4",
+        "torch, cpu, 0 workers, batch 1",
+        "torch, cpu, 3 workers, batch 1",
+        "torch, cpu, 0 workers, batch 4",
+        "torch, cpu, 3 workers, batch 4",
+    ]
+    assert [(row.config.batch_size, row.config.num_workers) for row in rows[2:]] == [(1, 0), (1, 3), (4, 0), (4, 3)]
+    suited, _ = choose_rows("monai-cache,monai", dataclasses.replace(config, num_workers=2), ONCE, "cpu", has_gpu=False)
+    assert [row.label for row in suited] == [
+        "monai-cache, cpu, 0 workers",
+        "monai-cache, cpu, 2 workers",
+        "monai, cpu, 2 workers",
+    ]
+
+
+def test_every_batch_size_has_its_rows(coordinate_store: Path, tmp_path: Path) -> None:
+    options = options_for(coordinate_store, tmp_path, runs=1, loaders="dali,synthetic", batch_size="1,3")
+    assert compare(options) == EXIT_DONE
+    rows = read_record(tmp_path)["rows"]
+    assert [(row["loader"], row["batch_size"]) for row in rows] == [
+        ("dali", 1),
+        ("dali", 3),
+        ("synthetic", 1),
+        ("synthetic", 3),
+    ]
+    voxels = 16**3 * (4 * 4 + 1)
+    for row in rows:
+        run = row["runs"][0]
+        assert run["mb_per_s"] / run["patches_per_s"] == pytest.approx(voxels / 1e6)
+
+
+def test_loaders_are_measured_inside_the_trainers_step(coordinate_store: Path, tmp_path: Path) -> None:
+    loaders = "dali,monai-cache,synthetic,numpy-floor"
+    options = options_for(coordinate_store, tmp_path, runs=1, loaders=loaders, train="segresnet")
+    assert compare(options) == EXIT_DONE
+    trained = {row["loader"]: row["training"] for row in read_record(tmp_path)["rows"]}
+    assert trained.pop(FLOOR) is None
+    for training in trained.values():
+        assert training["net"] == "segresnet"
+        assert training["steps"] >= 3
+        assert training["patches_per_s"] == pytest.approx(2 * training["steps"] / training["wall_s"])
+        assert 0 <= training["waiting"] < 1
+        assert (training["gpu_utilisation"] is None) == (not torch.cuda.is_available())
+    assert trained["synthetic"]["of_ceiling"] == 1
+    assert trained["synthetic"]["waiting"] < trained["monai-cache"]["waiting"]
+    (page,) = tmp_path.glob("*.md")
+    assert "| of ceiling | waiting |" in page.read_text()
+
+
+def test_a_noisy_machine_is_said(coordinate_store: Path) -> None:
+    config = config_for(coordinate_store)
+    protocol = Protocol(runs=3, seconds=1.0, device="cpu", train="none")
+
+    def record_of(others_cpu_s: float, walls_s: tuple[float, float, float]) -> list[str]:
+        runs = [
+            Run(
+                batches=9,
+                batch_bytes=1,
+                wall_s=wall_s,
+                first_batch_s=0.1,
+                cpu_s=1.0,
+                others_cpu_s=others_cpu_s * wall_s,
+            )
+            for wall_s in walls_s
+        ]
+        measured = Measured(row=Row(loader="dali", config=config), runs=runs, memory_bytes=[1, 1, 1])
+        doubts: list[str] = make_record(open_store(config.store), config, protocol, [measured], [])["noisy"]
+        return doubts
+
+    assert record_of(0.01, (1.0, 1.05, 1.1)) == []
+    (disturbed,) = record_of(num_cores() / 2, (1.0, 1.0, 1.0))
+    assert disturbed.startswith(f"other processes took some of the {num_cores()} cores from dali, cpu, 2 threads (")
+    (uneven,) = record_of(0.0, (1.0, 1.0, 2.0))
+    assert uneven == "runs lie far apart of dali, cpu, 2 threads (50%)"
 
 
 def test_started_as_a_file_from_anywhere(coordinate_store: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--shards", str(coordinate_store), "--loaders", "nope"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == EXIT_USAGE
-    assert done.stderr == "error: --loaders nope: unknown 'nope'; known: all, dali, torch, synthetic, numpy-floor\n"
+    rest = ", ".join(list(TABLE)[1:])
+    assert done.stderr == f"error: --loaders nope: unknown 'nope'; known: auto, all, dali, {rest}\n"
 
 
 def test_options_are_these() -> None:
-    names = "source shards loaders patch batch_size augment output runs seconds threads workers device"
+    names = "source shards loaders patch batch_size augment output runs seconds threads workers device train"
     assert [field.name for field in dataclasses.fields(Options)] == names.split()
 
 

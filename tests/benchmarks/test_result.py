@@ -88,13 +88,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def test_a_record_off_the_schema_is_refused() -> None:
     record = some_record()
-    changes: tuple[Record, ...] = (
-        {"host": "x"},
-        {"date": "then"},
-        {"rows": []},
-        {"data": {"name": "x"}},
-        {"noise": {}},
-    )
+    changes: list[Record] = [{"host": "x"}, {"date": "then"}, {"rows": []}, {"data": {"name": "x"}}, {"noise": {}}]
     for change in changes:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(record | change, SCHEMA)

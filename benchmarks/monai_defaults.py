@@ -1,0 +1,18 @@
+"""MONAI's CacheDataset and DataLoader as they come, with worker processes: what most of its users run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from monai.data import CacheDataset
+from monai.transforms import Compose
+
+from pipelines.monai_loader import Variant
+
+
+def _default_cache(items: list[dict[str, Any]], transforms: Compose, threads: int, folder: Path) -> Any:  # noqa: ARG001
+    return CacheDataset(items, transforms, progress=False)
+
+
+DEFAULT = Variant(make=_default_cache, keeps_metadata=True)
