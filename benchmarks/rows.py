@@ -32,7 +32,17 @@ class Row:
     def settings(self) -> str:
         """Say what the row was given to work with, as far as it uses it."""
         threads, workers = _count(self.config.num_threads, "thread"), _count(self.config.num_workers, "worker")
-        return {"dali": threads, FLOOR: threads, "torch": workers}.get(self.loader, "")
+        return {"dali": threads + self._source, FLOOR: threads, "torch": workers}.get(self.loader, "")
+
+    @property
+    def _source(self) -> str:
+        """Say where ``dali`` gets its patches from, unless it is the file."""
+        if self.config.read != "mmap":
+            return f", read {self.config.read}"
+        if self.config.where_to_crop == "host":
+            return ", host path" if self.config.device == "gpu" else ""
+        limit = self.config.gpu_cache_gib
+        return ", volumes on the device" + ("" if limit is None else f", at most {limit:.3g} GiB")
 
     @property
     def label(self) -> str:
@@ -57,7 +67,7 @@ def choose_rows(
     ``names`` is ``"all"`` or a comma list of keys of ``table``. ``device`` auto measures on the CPU, and on the GPU
     as well where there is one. Raises ``InputError`` for unknown names and for a GPU that is not there.
     """
-    chosen = _names(names, table)
+    chosen = chosen_names(names, table)
     if device not in DEVICES:
         raise InputError(f"--device {device}: unknown; known: {', '.join(DEVICES)}")
     if device == "gpu" and not has_gpu:
@@ -73,7 +83,8 @@ def choose_rows(
     return (on_cpu + on_gpu, []) if has_gpu else (on_cpu, on_gpu)
 
 
-def _names(names: str, table: Mapping[str, LoaderBuilder]) -> Sequence[str]:
+def chosen_names(names: str, table: Mapping[str, LoaderBuilder]) -> Sequence[str]:
+    """Return the keys of ``table`` that ``names`` lists, or all; raises ``InputError`` for unknown ones."""
     if names == "all":
         return list(table)
     chosen = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))

@@ -21,7 +21,7 @@ from pipelines.device_copy import DeviceCopies
 from pipelines.device_path import DevicePath
 from pipelines.host_path import HostPath
 from pipelines.plan import Plan
-from pipelines.pool_budget import choose_budget, free_bytes
+from pipelines.pool_budget import choose_budget, free_bytes, measure_need
 from pipelines.reader_path import ReaderPath
 from pipelines.slots import Filled, Slot, SlotRing
 from pipelines.volume_pool import VolumePool
@@ -169,7 +169,7 @@ def _make_slots(store: Store, plan: Plan, config: LoaderConfig, lanes: Sequence[
         return HostPath(store, plan, lanes, num_slots=num_slots, num_threads=config.num_threads, pinned=pinned)
     device = torch.device("cpu") if config.device == "cpu" else torch.device("cuda", torch.cuda.current_device())
     itemsize = np.dtype(store.manifest.image_dtype).itemsize
-    budget = choose_budget(plan, lanes, itemsize, config.gpu_cache_gib, free_bytes(device))
+    budget = choose_budget(measure_need(plan, lanes, itemsize), config.gpu_cache_gib, free_bytes(device))
     pool = VolumePool(store, plan, lanes, budget, DeviceCopies(device))
     return DevicePath(pool, num_slots=num_slots, num_threads=config.num_threads)
 
