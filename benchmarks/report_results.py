@@ -153,7 +153,7 @@ def markdown(record: Record, picture: str) -> str:
 def write(record: Record, folder: Path) -> list[Path]:
     """Write MACHINE_DATE.json, .md and .png into ``folder``; another result of the day stays, this one is numbered."""
     folder.mkdir(parents=True, exist_ok=True)
-    stem = _free_stem(folder, f"{slug_of(record['machine'])}_{record['date'][:10]}")
+    stem = free_stem(folder, f"{slug_of(record['machine'])}_{record['date'][:10]}")
     paths = [folder / f"{stem}.{ending}" for ending in ("json", "md", "png")]
     paths[0].write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     paths[1].write_text(markdown(record, paths[2].name), encoding="utf-8")
@@ -161,6 +161,7 @@ def write(record: Record, folder: Path) -> list[Path]:
     return paths
 
 
-def _free_stem(folder: Path, stem: str) -> str:
+def free_stem(folder: Path, stem: str) -> str:
+    """Return ``stem``, numbered where ``folder`` has a JSON of that name."""
     names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
     return next(name for name in names if not (folder / f"{name}.json").exists())

@@ -12,6 +12,7 @@ from preprocessing.shards import Store
 
 DTYPES = ("float32", "float16")
 CROPS = ("auto", "host", "device")
+READS = ("mmap", "dali", "gds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class LoaderConfig:
     The ``dali`` loader cuts patches (``crop``) on the ``host``, or from whole volumes that lie on the ``device``; auto
     takes the device when that is a GPU. ``gpu_cache`` limits the memory for these volumes: auto (up to half of what is
     free), a number of GiB, or 0 for none, which leaves the host. (On the CPU, ``device`` means a buffer in its memory.)
+    ``read`` is how it gets at files: ``mmap``, DALI's own reader of patches (``dali``), or the same on the GPU, through
+    GPUDirect Storage where the machine has it (``gds``).
     """
 
     store: str | Path
@@ -50,14 +53,20 @@ class LoaderConfig:
     reuse_buffers: bool = False
     crop: str = "auto"
     gpu_cache: str = "auto"
+    read: str = "mmap"
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "gpu"):
             raise InputError(f"unknown device {self.device!r}; known: cpu, and gpu for the current CUDA device")
         if self.dtype not in DTYPES:
             raise InputError(f"unknown dtype {self.dtype!r}; known: {', '.join(DTYPES)}")
-        if self.crop not in CROPS:
-            raise InputError(f"unknown crop {self.crop!r}; known: {', '.join(CROPS)}")
+        for name, known in (("crop", CROPS), ("read", READS)):
+            if getattr(self, name) not in known:
+                raise InputError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
+        if self.read != "mmap" and self.crop == "device":
+            raise InputError(f'read "{self.read}" reads patches, crop "device" needs volumes; take read "mmap"')
+        if self.read == "gds" and self.device != "gpu":
+            raise InputError(f'read "gds" reads into a GPU, the device is "{self.device}"; take read "dali" or "mmap"')
         if self.gpu_cache_gib == 0 and self.crop == "device":
             raise InputError('gpu_cache 0 leaves no memory for crop "device"; give a number of GiB, or crop "host"')
         for name, least in (("batch_size", 1), ("num_threads", 1), ("num_workers", 0)):
@@ -69,7 +78,7 @@ class LoaderConfig:
         """Decide between ``host`` and ``device``."""
         if self.crop != "auto":
             return self.crop
-        return "device" if self.device == "gpu" and self.gpu_cache_gib != 0 else "host"
+        return "device" if self.device == "gpu" and self.gpu_cache_gib != 0 and self.read == "mmap" else "host"
 
     @property
     def gpu_cache_gib(self) -> float | None:

@@ -11,16 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from nvidia.dali import fn, math
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline, pipeline_def
 from nvidia.dali.types import DALIDataType
 
 from pipelines import dali_augment as ops
-from pipelines.graph_inputs import FACTORS, SWITCHES, Array, input_specs
+from pipelines.graph_inputs import FACTORS, PATCHES, SWITCHES, Array, input_specs
 from pipelines.plan import Int3
 
-PATCHES = ("image", "label")
 LAYOUTS = {"image": "DHWC", "label": "DHWC", "noise": "DHWC"}
 
 
@@ -36,15 +36,16 @@ class GraphOptions:
     dtype: str
     keep_zero: bool
     regions: tuple[tuple[int, ...], ...] | None
+    raw_patches: bool
+    patch_device: str
     device: str
-    crop: str
     num_threads: int
     prefetch: int
 
     @property
     def leaves_background(self) -> bool:
         """Whether ``fill_background`` has to follow the graph."""
-        return self.keep_zero and self.augment != "full" and (self.device, self.crop) == ("cpu", "host")
+        return self.keep_zero and self.augment != "full" and self.device == "cpu" and not self.raw_patches
 
 
 def standardize(patch: DataNode, statistics: DataNode, options: GraphOptions) -> DataNode:
@@ -139,13 +140,15 @@ def build_graph(options: GraphOptions) -> Pipeline:
     valid until the next run. On a GPU the dynamic executor's outputs stay valid as long as somebody holds them.
     """
     on_gpu = options.device == "gpu"
-    specs = input_specs(options.augment, options.patch, options.num_channels, options.image_dtype, options.crop)
-    devices = {name: options.device if name in PATCHES and options.crop == "device" else "cpu" for name in specs}
+    specs = input_specs(
+        options.augment, options.patch, options.num_channels, options.image_dtype, raw_patches=options.raw_patches
+    )
+    devices = {name: options.patch_device if name in PATCHES else "cpu" for name in specs}
 
     @pipeline_def(  # type: ignore[call-overload, untyped-decorator]  # DALI's stub is behind: no exec_dynamic, no CPU
         batch_size=options.batch_size,
         num_threads=options.num_threads,
-        device_id=None if not on_gpu else _current_gpu(),
+        device_id=device_id(options.device),
         prefetch_queue_depth=options.prefetch,
         exec_dynamic=on_gpu,
         enable_conditionals=options.augment == "full",
@@ -160,7 +163,7 @@ def build_graph(options: GraphOptions) -> Pipeline:
             image, label = boxed(image, label, given)
         if "flips" in given:
             image, label = flip(image, given["flips"]), flip(label, given["flips"])
-        if on_gpu:
+        if on_gpu and options.patch_device == "cpu":
             image, label = image.gpu(), label.gpu()
         return _outputs(image, label, given, options)
 
@@ -184,7 +187,6 @@ def _outputs(
     return image, label
 
 
-def _current_gpu() -> int:
-    import torch
-
-    return torch.cuda.current_device()
+def device_id(device: str) -> int | None:
+    """Return DALI's number of a device: the GPU that this process uses, or ``None`` for none."""
+    return torch.cuda.current_device() if device == "gpu" else None

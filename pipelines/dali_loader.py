@@ -21,7 +21,8 @@ from pipelines.device_copy import DeviceCopies
 from pipelines.device_path import DevicePath
 from pipelines.host_path import HostPath
 from pipelines.plan import Plan
-from pipelines.pool_budget import choose_budget, free_bytes
+from pipelines.pool_budget import choose_budget, free_bytes, measure_need
+from pipelines.reader_path import ReaderPath
 from pipelines.slots import Filled, Slot, SlotRing
 from pipelines.volume_pool import VolumePool
 from preprocessing.shards import Store
@@ -50,7 +51,8 @@ class DaliLoader(Loader):
             keep_zero=store.manifest.modality != "ct",
             regions=config.region_numbers(store),
             device=config.device,
-            crop=config.where_to_crop,
+            raw_patches=self.slots.raw_patches,
+            patch_device=self.slots.patch_device,
             num_threads=config.num_threads,
             prefetch=GRAPH_AHEAD,
         )
@@ -157,12 +159,17 @@ class DaliLoader(Loader):
 
 def _make_slots(store: Store, plan: Plan, config: LoaderConfig, lanes: Sequence[int]) -> SlotRing:
     num_slots = 2 * GRAPH_AHEAD + 1
+    if config.read != "mmap":
+        reader_device = "gpu" if config.read == "gds" else "cpu"
+        return ReaderPath(
+            store, plan, lanes, num_slots=num_slots, num_threads=config.num_threads, patch_device=reader_device
+        )
     if config.where_to_crop == "host":
         pinned = config.device == "gpu"
         return HostPath(store, plan, lanes, num_slots=num_slots, num_threads=config.num_threads, pinned=pinned)
     device = torch.device("cpu") if config.device == "cpu" else torch.device("cuda", torch.cuda.current_device())
     itemsize = np.dtype(store.manifest.image_dtype).itemsize
-    budget = choose_budget(plan, lanes, itemsize, config.gpu_cache_gib, free_bytes(device))
+    budget = choose_budget(measure_need(plan, lanes, itemsize), config.gpu_cache_gib, free_bytes(device))
     pool = VolumePool(store, plan, lanes, budget, DeviceCopies(device))
     return DevicePath(pool, num_slots=num_slots, num_threads=config.num_threads)
 

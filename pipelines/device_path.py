@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 
-from pipelines.dali_graph import PATCHES
 from pipelines.device_copy import crop_tensor, torch_dtype
-from pipelines.graph_inputs import input_specs
+from pipelines.graph_inputs import PATCHES, input_specs
 from pipelines.plan import Int3, Sample
-from pipelines.slots import Cost, Filled, Slot, SlotRing, host_buffers
-from pipelines.spatial import Placement, place
+from pipelines.slots import Cost, Filled, Slot, SlotRing, host_buffers, make_slot
+from pipelines.spatial import Placement
 from pipelines.volume_pool import Volume, VolumePool
 
 
@@ -39,9 +38,12 @@ class DevicePath(SlotRing):
     move whole volumes, but here, packing the patches: each of its own shape where samples are rotated or scaled.
     """
 
+    raw_patches = True
+
     def __init__(self, pool: VolumePool, *, num_slots: int, num_threads: int) -> None:
         self._pool = pool
-        slots = [_make_slot(pool) for _ in range(num_slots)]
+        self.patch_device = "cpu" if pool.copies.device.type == "cpu" else "gpu"
+        slots = [_packed_slot(pool) for _ in range(num_slots)]
         super().__init__(pool.store, pool.plan, pool.lanes, slots, num_threads)
 
     def begin(self, epoch: int, step: int) -> None:
@@ -60,7 +62,8 @@ class DevicePath(SlotRing):
         super().close()
 
     def _start(self, slot: Slot, samples: list[Sample]) -> list[Future[Cost]]:
-        volumes, placements = self._pool.volumes(samples), [self._place(sample) for sample in samples]
+        volumes = self._pool.volumes(samples)
+        placements = [self._place(sample, self.store.case(sample.case_id)) for sample in samples]
         patch = self.plan.options.patch
         shapes = [patch if placement is None else placement.shape_dhw for placement in placements]
         patches = _pack(slot, shapes)
@@ -72,12 +75,6 @@ class DevicePath(SlotRing):
             fills.append(fill)
         return fills
 
-    def _place(self, sample: Sample) -> Placement | None:
-        if sample.augmentation is None or not sample.augmentation.is_spatial:
-            return None
-        shape = self.store.case(sample.case_id).shape_dhw
-        return place(sample, sample.augmentation, self.plan.options.patch, shape)
-
     def _fill(self, slot: Slot, index: int, cut: Cut) -> Cost:
         begin = time.perf_counter()
         sample, placement = cut.sample, cut.placement
@@ -87,16 +84,14 @@ class DevicePath(SlotRing):
         with self._pool.copies.finished():
             for volume, patch in zip((cut.volume.image, cut.volume.label), cut.patches, strict=True):
                 crop_tensor(volume, position, patch)
-        if "flips" in slot.fed:
-            slot.fed["flips"][index][...] = sample.flips_dhw if placement is None else False
         self._fill_parameters(slot, index, sample, self.store.case(sample.case_id), placement)
         return time.perf_counter() - begin, 0
 
 
-def _make_slot(pool: VolumePool) -> Slot:
+def _packed_slot(pool: VolumePool) -> Slot:
     """Make room for patches; where they may be moved, for boxes of the largest volume."""
     options, batch_size, dtype = pool.plan.options, len(pool.lanes), pool.store.manifest.image_dtype
-    specs = input_specs(options.augment, options.patch, pool.plan.num_channels, dtype, crop="device")
+    specs = input_specs(options.augment, options.patch, pool.plan.num_channels, dtype, raw_patches=True)
     voxels = max(math.prod(options.patch), pool.budget.largest_voxels if options.augment == "full" else 0)
     buffers: dict[str, list[Any]] = {}
     for name, spec in specs.items():
@@ -105,7 +100,7 @@ def _make_slot(pool: VolumePool) -> Slot:
             buffers[name] = [torch.zeros(shape, dtype=torch_dtype(spec.dtype), device=pool.copies.device)]
         else:
             buffers[name] = list(host_buffers(spec, batch_size, pinned=False))
-    slot = Slot(buffers=buffers, fed={name: list(arrays) for name, arrays in buffers.items()})
+    slot = make_slot(buffers)
     _pack(slot, [options.patch] * batch_size)
     return slot
 

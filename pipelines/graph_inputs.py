@@ -16,6 +16,7 @@ from pipelines.reference_augment import low_resolution_size, noise_volume
 from pipelines.spatial import Placement
 
 Array = npt.NDArray[np.generic]
+PATCHES = ("image", "label")
 SWITCHES = ("spatial", "noise", "blur", "brightness", "contrast", "low_resolution", "gamma_inverted", "gamma")
 FACTORS = ("brightness", "contrast", "gamma_inverted", "gamma")  # rows of the input ``factors``
 NO_NOISE = np.zeros((1, 1, 1, 1), np.float32)
@@ -30,12 +31,12 @@ class InputSpec:
 
 
 def input_specs(
-    augment: str, patch: Int3, num_channels: int, image_dtype: str, crop: str = "host"
+    augment: str, patch: Int3, num_channels: int, image_dtype: str, *, raw_patches: bool
 ) -> dict[str, InputSpec]:
     """Describe the inputs of the graph for ``augment``; ``image`` and ``label`` hold a patch of each sample.
 
-    With ``crop`` device, samples come unflipped, with their ``flips``, and those that move as the box that they need.
-    With ``crop`` host, patches are flipped, and samples that move come as volumes, of which ``box`` is to be read.
+    ``raw_patches`` come unflipped, with their ``flips``, and samples that move as the box that they need. Otherwise
+    patches are flipped, and samples that move come as their whole volume, of which ``box`` is to be read.
 
     ``statistics`` are mean, std, low, high and shift; ``factors`` the rows of ``FACTORS``; ``box`` is start and shape
     of what ``matrix`` reads; ``sizes`` are the shrunken sides of low resolution; zeros leave a channel alone.
@@ -45,11 +46,11 @@ def input_specs(
         "label": InputSpec(shape=(*patch, 1), dtype="uint8"),
         "statistics": InputSpec(shape=(5, num_channels), dtype="float32"),
     }
-    if crop == "device" and augment != "none":
+    if raw_patches and augment != "none":
         basic["flips"] = InputSpec(shape=(3,), dtype="int32")
     if augment != "full":
         return basic
-    if crop == "host":
+    if not raw_patches:
         basic["box"] = InputSpec(shape=(2, 3), dtype="int32")
     return basic | {
         "switches": InputSpec(shape=(len(SWITCHES),), dtype="int32"),

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from pipelines.graph_inputs import input_specs
 from pipelines.plan import Plan, Sample
 from pipelines.reference import crop, cut
-from pipelines.slots import Array, Cost, Slot, SlotRing, host_buffers
-from pipelines.spatial import Placement, place
+from pipelines.slots import Array, Cost, Slot, SlotRing, host_buffers, make_slot
+from pipelines.spatial import Placement
 from preprocessing.shards import Case, Store
 
 MAPS_PER_LANE = 2  # times the plan's window of cases: its end and the next one's beginning are read at the same time
@@ -27,6 +27,8 @@ class HostPath(SlotRing):
     A sample that is rotated or scaled feeds its whole mapped volume instead, of which the graph reads a box.
     """
 
+    raw_patches, patch_device = False, "cpu"
+
     def __init__(
         self,
         store: Store,
@@ -37,12 +39,13 @@ class HostPath(SlotRing):
         num_threads: int,
         pinned: bool,
     ) -> None:
-        specs = input_specs(plan.options.augment, plan.options.patch, plan.num_channels, store.manifest.image_dtype)
+        options, dtype = plan.options, store.manifest.image_dtype
+        specs = input_specs(options.augment, options.patch, plan.num_channels, dtype, raw_patches=False)
         self._maps = functools.lru_cache(maxsize=MAPS_PER_LANE * plan.options.window * len(lanes))(self._open)
-        slots = []
-        for _ in range(num_slots):
-            buffers = {name: host_buffers(spec, len(lanes), pinned=pinned) for name, spec in specs.items()}
-            slots.append(Slot(buffers=buffers, fed={name: list(arrays) for name, arrays in buffers.items()}))
+        slots = [
+            make_slot({name: host_buffers(spec, len(lanes), pinned=pinned) for name, spec in specs.items()})
+            for _ in range(num_slots)
+        ]
         super().__init__(store, plan, lanes, slots, num_threads)
 
     def close(self) -> None:
@@ -58,9 +61,8 @@ class HostPath(SlotRing):
         slot.wait()
         case, image, label = self._maps(sample.case_id)
         patches = slot.buffers["image"][index], slot.buffers["label"][index]
-        placement = None
-        if sample.augmentation is not None and sample.augmentation.is_spatial:
-            placement = place(sample, sample.augmentation, self.plan.options.patch, case.shape_dhw)
+        placement = self._place(sample, case)
+        if placement is not None:
             patches, placement = _readable(image, label, patches[0].dtype, placement)
         else:
             cut(image, sample, patches[0])

@@ -16,7 +16,7 @@ import torch
 from pipelines.graph_inputs import InputSpec, fill_augmentation, statistics
 from pipelines.plan import Plan, Sample
 from pipelines.reference import intensity_of
-from pipelines.spatial import Placement
+from pipelines.spatial import Placement, place
 from preprocessing.shards import Case, Store
 
 Array = npt.NDArray[np.generic]
@@ -27,12 +27,12 @@ Cost = tuple[float, int]  # seconds, and bytes read
 class Slot:
     """Reused memory for one batch, by input of the graph.
 
-    ``fed`` is what the graph gets, one array (or tensor on the device) per sample; ``buffers`` is what belongs to the
-    slot. On a GPU the slot is free again once the device has passed ``released``.
+    ``fed`` is what the graph gets, one array (or tensor on the device) per sample, or DALI's own list of them;
+    ``buffers`` is what belongs to the slot. On a GPU the slot is free again once the device has passed ``released``.
     """
 
     buffers: dict[str, list[Any]]
-    fed: dict[str, list[Any]]
+    fed: dict[str, Any]
     released: torch.cuda.Event | None = None
 
     def wait(self) -> None:
@@ -49,6 +49,11 @@ class Filled:
     samples: list[Sample]
     read_s: float
     read_bytes: int
+
+
+def make_slot(buffers: dict[str, list[Any]]) -> Slot:
+    """Make a slot that feeds its own buffers until something else is put in their place."""
+    return Slot(buffers=buffers, fed={name: list(arrays) for name, arrays in buffers.items()})
 
 
 def host_buffers(spec: InputSpec, batch_size: int, *, pinned: bool) -> list[Array]:
@@ -71,7 +76,12 @@ class SlotRing(ABC):
     ``begin(epoch, step)`` says what comes first, ``submit(epoch, step)`` starts a fill as long as a slot is free,
     ``take()`` waits for the oldest, ``give_back()`` returns a slot whose bytes nobody needs any more. An exception in a
     thread comes out of ``take()``.
+
+    ``raw_patches`` says whether the graph has to flip, ``patch_device`` (``cpu`` or ``gpu``) where it finds patches.
     """
+
+    raw_patches: bool
+    patch_device: str
 
     def __init__(self, store: Store, plan: Plan, lanes: Sequence[int], slots: Sequence[Slot], num_threads: int) -> None:
         self.store, self.plan, self.lanes = store, plan, lanes
@@ -138,9 +148,17 @@ class SlotRing(ABC):
     def _start(self, slot: Slot, samples: list[Sample]) -> list[Future[Cost]]:
         """Start one fill for each sample."""
 
+    def _place(self, sample: Sample, case: Case) -> Placement | None:
+        """Return the box to read for a sample that moves."""
+        if sample.augmentation is None or not sample.augmentation.is_spatial:
+            return None
+        return place(sample, sample.augmentation, self.plan.options.patch, case.shape_dhw)
+
     def _fill_parameters(self, slot: Slot, index: int, sample: Sample, case: Case, placement: Placement | None) -> None:
         """Fill every input of one sample but its patches."""
         intensity = intensity_of(case, self.store.manifest)
         slot.fed["statistics"][index][...] = statistics(intensity, sample.scale, sample.shift)
+        if "flips" in slot.fed:
+            slot.fed["flips"][index][...] = sample.flips_dhw if placement is None else False
         if sample.augmentation is not None:
             fill_augmentation(slot.fed, index, sample, placement, slot.buffers["noise"][index])

@@ -12,6 +12,7 @@ import sys
 import threading
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,9 +30,10 @@ from preprocessing.to_shards import Options, convert
 
 PATCH = (16, 16, 20)
 DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
-PLANNED = ["dali", "dali/device", "torch"]
+VARIANTS = {"dali/pool": {"crop": "device"}, "dali/reader": {"read": "dali"}}
+PLANNED = ["dali", *VARIANTS, "torch"]
 RESUMED = [*PLANNED, *MONAI]
-ALL = [*LOADERS, "dali/device"]
+ALL = [*LOADERS, *VARIANTS]
 
 
 def config_for(store: Path, **changes: object) -> LoaderConfig:
@@ -45,9 +47,9 @@ def layout_of(loader_name: str) -> torch.memory_format:
 
 
 def build_loader(name: str, config: LoaderConfig, rank: int = 0, world_size: int = 1) -> Loader:
-    """Build a loader; ``dali/device`` is the one that cuts patches from volumes on the device, here also on the CPU."""
-    name, _, crop = name.partition("/")
-    return loaders.build_loader(name, dataclasses.replace(config, crop=crop or config.crop), rank, world_size)
+    """Build a loader, also one of the variants, which get their patches in another way."""
+    settings: dict[str, Any] = VARIANTS.get(name, {})
+    return loaders.build_loader(name.partition("/")[0], dataclasses.replace(config, **settings), rank, world_size)
 
 
 def expected(store: Store, sample: Sample, patch: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -333,6 +335,9 @@ def test_workers_that_are_not_forked_open_the_store_themselves(coordinate_store:
         ("dali", {"gpu_cache": "much"}, "gpu_cache 'much': auto, a number of GiB, or 0 for none"),
         ("dali", {"gpu_cache": "-1"}, "gpu_cache '-1': auto, a number of GiB, or 0 for none"),
         ("dali", {"gpu_cache": "0", "crop": "device"}, 'gpu_cache 0 leaves no memory for crop "device"'),
+        ("dali", {"read": "disk"}, "unknown read 'disk'; known: mmap, dali, gds"),
+        ("dali", {"read": "dali", "crop": "device"}, 'read "dali" reads patches, crop "device" needs volumes'),
+        ("dali", {"read": "gds"}, 'read "gds" reads into a GPU, the device is "cpu"; take read "dali" or "mmap"'),
         ("dali", {"device": "cuda"}, "unknown device 'cuda'; known: cpu, and gpu for the current CUDA device"),
         ("dali", {"batch_size": 0}, "batch_size is 0"),
         ("dali", {"foreground": 2.0}, "foreground is 2"),

@@ -23,7 +23,7 @@ from pipelines.byte_ring import ByteRing
 from pipelines.device_copy import DeviceCopies, crop_tensor
 from pipelines.loaders import LoaderConfig, build_loader
 from pipelines.plan import Int3, Plan, PlanOptions
-from pipelines.pool_budget import AUTO_SHARE, Budget, choose_budget, volume_bytes
+from pipelines.pool_budget import AUTO_SHARE, Budget, choose_budget, measure_need, volume_bytes
 from pipelines.reference import crop
 from pipelines.volume_pool import VolumePool
 from preprocessing.errors import InputError
@@ -72,7 +72,7 @@ SIZES = sorted((volume_bytes(shape, 1, 2) for shape in SHAPES), reverse=True)
 def budget_of(limit: int | None, free: int = 10**9, **options: Any) -> Budget:
     plan = plan_of([Volume(shape) for shape in SHAPES], **({"window": 1, "global_batch": 2} | options))
     lanes = plan.lanes_of(0, 2)
-    return choose_budget(plan, lanes, 2, None if limit is None else limit / GIB, free)
+    return choose_budget(measure_need(plan, lanes, 2), None if limit is None else limit / GIB, free)
 
 
 def test_all_volumes_stay_where_they_fit() -> None:
@@ -88,13 +88,15 @@ def test_else_a_window_and_the_next_as_far_as_there_is_room() -> None:
     small = [Volume((8, 8, 8))] * 20
     plan = plan_of(small, window=2, global_batch=1)
     each = volume_bytes((8, 8, 8), 1, 2)
-    assert choose_budget(plan, [0], 2, 10 * each / GIB, 10**9).size_bytes == 5 * each  # two windows, and the wrap
+    assert (
+        choose_budget(measure_need(plan, [0], 2), 10 * each / GIB, 10**9).size_bytes == 5 * each
+    )  # two windows, and the wrap
 
 
 def test_sticky_ranks_need_room_for_their_own_volumes_only() -> None:
     assert budget_of(sum(SIZES) // 2 + SIZES[0] // 2, sticky=True).size_bytes < sum(SIZES)
     plan = plan_of([Volume(shape) for shape in SHAPES], global_batch=2, sticky=True)
-    shares = [choose_budget(plan, plan.lanes_of(rank, 2), 2, None, 10**9) for rank in range(2)]
+    shares = [choose_budget(measure_need(plan, plan.lanes_of(rank, 2), 2), None, 10**9) for rank in range(2)]
     assert all(share.is_resident for share in shares)
     assert sum(share.size_bytes for share in shares) == sum(SIZES)
 
