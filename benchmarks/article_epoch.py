@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.comma_lists import parse_numbers
 from benchmarks.default_data import describe_cases, make_store, median_patch
 from benchmarks.epoch_seconds import EpochError, measure_epochs
 from benchmarks.experiment import Experiment
@@ -15,7 +16,6 @@ from benchmarks.machine import num_cores
 from benchmarks.memory_limit import forget, memory_limit
 from benchmarks.result import Record, make_row
 from pipelines.loaders import LoaderConfig
-from preprocessing.errors import InputError
 from preprocessing.shards import Store
 
 LOADERS = "monai,monai-persistent,monai-cache,monai-smartcache,torch,dali"
@@ -26,7 +26,7 @@ METHOD = [
     ),
     "Each loader in a process of its own; CPU time and peak memory (PSS) are of the process and its workers.",
     "The cases are copies of the data set's: the nii.gz hard links, the shards files of their own.",
-    "After timing, the first batch is checked as in loader_compare.",
+    "After timing, the first batches are checked as in loader_compare; a wrong one fails the row.",
 ]
 LIMIT_METHOD = (
     "A limit is a memory cgroup without swap around the loader's processes; it counts the page cache, from which the "
@@ -65,7 +65,7 @@ class Workers(Experiment):
 
 def measure_epoch(options: Epoch) -> Record:
     """Run the experiment; returns data, options, runs, rows and method."""
-    limits = [limit for limit in _numbers("--memory-mb", options.memory_mb) if limit]
+    limits = [limit for limit in parse_numbers("--memory-mb", options.memory_mb, least=0) if limit]
     loaders = options.loaders.split(",")
     with tempfile.TemporaryDirectory() as scratch:
         store = make_store(options.source, options.cases, Path(scratch) / "small")
@@ -81,7 +81,7 @@ def measure_epoch(options: Epoch) -> Record:
 
 def measure_workers(options: Workers) -> Record:
     """Run the experiment; returns data, options, runs, rows and method."""
-    counts = _numbers("--workers", options.workers)
+    counts = parse_numbers("--workers", options.workers, least=0)
     with tempfile.TemporaryDirectory() as scratch:
         store = make_store(options.source, options.cases, Path(scratch))
         rows = []
@@ -91,13 +91,6 @@ def measure_workers(options: Workers) -> Record:
                     config = replace(epoch_config(store), num_workers=count, num_threads=max(count, 1))
                     rows.append(_row(name, str(count), name, config, options.runs))
         return _content(store, rows, options.runs, METHOD)
-
-
-def _numbers(flag: str, text: str) -> list[int]:
-    parts = text.split(",")
-    if not all(part.strip().isdigit() for part in parts):
-        raise InputError(f"{flag} {text}: expected a comma list of whole numbers, such as 0,1,2")
-    return [int(part) for part in parts]
 
 
 def epoch_config(store: Store) -> LoaderConfig:

@@ -76,6 +76,7 @@ def _reason(code: int, errors: str) -> str:
 def _measure(loader_name: str, config: Mapping[str, Any], epochs: int) -> Values:
     """Measure in this process."""
     from benchmarks.check_batches import Specification
+    from benchmarks.measure import CHECKED, endless
     from benchmarks.rows import TABLE, Row
     from pipelines.loaders import build_loader
 
@@ -92,8 +93,8 @@ def _measure(loader_name: str, config: Mapping[str, Any], epochs: int) -> Values
             cpu_s.append(own_cpu_s() - used_s)
             begin, used_s = time.perf_counter(), own_cpu_s()
         loader.set_epoch(0)
-        if not loader_name.startswith("monai"):
-            Specification(Row(loader=loader_name, config=made)).check_first(iter(loader), 1)
+        specification = Specification(Row(loader=loader_name, config=made))
+        specification.check_first(specification.watch(endless(loader)), CHECKED)
     return {
         "first_epoch_s": seconds[:1],
         "epoch_s": seconds[1:],

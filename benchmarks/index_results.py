@@ -141,7 +141,8 @@ def readme_table(result: Result) -> str:
     fastest: dict[tuple[str, str], Record] = {}
     for row in record["rows"]:
         key = row["loader"], row["device"]
-        if row["summary"] and row["loader"] != CEILING and _rate(row) > _rate(fastest.get(key)):
+        is_shown = row["summary"] and row["loader"] != CEILING and row["batch_size"] == record["options"]["batch_size"]
+        if is_shown and _rate(row) > _rate(fastest.get(key)):
             fastest[key] = row
     head = ["loader", "patches/s", "processor ms per patch", "peak memory, MB"]
     rows = [

@@ -16,6 +16,8 @@ import torch
 from rich import get_console
 from rich.progress import Progress
 
+from benchmarks.comma_lists import parse_numbers
+from benchmarks.default_data import PHANTOM_SHARDS, median_patch
 from benchmarks.machine import num_cores
 from benchmarks.measure import Task
 from benchmarks.record import Protocol, describe_data, make_record
@@ -31,8 +33,6 @@ from preprocessing.shards import Store, open_store
 
 log = logging.getLogger(__name__)
 AUTO = Path("auto")
-PHANTOM_SHARDS = Path("data/shards")
-LONGEST_SIDE, SIDE_STEP = 128, 16
 NETWORKS = ("segresnet", "unet", "dynunet", "nnunet")  # those of training.networks, whose import costs every row
 STEPS_PER_EPOCH = 512  # at least: with three cases to an epoch, loaders would be measured starting and stopping
 SAMPLES_PER_CASE = 4
@@ -98,20 +98,9 @@ def _check_options(options: Options) -> Sweep:
     if options.train not in ("none", *NETWORKS):
         raise InputError(f"--train {options.train}: unknown; known: none, {', '.join(NETWORKS)}")
     return Sweep(
-        batch_sizes=_numbers("--batch-size", options.batch_size, least=1),
-        workers=[] if options.workers == "auto" else _numbers("--workers", options.workers, least=0),
+        batch_sizes=parse_numbers("--batch-size", options.batch_size, least=1),
+        workers=[] if options.workers == "auto" else parse_numbers("--workers", options.workers, least=0),
     )
-
-
-def _numbers(flag: str, text: str, least: int) -> list[int]:
-    """Read a comma list of whole numbers."""
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < least:
-        raise InputError(f"{flag} {text}: give a whole number from {least} on, or several with commas between them")
-    return list(dict.fromkeys(numbers))
 
 
 def _ensure_store(options: Options) -> Path:
@@ -129,12 +118,10 @@ def _ensure_store(options: Options) -> Path:
 def _configure(options: Options, sweep: Sweep, store: Store) -> LoaderConfig:
     """Fill in what the options leave open; raises ``InputError`` for what no loader could deliver."""
     largest = max(sweep.batch_sizes)
-    data = describe_data(store)
-    auto = [max(min(LONGEST_SIDE, side) // SIDE_STEP, 1) * SIDE_STEP for side in data["shape_dhw"]["median"]]
-    enough = -(-STEPS_PER_EPOCH * largest // data["cases"])
+    enough = -(-STEPS_PER_EPOCH * largest // describe_data(store)["cases"])
     config = LoaderConfig(
         store=Path(store.root),
-        patch=options.patch or (auto[0], auto[1], auto[2]),
+        patch=options.patch or median_patch(store),
         batch_size=largest,
         augment=options.augment,
         samples_per_case=max(SAMPLES_PER_CASE, enough),

@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 from benchmarks.assumptions import CASE_MB, GPUS, LARGE_CASES, PATCH_MB, SAMPLES_PER_CASE, STORAGES
 from benchmarks.check_batches import CheckError
+from benchmarks.comma_lists import parse_numbers
 from benchmarks.default_data import PHANTOM_SHARDS, describe_cases, median_patch, open_or_make
 from benchmarks.machine import num_cores
 from benchmarks.noise import NoiseWatch
@@ -78,7 +79,7 @@ class Options:
 
 def measure_scale(options: Options) -> int:
     """Run the command; returns the exit code."""
-    sizes = _sizes(options.cases)
+    sizes = parse_numbers("--cases", options.cases, least=1)
     if options.runs < 1 or options.seconds <= 0:
         raise InputError(f"--runs {options.runs} --seconds {options.seconds:g}: at least 1 run of more than 0 s")
     store = open_or_make(options.shards)
@@ -101,16 +102,6 @@ def measure_scale(options: Options) -> int:
     written = write(record, f"Scale: {store.manifest.name}", draw, options.output)
     log.info("written: %s", ", ".join(map(str, written)))
     return EXIT_UNEXPECTED if any(row["failure"] for row in rows) else EXIT_DONE
-
-
-def _sizes(text: str) -> list[int]:
-    try:
-        sizes = [int(part) for part in text.split(",")]
-    except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1:
-        raise InputError(f"--cases {text}: expected numbers of cases such as 10,1000,{LARGE_CASES}")
-    return sizes
 
 
 def _rows(store: Store, sizes: list[int], options: Options) -> Iterator[Record]:

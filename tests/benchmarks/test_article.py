@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 import tyro
 
+from benchmarks import epoch_seconds, rows
 from benchmarks.article import Options, repeat
 from benchmarks.article_epoch import Epoch, Workers
 from benchmarks.article_load import Load, prepare_loads
-from benchmarks.article_model import Way, epoch_seconds
+from benchmarks.article_model import Way
+from benchmarks.article_model import epoch_seconds as projected
 from benchmarks.article_project import Project
 from benchmarks.article_split import Split
 from benchmarks.assumptions import INSTANCES
+from benchmarks.check_batches import CheckError
 from benchmarks.convert_rows import Work, empty
 from benchmarks.epoch_seconds import EpochError, measure_epochs
 from benchmarks.experiment import Experiment
@@ -29,6 +32,7 @@ from benchmarks.result import PROJECTED, PUBLISHED, Record
 from pipelines.loaders import LoaderConfig
 from preprocessing.errors import EXIT_DONE, InputError
 from preprocessing.layouts import read_dataset
+from tests.benchmarks.faulty_loaders import same_batch
 
 P3, P3_LARGE, P4 = INSTANCES
 EAT = "import sys; held = bytearray(int(sys.argv[1]) * 10**6); held[::4096] = b'x' * len(held[::4096])"
@@ -71,25 +75,28 @@ def test_epochs_are_timed_and_what_fails_is_a_finding(msd_folder: Path, tmp_path
     assert "unknown loader 'nope'" in nope["failure"]
 
 
+def test_a_loader_that_cheats_is_caught(coordinate_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rows.TABLE, "same-batch", same_batch)
+    config = {"store": str(coordinate_store), "patch": [16, 16, 16], "num_workers": 0}
+    with pytest.raises(CheckError, match="batch 1, slot 0"):
+        epoch_seconds._measure("same-batch", config, 1)
+
+
 def test_workers_are_swept(msd_folder: Path, tmp_path: Path) -> None:
-    experiment = Workers(source=msd_folder, output=tmp_path, loaders="torch,dali", workers="0,1", cases=4, runs=1)
-    rows = record_of(experiment)["rows"]
-    assert [(row["group"], row["label"], row["failure"]) for row in rows] == [
-        ("torch", "0", None),
-        ("torch", "1", None),
+    experiment = Workers(source=msd_folder, output=tmp_path, loaders="dali", workers="0,1", cases=4, runs=1)
+    measured = record_of(experiment)["rows"]
+    assert [(row["group"], row["label"], row["failure"]) for row in measured] == [
         ("dali", "1", None),
     ]
 
 
 def test_a_training_step_is_split(msd_folder: Path, tmp_path: Path) -> None:
-    experiment = Split(
-        source=msd_folder, output=tmp_path, loaders="torch,synthetic", patch=(32, 32, 32), cases=5, runs=1
-    )
-    rows = {row["label"]: row["summary"] for row in record_of(experiment)["rows"]}
-    assert set(rows) == {"torch", "synthetic"}
-    for parts in rows.values():
-        assert parts["model_ms"]["median"] > parts["transfer_ms"]["median"] >= 0
-    assert rows["synthetic"]["preprocessing_ms"]["median"] < rows["torch"]["preprocessing_ms"]["median"]
+    experiment = Split(source=msd_folder, output=tmp_path, loaders="torch", patch=(32, 32, 32), cases=5, runs=1)
+    (row,) = record_of(experiment)["rows"]
+    parts = {name: values["median"] for name, values in row["summary"].items()}
+    assert list(parts) == ["disk_ms", "preprocessing_ms", "transfer_ms", "model_ms", "other_ms"]
+    assert parts["model_ms"] > parts["transfer_ms"] >= 0
+    assert parts["preprocessing_ms"] > 0
 
 
 def test_projections_stand_beside_the_article(msd_folder: Path, tmp_path: Path) -> None:
@@ -106,30 +113,30 @@ OURS = Way(name="ours", cpu_s=0.02, missing_cpu_s=0.02, cached_mb=27, stored_mb=
 
 def test_an_epoch_lasts_as_long_as_its_slowest_stage_or_all_of_them() -> None:
     """On ml.p3.2xlarge: one V100 of 5.49 patches/s, 4 cores."""
-    assert epoch_seconds(OURS, P3, 549).limit == "GPU"
-    assert epoch_seconds(OURS, P3, 549).seconds == pytest.approx(100)
-    assert epoch_seconds(OURS, P3_LARGE, 549).seconds == pytest.approx(12.5)
+    assert projected(OURS, P3, 549).limit == "GPU"
+    assert projected(OURS, P3, 549).seconds == pytest.approx(100)
+    assert projected(OURS, P3_LARGE, 549).seconds == pytest.approx(12.5)
     slow = dataclasses.replace(OURS, cpu_s=2.0)
-    assert epoch_seconds(slow, P3, 549).limit == "processor"
-    assert epoch_seconds(slow, P3, 549).seconds == pytest.approx(549 * 2 / 4)
+    assert projected(slow, P3, 549).limit == "processor"
+    assert projected(slow, P3, 549).seconds == pytest.approx(549 * 2 / 4)
     serial = dataclasses.replace(slow, is_serial=True)
-    assert epoch_seconds(serial, P3, 549).seconds == pytest.approx(549 * 2 + 100)
+    assert projected(serial, P3, 549).seconds == pytest.approx(549 * 2 + 100)
 
 
 def test_the_disk_is_read_where_memory_does_not_hold_the_cases() -> None:
     """1.1 TB lies in 1.2 TiB of FSx at 500 MB/s/TiB; 61 GiB do not hold it, 1152 GiB hold 0.8 TB."""
     large = dataclasses.replace(OURS, cpu_s=0.0, missing_cpu_s=0.0, cached_mb=1000, stored_mb=1000, read_mb=900)
-    assert epoch_seconds(large, P3, 1100).limit == "storage"
-    assert epoch_seconds(large, P3, 1100).seconds == pytest.approx(1100 * 900 / 600)
-    assert epoch_seconds(large, P3, 40).limit == "GPU"
-    assert epoch_seconds(large, P4, 800).limit == "GPU"
+    assert projected(large, P3, 1100).limit == "storage"
+    assert projected(large, P3, 1100).seconds == pytest.approx(1100 * 900 / 600)
+    assert projected(large, P3, 40).limit == "GPU"
+    assert projected(large, P4, 800).limit == "GPU"
 
 
 def test_what_a_cache_does_not_hold_is_prepared_anew() -> None:
     """0.7 * 61 GiB hold 458 of 916 cases of 100 MB."""
     cached = dataclasses.replace(OURS, cpu_s=0.0, missing_cpu_s=4.0, cached_mb=100)
     held = 0.7 * 61 * 2**30 / 1e8
-    assert epoch_seconds(cached, P3, 916).seconds == pytest.approx(916 - held)  # 4 cores, 4 s each
+    assert projected(cached, P3, 916).seconds == pytest.approx(916 - held)  # 4 cores, 4 s each
     assert held == pytest.approx(458, abs=1)
 
 
@@ -174,8 +181,8 @@ def test_forgetting_files_leaves_them_as_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("experiment", "message"),
     [
-        (Epoch(memory_mb="much"), "--memory-mb much: expected a comma list of whole numbers"),
-        (Workers(workers="1,-2"), "--workers 1,-2: expected a comma list"),
+        (Epoch(memory_mb="much"), "--memory-mb much: give a whole number from 0 on, or several"),
+        (Workers(workers="1,-2"), "--workers 1,-2: give a whole number from 0 on"),
         (Load(runs=0), "--runs 0: it must be at least 1"),
         (Load(source=Path("nowhere")), "nowhere"),
     ],

@@ -6,8 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+from benchmarks import result as form
+from benchmarks import schema
 from benchmarks.index_results import BEGIN, END, INDEX, Options, index_page, read_results, with_table, write_index
 from benchmarks.machine import REPOSITORY
 from preprocessing.errors import EXIT_DONE, InputError
@@ -55,6 +58,11 @@ def test_a_newer_result_changes_both(checkout: Path) -> None:
     assert after[after.find(END) :] == before[before.find(END) :]
     index = (checkout / "benchmarks" / "results" / INDEX).read_text()
     assert index.index("later.md") < index.index(path.with_suffix(".md").name)
+
+
+def test_committed_results_are_in_the_form_of_today() -> None:
+    for result in read_results(RESULTS):
+        jsonschema.validate(result.record, schema.SCHEMA if result.benchmark == "loader_compare" else form.SCHEMA)
 
 
 def test_every_result_has_its_page_and_its_picture() -> None:
