@@ -134,7 +134,7 @@ def _loaders(options: Options, config: LoaderConfig, store: Store) -> list[dict[
             for task in tasks:
                 log.info("%s, batch %d: %s", augment, batch_size, task.row.label)
                 measured += measure([task], options.runs, lambda _: None)
-            protocol = Protocol(runs=options.runs, seconds=options.seconds, device=options.device)
+            protocol = Protocol(runs=options.runs, seconds=options.seconds, device=options.device, train="")
             records.append(make_record(store, this, protocol, measured, []))
     return records
 

@@ -88,7 +88,7 @@ def _page(record: Record, picture: str) -> str:
     for part in record["loaders"]:
         chosen = part["options"]
         lines += [f"## Loaders alone, {chosen['augment']}, batch {chosen['batch_size']}", ""]
-        lines += [*_table(headings(), cells(part, " ")), ""]
+        lines += [*_table(headings(part), cells(part, " ")), ""]
         lines += [f"FAILED: {row['label']}: {row['failure']}" for row in part["rows"] if row["failure"]]
     if record["training"]:
         head = ["network", "cores", "loader", "patches/s", "of the ceiling", "waiting, %", "GPU memory, MB"]

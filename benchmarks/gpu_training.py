@@ -16,7 +16,8 @@ from pipelines.batch import Batch
 from pipelines.loaders import LoaderBuilder, open_plan
 from training.inference import ModelSpec
 from training.losses import build_loss
-from training.options import median_spacing
+from training.networks import Geometry
+from training.options import median_sizes
 from training.precision import autocast, choose_amp
 from training.recipes import build_optimizer
 
@@ -47,7 +48,7 @@ def train(task: TrainingTask) -> dict[str, Any]:
     config = task.row.config
     device = torch.device("cuda" if config.device == "gpu" else "cpu")
     store, plan = open_plan(config)
-    spec = ModelSpec.of_store(store.manifest, task.net, config.patch, median_spacing(store))
+    spec = ModelSpec.of_store(store.manifest, task.net, Geometry(patch=config.patch, spacing_mm=median_sizes(store)[1]))
     network, loss = spec.build().to(device), build_loss("dice_ce", spec.task)
     optimizer, amp = build_optimizer("adamw", network, 1e-4, 0.0), choose_amp("auto", device)
 

@@ -18,7 +18,8 @@ from training.distributed import read_world
 from training.group import Group
 from training.inference import ModelSpec
 from training.losses import build_loss
-from training.options import median_spacing
+from training.networks import Geometry
+from training.options import median_sizes
 from training.precision import build_scaler, choose_amp
 from training.recipes import PRESETS, build_optimizer, build_schedule
 from training.state import Learned, Setup
@@ -62,7 +63,7 @@ def train(row: Row, net: str, loader: Loader, batches: Iterator[Batch], seconds:
 def _prepare(row: Row, net: str, loader: Loader) -> tuple[Setup, Learned]:
     """Build what the trainer's step works with, as a run of the fast preset with another network would."""
     store, preset = open_store(row.config.store), PRESETS["fast"]
-    spec = ModelSpec.of_store(store.manifest, net, row.config.patch, median_spacing(store))
+    spec = ModelSpec.of_store(store.manifest, net, Geometry(patch=row.config.patch, spacing_mm=median_sizes(store)[1]))
     spec = dataclasses.replace(spec, regions=None)  # the comparison's labels are class ids
     group = Group(world=read_world({}), device=torch.device("cpu" if row.config.device == "cpu" else "cuda"))
     amp = choose_amp("auto", group.device)

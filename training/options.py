@@ -118,7 +118,7 @@ def resolve(options: Options, store: Store, num_cases: int, group: Group) -> Res
     net = preset.net if options.net == "auto" else options.net
     optimizer = preset.optimizer if options.optimizer == "auto" else options.optimizer
     limit = CPU_VOXELS if group.device.type == "cpu" else GPU_VOXELS
-    shape, spacing = _medians(store)
+    shape, spacing = median_sizes(store)
     patch = options.patch or auto_patch(shape, STRIDE.get(net, 1), limit)
     if options.batch_size < 1 or options.samples_per_case < 1:
         raise InputError(
@@ -144,7 +144,7 @@ def resolve(options: Options, store: Store, num_cases: int, group: Group) -> Res
     )
 
 
-def _medians(store: Store) -> tuple[Int3, Float3]:
+def median_sizes(store: Store) -> tuple[Int3, Float3]:
     """Return the median shape and voxel size over the cases, D,H,W, in one pass over their entries."""
     sizes = np.median([(*entry.shape_dhw, *entry.spacing_mm) for _, entry in store.entries()], axis=0)
     d, h, w = sizes[:3].astype(int).tolist()
