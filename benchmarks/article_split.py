@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +10,9 @@ from typing import Any
 
 from benchmarks.default_data import describe_cases, make_store, median_patch
 from benchmarks.experiment import Experiment
-from benchmarks.machine import REPOSITORY
 from benchmarks.result import Record, make_row
-from pipelines.plan import Int3
+from benchmarks.training_run import run_training
 from preprocessing.cli import AutoTriple
-from preprocessing.errors import RunError
 from training.record import read_metrics
 
 PARTS = ("disk", "preprocessing", "transfer", "model", "other")
@@ -49,7 +45,10 @@ def measure_split(options: Split) -> Record:
         patch = options.patch or median_patch(store)
         for name in options.loaders.split(","):
             output = Path(scratch) / name
-            _train(name, Path(store.root), output, patch, options.runs)
+            epochs = options.runs + 1
+            flags = {"loader": name, "shards": Path(store.root), "output": output, "preset": "article"}
+            flags |= {"patch": ",".join(map(str, patch)), "epochs": epochs, "val-every": epochs, "samples-per-case": 1}
+            run_training(flags)
             rows.append(make_row("milliseconds of a step", name, _parts(read_metrics(output)[1:])))
         data = describe_cases(store)
     return {
@@ -59,16 +58,6 @@ def measure_split(options: Split) -> Record:
         "rows": rows,
         "method": METHOD,
     }
-
-
-def _train(loader: str, store: Path, output: Path, patch: Int3, runs: int) -> None:
-    flags = {"loader": loader, "shards": store.resolve(), "output": output.resolve(), "preset": "article"}
-    flags |= {"patch": ",".join(map(str, patch)), "epochs": runs + 1, "val-every": runs + 1, "samples-per-case": 1}
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "training.run", *words]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RunError(f"training with --loader {loader} failed: {done.stderr.strip().splitlines()[-1]}")
 
 
 def _parts(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

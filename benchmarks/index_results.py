@@ -30,12 +30,14 @@ QUESTIONS = {
     "article-workers": "How many workers are too few, how many too many?",
     "article-split": "Where does the time of a training step go?",
     "article-project": "What would the article's epochs take and cost on its instances?",
+    "training-quality": "Does the loader change what is learnt, and how much does the seed?",
     "scale": "What becomes of it at 48,884 cases, 64 ranks and a slower disk?",
 }
 COMMANDS = {name: f"benchmarks/article.py {name.removeprefix('article-')}" for name in QUESTIONS if "article" in name}
 COMMANDS |= {
     "loader_compare": "benchmarks/loader_compare.py",
     "convert": "benchmarks/convert_compare.py",
+    "training-quality": "benchmarks/training_quality.py",
     "scale": "benchmarks/scale.py",
 }
 

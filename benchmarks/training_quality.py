@@ -1,0 +1,130 @@
+"""Does the loader change what is learnt, and how much does the seed? ``python benchmarks/training_quality.py``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # started as a file: the repository is not on the path yet
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from rich import get_console
+from rich.progress import track
+
+from benchmarks.comma_lists import parse_numbers
+from benchmarks.default_data import PHANTOM_SHARDS, describe_cases, median_patch, open_or_make
+from benchmarks.figure import INK, OURS, PEER, finish, new_figure
+from benchmarks.noise import NoiseWatch
+from benchmarks.result import Record, make_record, make_row
+from benchmarks.result_page import show, write
+from benchmarks.training_run import run_training
+from pipelines.plan import Int3
+from preprocessing.cli import AutoTriple, main
+from preprocessing.errors import EXIT_DONE
+from training.record import read_metrics
+
+log = logging.getLogger(__name__)
+METHOD = [
+    (
+        "python -m training.run, preset fast, the same recipe for every loader. A seed decides the weights, which "
+        "fifth of the cases is held out, and every patch; so seeds differ by the cases they are scored on, too."
+    ),
+    "Scores are those of the best epoch: the mean over structures of the means over held-out cases.",
+    "Minutes are of steps and validation, without imports.",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train the same recipe from several loaders with several seeds, and compare Dice and HD95 on held-out cases.
+
+    Runs that --runs-folder holds already are not trained again, and one that was interrupted goes on.
+    """
+
+    shards: Path = PHANTOM_SHARDS
+    """Shard store. The default is the synthetic phantom, made on first use."""
+    loaders: str = "dali,torch,monai-cache"
+    """Comma list."""
+    seeds: str = "0,1,2"
+    """Comma list."""
+    patch: AutoTriple = None
+    """Patch size. auto takes the median volume, at most 128 a side; without a GPU take less."""
+    epochs: int = 0
+    """Passes over the training cases; 0 takes what the preset needs."""
+    runs_folder: Path = Path("runs/quality")
+    """Folder for the runs, one each, LOADER-seed-SEED."""
+    output: Path = Path("benchmarks/results")
+    """Folder for training-quality_MACHINE_DATE.json, .md and .png."""
+
+
+def measure_quality(options: Options) -> int:
+    """Run the command; returns the exit code."""
+    loaders, seeds = options.loaders.split(","), parse_numbers("--seeds", options.seeds, least=0)
+    store, watch = open_or_make(options.shards), NoiseWatch()
+    patch = options.patch or median_patch(store)
+    wanted = [(loader, seed) for seed in seeds for loader in loaders]
+    finished = {
+        run: _train(options, patch, *run)
+        for run in track(wanted, "training", transient=True, disable=not get_console().is_terminal)
+    }
+    rows = [_row(loader, [finished[loader, seed] for seed in seeds]) for loader in loaders]
+    content = {
+        "data": describe_cases(store),
+        "options": {"patch": list(patch), "seeds": seeds, "preset": "fast", "epochs": options.epochs or "auto"},
+        "runs": len(seeds),
+        "rows": rows,
+        "method": METHOD,
+    }
+    record = make_record("training-quality", content, watch)
+    show(record)
+    written = write(record, f"Training: {store.manifest.name}", draw, options.output)
+    log.info("written: %s", ", ".join(map(str, written)))
+    return EXIT_DONE
+
+
+def _train(options: Options, patch: Int3, loader: str, seed: int) -> dict[str, float | None]:
+    """Train unless it is done; returns the figures of the run."""
+    folder = options.runs_folder / f"{loader}-seed-{seed}"
+    flags = {"loader": loader, "shards": options.shards, "output": folder, "patch": ",".join(map(str, patch))}
+    run_training(flags | {"epochs": options.epochs, "seed": seed, "resume": "auto"})
+    lines = read_metrics(folder)
+    best = max((line for line in lines if line["dice"]), key=lambda line: float(line["dice"]["mean"]))
+    log.info("%s: mean Dice %.4f in epoch %d", folder, best["dice"]["mean"], best["epoch"])
+    seconds = [sum(_parts(line)) + line["validation_s"] for line in lines]
+    return {"dice": best["dice"]["mean"], "hd95_mm": best["hd95_mm"]["mean"], "minutes": sum(seconds) / 60}
+
+
+def _row(loader: str, runs: Sequence[Mapping[str, float | None]]) -> Record:
+    """Put the runs of a loader together; where no structure was found there is no HD95."""
+    columns = {name: [run[name] for run in runs] for name in runs[0]}
+    found = {name: [value for value in values if value is not None] for name, values in columns.items()}
+    return make_row("loader", loader, {name: values for name, values in found.items() if values})
+
+
+def _parts(line: Mapping[str, Any]) -> list[float]:
+    return [value for name, value in line["split"].items() if name.endswith("_s")]
+
+
+def draw(record: Record, path: Path) -> None:
+    """Draw a point per loader: the median Dice, with the range over the seeds."""
+    rows = record["rows"]
+    figure = new_figure(9, 1.6 + 0.5 * len(rows))
+    axes = figure.add_subplot()
+    for place, row in enumerate(rows):
+        dice = row["summary"]["dice"]
+        axes.plot([dice["min"], dice["max"]], [place, place], color=INK, linewidth=2)
+        axes.plot(dice["median"], place, "o", color=OURS if row["label"] == "dali" else PEER, markersize=10)
+        axes.annotate(f"{dice['median']:.3f}", (dice["median"], place), xytext=(0, 9), textcoords="offset points")
+    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.7)
+    axes.set_xlabel("mean Dice of held-out cases; lines: from the worst to the best seed", loc="left", size=9)
+    axes.set_title(f"{record['data']['name']}: the same recipe from each loader", loc="left")
+    finish(figure, record, path)
+
+
+if __name__ == "__main__":
+    main(measure_quality, Options)
