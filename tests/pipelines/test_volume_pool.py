@@ -292,6 +292,18 @@ def test_once_all_is_there_an_epoch_reads_nothing(coordinate_store: Path, device
         assert loader.stages.read_bytes == stored
 
 
+@pytest.mark.gpu
+def test_the_pool_on_a_gpu_is_as_large_as_it_may_be(coordinate_store: Path) -> None:
+    """What torch takes for it and for the slots; both rounded up to its own blocks."""
+    before = torch.cuda.memory_allocated()
+    with build_loader("dali", config_of(coordinate_store, device="gpu")) as loader:
+        for _ in loader:
+            pass
+        slots = 5 * math.prod(loader.plan.options.patch) * (4 + 1)
+        assert torch.cuda.memory_allocated() - before <= 0.00018 * GIB + slots + 2**20
+    assert torch.cuda.memory_allocated() - before <= 2**20
+
+
 @pytest.mark.parametrize("changes", [{}, {"gpu_cache": "auto"}])
 def test_a_missing_volume_is_named_when_it_is_needed(
     coordinate_store: Path, tmp_path: Path, changes: dict[str, Any]
