@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 from pipelines.batch import Loader
 from pipelines.config import LoaderConfig
-from pipelines.plan import Int3, Plan, PlanOptions
+from pipelines.plan import Plan, PlanOptions, fits_memory
 from preprocessing.errors import InputError
 from preprocessing.shards import Store, open_store
 
@@ -87,14 +86,3 @@ def open_plan(config: LoaderConfig, world_size: int = 1) -> tuple[Store, Plan]:
         sticky=config.sticky,
     )
     return store, Plan(store, config.cases or store.labelled_ids, options, len(manifest.channel_names))
-
-
-def fits_memory(patch: Int3, num_channels: int, itemsize: int, batch_size: int, available_bytes: int) -> None:
-    """Refuse a batch that cannot fit: raises ``InputError`` with the bytes needed, the bytes there are and a remedy."""
-    voxels = math.prod(patch) * batch_size
-    needed = voxels * (num_channels * (itemsize * 4 + 4 * 4) + 8)  # four staging buffers, four float32 stages
-    if needed > available_bytes:
-        raise InputError(
-            f"patch {','.join(map(str, patch))} with batch size {batch_size} and {num_channels} channels needs about "
-            f"{needed / 2**30:.1f} GiB, {available_bytes / 2**30:.1f} GiB are free; lower --patch or --batch-size"
-        )

@@ -23,6 +23,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -31,19 +32,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.augmentation import Augmentation, draw_augmentation, num_words, thick_axis
-from pipelines.random_words import (
-    STREAM_AUGMENT,
-    STREAM_CASES,
-    STREAM_LANE,
-    STREAM_SAMPLE,
-    STREAM_WINDOW,
-    random_words,
-    unit,
-)
 from preprocessing.errors import InputError
 
 AUGMENTS = ("none", "basic", "full")
 STATE_VERSION = 1
+STREAM_CASES, STREAM_WINDOW, STREAM_SAMPLE, STREAM_SPLIT, STREAM_AUGMENT, STREAM_LANE = 1, 2, 3, 4, 5, 6
 DRAWS = 16  # random numbers reserved for one sample; new parameters take unused ones, so old streams stay as they are
 SCALE_RANGE = 0.1  # MONAI RandScaleIntensityd(factors=0.1) and RandShiftIntensityd(offsets=0.1), as in the article
 SHIFT_RANGE = 0.1
@@ -122,6 +115,20 @@ class Sample:
     scale: float
     shift: float
     augmentation: Augmentation | None = None
+
+
+def random_words(seed: int, stream: int, epoch: int, position: int, count: int) -> npt.NDArray[np.uint64]:
+    """Return ``count`` random 64-bit words that depend on nothing but the arguments.
+
+    NumPy guarantees the raw words of a bit generator for ever, unlike those of ``Generator.permutation`` (NEP 19).
+    """
+    counter = np.array([0, position, epoch, stream], dtype=np.uint64)
+    return np.asarray(np.random.Philox(key=seed, counter=counter).random_raw(count))
+
+
+def unit(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Turn random words into floats in [0, 1) with 53 random bits each."""
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 class Plan:
@@ -281,3 +288,14 @@ def check_state(plan: Plan, state: Mapping[str, Any]) -> tuple[int, int]:
         if saved.get(name) != value:
             raise InputError(f"cannot resume: the saved run has {name} = {saved.get(name)!r}, this one has {value!r}")
     return int(state["epoch"]), int(state["step"])
+
+
+def fits_memory(patch: Int3, num_channels: int, itemsize: int, batch_size: int, available_bytes: int) -> None:
+    """Refuse a batch that cannot fit: raises ``InputError`` with the bytes needed, the bytes there are and a remedy."""
+    voxels = math.prod(patch) * batch_size
+    needed = voxels * (num_channels * (itemsize * 4 + 4 * 4) + 8)  # four staging buffers, four float32 stages
+    if needed > available_bytes:
+        raise InputError(
+            f"patch {','.join(map(str, patch))} with batch size {batch_size} and {num_channels} channels needs about "
+            f"{needed / 2**30:.1f} GiB, {available_bytes / 2**30:.1f} GiB are free; lower --patch or --batch-size"
+        )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines.random_words import STREAM_SPLIT, random_words
+from pipelines.plan import STREAM_SPLIT, random_words
 from pipelines.reference import intensity_of
 from preprocessing.errors import InputError
 from preprocessing.shards import Case, Manifest, Store

@@ -16,9 +16,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.loaders import fits_memory
-from pipelines.plan import AUGMENTS, DRAWS, Int3, Plan, PlanOptions, Sample, check_state
-from pipelines.random_words import STREAM_CASES, STREAM_SAMPLE, STREAM_WINDOW, random_words, unit
+from pipelines.plan import (
+    AUGMENTS,
+    DRAWS,
+    STREAM_CASES,
+    STREAM_SAMPLE,
+    STREAM_WINDOW,
+    Int3,
+    Plan,
+    PlanOptions,
+    Sample,
+    check_state,
+    fits_memory,
+    random_words,
+    unit,
+)
 from preprocessing.errors import InputError
 from preprocessing.shards import open_store
 
