@@ -101,14 +101,14 @@ def _describe_row(measured: Measured, root: str) -> Record:
         "device": row.config.device,
         "settings": row.settings,
         "checked": "voxels against the reference" if row.follows_plan else "shape and dtype",
-        "failure": measured.failure and _without_paths(measured.failure, root),
+        "failure": measured.failure and without_paths(measured.failure, root),
         "start_s": measured.start_s,
         "runs": runs,
         "summary": summarize(runs) if runs and measured.failure is None else None,
     }
 
 
-def _without_paths(message: str, root: str) -> str:
+def without_paths(message: str, root: str) -> str:
     """Say STORE for the store, and leave only the name of any other file that an absolute path leads to."""
     return re.sub(r"(?<![\w.])(/[^\s/:'\"]+)+/", "", " ".join(message.replace(root, "STORE").split()))
 
