@@ -26,7 +26,7 @@ from benchmarks.gpu_rows import loader_rows, training_rows
 from benchmarks.gpu_training import TrainingTask, train
 from benchmarks.machine import REPOSITORY, num_cores
 from benchmarks.measure import Task
-from benchmarks.record import Protocol, describe_data, make_record
+from benchmarks.record import Protocol, describe_data, make_record, without_paths
 from benchmarks.rounds import measure
 from benchmarks.rows import FLOOR, TABLE, Row, chosen_names
 from pipelines.loaders import LoaderConfig
@@ -44,7 +44,7 @@ THREADS = 2  # of dali: what the targets are for
 class Options:
     """Run the tests marked gpu, then measure every way to feed the GPU, alone and in training; JSON, Markdown and PNG.
 
-    An hour on one GPU with the defaults. Exit code 1 when a test or a row fails. --device cpu rehearses all of it.
+    About two hours on one GPU with the defaults. Exit code 1 when a test or a row fails. --device cpu rehearses it.
     """
 
     shards: Path = Path("data/shards")
@@ -82,7 +82,7 @@ def check(options: Options) -> int:
     parts = _parts(options.parts)
     if options.device == "gpu" and not torch.cuda.is_available():
         raise InputError("--device gpu: there is no CUDA device here; --device cpu rehearses the measurement")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=options.shards.resolve().parent) as folder:  # where hard links reach
         store = _enough_cases(options, Path(folder))
         config = LoaderConfig(
             store=store.root,
@@ -116,7 +116,7 @@ def run_tests() -> dict[str, int]:
 
 def _bus(config: LoaderConfig) -> dict[str, Any]:
     row = Row(loader="dali", config=dataclasses.replace(config, crop="device", augment="basic"))
-    return _alone(measure_bus, row)
+    return _alone(measure_bus, row, str(config.store))
 
 
 def _loaders(options: Options, config: LoaderConfig, store: Store) -> list[dict[str, Any]]:
@@ -155,18 +155,18 @@ def _training(options: Options, config: LoaderConfig) -> list[dict[str, Any]]:
                     runs=options.runs,
                     worker_start_method=_start_method(),
                 )
-                result = _alone(train, task)
+                result = _alone(train, task, str(config.store))
                 rows.append({"net": net, "cores": count, "loader": row.loader, "label": row.label} | result)
     return rows
 
 
-def _alone(work: Callable[[Any], dict[str, Any]], task: Any) -> dict[str, Any]:
+def _alone(work: Callable[[Any], dict[str, Any]], task: Any, root: str) -> dict[str, Any]:
     """Do ``work`` in a fresh process; what it raises becomes its ``failure``."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(work, task).result() | {"failure": None}
         except Exception as error:  # noqa: BLE001  # whatever breaks a row is a result
-            return {"failure": f"{type(error).__name__}: {error}"}
+            return {"failure": without_paths(f"{type(error).__name__}: {error}", root)}
 
 
 def _enough_cases(options: Options, folder: Path) -> Store:

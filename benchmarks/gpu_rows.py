@@ -20,7 +20,8 @@ def loader_rows(config: LoaderConfig, names: Sequence[str], workers: Sequence[in
 
 def _sources(config: LoaderConfig) -> list[LoaderConfig]:
     cached = dataclasses.replace(config, crop="device")
-    ways = [cached, *_rotating(cached), dataclasses.replace(config, crop="host")]
+    ways = [cached, *_rotating(cached)]
+    ways += [dataclasses.replace(config, crop="host"), dataclasses.replace(config, read="dali")]
     if config.device == "gpu":
         ways += [dataclasses.replace(config, read="gds"), dataclasses.replace(config, device="cpu", crop="host")]
     return ways

@@ -76,5 +76,7 @@ def train(task: TrainingTask) -> dict[str, Any]:
                 step(batch)
             wall_s = time.perf_counter() - begin
             runs.append({"patches_per_s": task.steps * config.batch_size / wall_s, "waiting": waited / wall_s})
-    peak = torch.cuda.max_memory_reserved() if device.type == "cuda" else 0
-    return {"runs": runs, "gpu_memory_mb": peak / 1e6}
+        free, total = (
+            torch.cuda.mem_get_info() if device.type == "cuda" else (0, 0)
+        )  # of everybody: DALI's is not torch's
+    return {"runs": runs, "gpu_memory_mb": (total - free) / 1e6}

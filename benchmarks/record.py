@@ -127,7 +127,7 @@ def _describe_row(measured: Measured, everything: Sequence[Measured], root: str)
         "batch_size": row.config.batch_size,
         "workers": row.num_workers,
         "checked": row.checked,
-        "failure": measured.failure and _without_paths(measured.failure, root),
+        "failure": measured.failure and without_paths(measured.failure, root),
         "start_s": measured.start_s,
         "runs": runs,
         "summary": summarize(runs) if runs and measured.failure is None else None,
@@ -150,7 +150,7 @@ def _describe_training(measured: Measured, everything: Sequence[Measured]) -> Re
     return dataclasses.asdict(trained) | {"of_ceiling": trained.patches_per_s / ceilings[0] if ceilings else None}
 
 
-def _without_paths(message: str, root: str) -> str:
+def without_paths(message: str, root: str) -> str:
     """Say STORE for the store, and leave only the name of any other file that an absolute path leads to."""
     return re.sub(r"(?<![\w.])(/[^\s/:'\"]+)+/", "", " ".join(message.replace(root, "STORE").split()))
 

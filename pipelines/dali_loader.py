@@ -41,6 +41,8 @@ class DaliLoader(Loader):
         self._on_gpu = config.device == "gpu"
         self.reuse_buffers = config.reuse_buffers or self._on_gpu
         self.slots = _make_slots(store, plan, config, self.lanes)
+        if self._on_gpu:
+            torch.cuda.synchronize()  # side streams do not wait for what filled, or last used, their new memory
         options = GraphOptions(
             batch_size=len(self.lanes),
             patch=config.patch,

@@ -30,6 +30,7 @@ class DeviceCopies:
         if self.device.type == "cpu":
             np.copyto(target.numpy(), source, casting="safe")
             return
+        self._begin_thread()
         staging = self._staging(target.nbytes).view(target.dtype).view(target.shape)
         np.copyto(staging.numpy(), source, casting="safe")
         with self.finished():
@@ -41,13 +42,18 @@ class DeviceCopies:
         if self.device.type == "cpu":
             yield
             return
-        if not hasattr(self._own, "stream"):
-            self._own.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-            self._own.done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        self._begin_thread()
         with torch.cuda.stream(self._own.stream):
             yield
             self._own.done.record()
         self._own.done.synchronize()
+
+    def _begin_thread(self) -> None:
+        """Give a new thread its device (pinned memory would else wake up GPU 0), stream and event."""
+        if not hasattr(self._own, "stream"):
+            torch.cuda.set_device(self.device)
+            self._own.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+            self._own.done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
     def _staging(self, num_bytes: int) -> torch.Tensor:
         """Return pinned memory of this thread, which grows to the largest volume."""

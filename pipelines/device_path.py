@@ -71,7 +71,7 @@ class DevicePath(SlotRing):
         for index, (sample, volume, placement) in enumerate(zip(samples, volumes, placements, strict=True)):
             cut = Cut(sample=sample, volume=volume, placement=placement, patches=patches[index])
             fill = self._threads.submit(self._fill, slot, index, cut)
-            volume.readers.append(fill)
+            volume.add_reader(fill)
             fills.append(fill)
         return fills
 

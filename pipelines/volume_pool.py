@@ -36,6 +36,10 @@ class Volume:
     uploaded: Future[None]
     readers: list[Future[Any]] = field(default_factory=list)
 
+    def add_reader(self, reader: Future[Any]) -> None:
+        """Note a copy from the volume; those that are done are forgotten."""
+        self.readers = [*(earlier for earlier in self.readers if not earlier.done()), reader]
+
 
 class VolumePool:
     """Upload volumes in the order in which the plan needs them, as far ahead as there is room, at most a window.

@@ -57,6 +57,7 @@ def test_every_source_is_measured(coordinate_store: Path) -> None:
         "dali, cpu, 2 threads, volumes on the device",
         "dali, cpu, 2 threads, volumes on the device, at most 0.000189 GiB",
         "dali, cpu, 2 threads",
+        "dali, cpu, 2 threads, read dali",
         "torch, cpu, 4 workers",
         "torch, cpu, 1 worker",
         "synthetic, cpu",
@@ -65,6 +66,7 @@ def test_every_source_is_measured(coordinate_store: Path) -> None:
     assert [row.label for row in loader_rows(on_gpu, ["dali"], [])] == [
         "dali, gpu, 2 threads, volumes on the device",
         "dali, gpu, 2 threads, host path",
+        "dali, gpu, 2 threads, read dali",
         "dali, gpu, 2 threads, read gds",
         "dali, cpu, 2 threads",
     ]

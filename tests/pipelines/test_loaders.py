@@ -30,10 +30,18 @@ from preprocessing.to_shards import Options, convert
 
 PATCH = (16, 16, 20)
 DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
-VARIANTS = {"dali/pool": {"crop": "device"}, "dali/reader": {"read": "dali"}}
-PLANNED = ["dali", *VARIANTS, "torch"]
+VARIANTS: dict[str, dict[str, Any]] = {"dali/pool": {"crop": "device"}, "dali/reader": {"read": "dali"}}
+GPU_VARIANTS: dict[str, dict[str, Any]] = {
+    "dali/gpu pool": {"device": "gpu"},
+    "dali/gpu host path": {"device": "gpu", "crop": "host"},
+    "dali/gpu reader": {"device": "gpu", "read": "dali"},
+    "dali/gpu gds": {"device": "gpu", "read": "gds"},
+    "torch/gpu": {"device": "gpu"},
+}
+ON_GPU = [pytest.param(name, marks=pytest.mark.gpu) for name in GPU_VARIANTS]
+PLANNED = ["dali", *VARIANTS, "torch", *ON_GPU]
 RESUMED = [*PLANNED, *MONAI]
-ALL = [*LOADERS, *VARIANTS]
+ALL = [*LOADERS, *VARIANTS, *ON_GPU]
 
 
 def config_for(store: Path, **changes: object) -> LoaderConfig:
@@ -48,7 +56,7 @@ def layout_of(loader_name: str) -> torch.memory_format:
 
 def build_loader(name: str, config: LoaderConfig, rank: int = 0, world_size: int = 1) -> Loader:
     """Build a loader, also one of the variants, which get their patches in another way."""
-    settings: dict[str, Any] = VARIANTS.get(name, {})
+    settings = (VARIANTS | GPU_VARIANTS).get(name, {})
     return loaders.build_loader(name.partition("/")[0], dataclasses.replace(config, **settings), rank, world_size)
 
 
@@ -67,8 +75,8 @@ def expected(store: Store, sample: Sample, patch: tuple[int, int, int]) -> tuple
 
 def assert_same(left: Batch, right: Batch) -> None:
     assert (list(left.samples), left.case_ids) == (list(right.samples), right.case_ids)
-    torch.testing.assert_close(left.image, right.image, rtol=0, atol=1e-5)
-    assert torch.equal(left.label, right.label)
+    torch.testing.assert_close(left.image.cpu(), right.image.cpu(), rtol=0, atol=1e-5)
+    assert torch.equal(left.label.cpu(), right.label.cpu())
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -95,7 +103,7 @@ def test_voxels_tell_the_case_and_position_the_plan_drew(coordinate_store: Path,
         for batch in loader:
             for index, sample in enumerate(batch.samples):
                 case = store.case(sample.case_id)
-                raw = batch.image[index].numpy().transpose(1, 2, 3, 0).astype(np.float64) - sample.shift
+                raw = batch.image[index].cpu().numpy().transpose(1, 2, 3, 0).astype(np.float64) - sample.shift
                 raw = raw / sample.scale * case.channel_std + case.channel_mean
                 raw = raw[tuple(slice(None, None, -1 if reverse else None) for reverse in sample.flips_dhw)]
                 inside = [slice(max(-p, 0), s - p) for p, s in zip(sample.position_dhw, case.shape_dhw, strict=True)]
@@ -105,7 +113,7 @@ def test_voxels_tell_the_case_and_position_the_plan_drew(coordinate_store: Path,
                 assert (voxel[..., 3] == int(sample.case_id[-3:]) + 1).all()
 
 
-@pytest.mark.parametrize("loader_name", [name for name in PLANNED if name != "torch"])
+@pytest.mark.parametrize("loader_name", PLANNED)
 @pytest.mark.parametrize("regions", [False, True])
 def test_all_planned_loaders_deliver_the_same_batches(coordinate_store: Path, regions: bool, loader_name: str) -> None:
     config = config_for(coordinate_store, regions=regions)
@@ -165,7 +173,8 @@ def test_float16_is_float32_rounded(coordinate_store: Path, loader_name: str, au
         for left, right in zip(single, half, strict=True):
             assert right.image.dtype == torch.float16
             assert right.image.is_contiguous(memory_format=layout_of(loader_name))
-            torch.testing.assert_close(right.image, left.image.half(), rtol=1e-3, atol=1e-6)
+            assert right.image.device == left.image.device
+            torch.testing.assert_close(right.image.cpu(), left.image.cpu().half(), rtol=1e-3, atol=1e-6)
             assert torch.equal(left.label, right.label)
 
 
@@ -360,6 +369,33 @@ def test_wrong_settings_are_one_clear_line(
 def test_a_gpu_that_is_not_there_is_one_clear_line(coordinate_store: Path, loader_name: str) -> None:
     with pytest.raises(InputError, match=r'device "gpu": torch finds no CUDA device here; use device "cpu"'):
         build_loader(loader_name, config_for(coordinate_store, device="gpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", [{}, {"crop": "host"}], ids=["pool", "host path"])
+@pytest.mark.parametrize("augment", ["basic", "full"])
+def test_a_warm_loader_never_waits_for_the_gpu(coordinate_store: Path, augment: str, settings: dict[str, Any]) -> None:
+    """Torch raises where the consumer would make the processor wait for the device."""
+    config = config_for(coordinate_store, augment=augment, device="gpu", samples_per_case=20, **settings)
+    with build_loader("dali", config) as loader:
+        batches = iter(loader)
+        for _ in range(10):
+            next(batches)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            made = [next(batches).image.sum() for _ in range(20)]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.isfinite(total) for total in made)
+
+
+@pytest.mark.gpu
+def test_batches_lie_on_the_gpu_in_channels_last(coordinate_store: Path) -> None:
+    with build_loader("dali", config_for(coordinate_store, device="gpu")) as loader:
+        for batch in loader:
+            assert batch.image.is_cuda
+            assert batch.label.is_cuda
+            assert batch.image.contiguous(memory_format=torch.channels_last_3d).data_ptr() == batch.image.data_ptr()
 
 
 def test_a_patch_larger_than_memory_is_refused(coordinate_store: Path) -> None:

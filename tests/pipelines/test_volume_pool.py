@@ -25,10 +25,11 @@ from pipelines.loaders import LoaderConfig, build_loader
 from pipelines.plan import Int3, Plan, PlanOptions
 from pipelines.pool_budget import AUTO_SHARE, Budget, choose_budget, measure_need, volume_bytes
 from pipelines.reference import crop
-from pipelines.volume_pool import VolumePool
+from pipelines.volume_pool import Volume, VolumePool
 from preprocessing.errors import InputError
 from preprocessing.shards import open_store
-from tests.pipelines.test_plan import Volume, plan_of
+from tests.pipelines.test_plan import Volume as PlannedVolume
+from tests.pipelines.test_plan import plan_of
 
 DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
 GIB = 2**30
@@ -70,7 +71,7 @@ SIZES = sorted((volume_bytes(shape, 1, 2) for shape in SHAPES), reverse=True)
 
 
 def budget_of(limit: int | None, free: int = 10**9, **options: Any) -> Budget:
-    plan = plan_of([Volume(shape) for shape in SHAPES], **({"window": 1, "global_batch": 2} | options))
+    plan = plan_of([PlannedVolume(shape) for shape in SHAPES], **({"window": 1, "global_batch": 2} | options))
     lanes = plan.lanes_of(0, 2)
     return choose_budget(measure_need(plan, lanes, 2), None if limit is None else limit / GIB, free)
 
@@ -85,7 +86,7 @@ def test_else_a_window_and_the_next_as_far_as_there_is_room() -> None:
     window, wrapped = SIZES[0], SIZES[0]
     assert not budget_of(sum(SIZES) - 1).is_resident
     assert budget_of(None, free=int(2.1 * (window + wrapped))).size_bytes == int(AUTO_SHARE * 2.1 * (window + wrapped))
-    small = [Volume((8, 8, 8))] * 20
+    small = [PlannedVolume((8, 8, 8))] * 20
     plan = plan_of(small, window=2, global_batch=1)
     each = volume_bytes((8, 8, 8), 1, 2)
     assert (
@@ -95,7 +96,7 @@ def test_else_a_window_and_the_next_as_far_as_there_is_room() -> None:
 
 def test_sticky_ranks_need_room_for_their_own_volumes_only() -> None:
     assert budget_of(sum(SIZES) // 2 + SIZES[0] // 2, sticky=True).size_bytes < sum(SIZES)
-    plan = plan_of([Volume(shape) for shape in SHAPES], global_batch=2, sticky=True)
+    plan = plan_of([PlannedVolume(shape) for shape in SHAPES], global_batch=2, sticky=True)
     shares = [choose_budget(measure_need(plan, plan.lanes_of(rank, 2), 2), None, 10**9) for rank in range(2)]
     assert all(share.is_resident for share in shares)
     assert sum(share.size_bytes for share in shares) == sum(SIZES)
@@ -210,7 +211,7 @@ def test_memory_that_is_being_read_is_not_overwritten(coordinate_store: Path) ->
         first.uploaded.result(10)
         reader: Future[None] = Future()
         reader.set_running_or_notify_cancel()
-        first.readers.append(reader)
+        first.add_reader(reader)
         volumes = [pool.volumes(samples)[0] for samples in steps[1:4]]
         held = first.image.clone()
         start, size = first.image.data_ptr(), first.image.nbytes
@@ -290,6 +291,28 @@ def test_once_all_is_there_an_epoch_reads_nothing(coordinate_store: Path, device
         for _ in loader:
             pass
         assert loader.stages.read_bytes == stored
+
+
+def test_a_volume_forgets_copies_that_are_done() -> None:
+    """One that stays for ever is read for ever."""
+    done, waiting, uploaded = Future[None](), Future[None](), Future[None]()
+    volume = Volume(image=torch.empty(0), label=torch.empty(0), last_use=(0, 0), uploaded=uploaded)
+    volume.add_reader(done)
+    done.set_result(None)
+    volume.add_reader(waiting)
+    assert volume.readers == [waiting]
+
+
+@pytest.mark.gpu
+def test_the_pool_on_a_gpu_is_as_large_as_it_may_be(coordinate_store: Path) -> None:
+    """What torch takes for it and for the slots; both rounded up to its own blocks."""
+    before = torch.cuda.memory_allocated()
+    with build_loader("dali", config_of(coordinate_store, device="gpu")) as loader:
+        for _ in loader:
+            pass
+        slots = 5 * math.prod(loader.plan.options.patch) * (4 + 1)
+        assert torch.cuda.memory_allocated() - before <= 0.00018 * GIB + slots + 2**20
+    assert torch.cuda.memory_allocated() - before <= 2**20
 
 
 @pytest.mark.parametrize("changes", [{}, {"gpu_cache": "auto"}])
