@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from preprocessing.errors import InputError
 from preprocessing.nifti import GIB, Volume
+from preprocessing.resample import resample, resample_label
 
 Array = npt.NDArray[Any]
 Int3 = tuple[int, int, int]
@@ -77,45 +78,48 @@ class Geometry:
         turned = self._reorient(channel)
         if not self._is_resampled:
             return turned
-        from scipy import ndimage  # 0.2 s of every worker's start, for those who resample
-
-        zoom = list(self.zoom_dhw)
-        if self.nearest_axis is not None:
-            axis = self.nearest_axis
-            turned = np.take(turned, self._nearest()[axis], axis=axis)
-            zoom[axis] = 1.0
-        factors = np.array(zoom)
-        precise = np.float64 if channel.dtype.itemsize > 4 else np.float32
-        made: Array = ndimage.affine_transform(
-            turned.astype(precise),
-            factors,
-            offset=(factors - 1) / 2,
-            output_shape=self.grid_shape_dhw,
-            order=1,
-            mode="nearest",
-        )
+        made = resample(turned, self.grid_shape_dhw, self.zoom_dhw, self._nearest)
         return np.rint(made).astype(channel.dtype) if channel.dtype.kind in "iu" else made.astype(channel.dtype)
 
     def apply_to_label(self, label: Array) -> Array:
-        """Bring a label map [D,H,W] to the stored grid: nearest."""
+        """Bring a label map [D,H,W] to the stored grid: each voxel takes the label with the largest share in it."""
         turned = self._reorient(label)
-        return np.ascontiguousarray(turned[np.ix_(*self._nearest())] if self._is_resampled else turned)
+        if not self._is_resampled:
+            return np.ascontiguousarray(turned)
+        return resample_label(turned, self.grid_shape_dhw, self.zoom_dhw, self._label_nearest)
 
     def undo(self, label: Array) -> Array:
-        """Bring a label map from the whole stored grid back to the file's [D,H,W]: nearest."""
-        turned = label
+        """Bring a label map from the whole stored grid back to the file's [D,H,W]: the largest share again."""
         if self._is_resampled:
-            sides = zip(self.reoriented_shape_dhw, self.zoom_dhw, label.shape, strict=True)
-            turned = label[np.ix_(*(_nearest(n, 1 / zoom, available) for n, zoom, available in sides))]
-        turned = turned[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
+            label = resample_label(label, self.reoriented_shape_dhw, self._unzoom_dhw, self._label_nearest)
+        return self._turn_back(label)
+
+    def undo_scores(self, scores: Array) -> Array:
+        """Bring float scores, such as the probability of one label, back from the whole stored grid: linear."""
+        if self._is_resampled:
+            scores = resample(scores, self.reoriented_shape_dhw, self._unzoom_dhw, self._nearest)
+        return self._turn_back(scores)
+
+    @property
+    def _nearest(self) -> list[int]:
+        return [] if self.nearest_axis is None else [self.nearest_axis]
+
+    @property
+    def _label_nearest(self) -> list[int]:
+        """Along these axes labels are not weighed: to a grid that is finer there and back is then exact."""
+        return [axis for axis, zoom in enumerate(self.zoom_dhw) if zoom <= 1 or axis == self.nearest_axis]
+
+    @property
+    def _unzoom_dhw(self) -> Float3:
+        d, h, w = self.zoom_dhw
+        return 1 / d, 1 / h, 1 / w
+
+    def _turn_back(self, array: Array) -> Array:
+        turned = array[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
         return turned.transpose(np.argsort(self.axes))
 
     def _reorient(self, array: Array) -> Array:
         return array.transpose(self.axes)[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
-
-    def _nearest(self) -> list[npt.NDArray[np.intp]]:
-        sides = zip(self.grid_shape_dhw, self.zoom_dhw, self.reoriented_shape_dhw, strict=True)
-        return [_nearest(n, zoom, available) for n, zoom, available in sides]
 
 
 def plan_geometry(volume: Volume, orientation: str, spacing_xyz: Float3 | None, max_volume_gib: float) -> Geometry:
@@ -181,13 +185,15 @@ def _turn(volume: Volume, orientation: str) -> tuple[Int3, tuple[bool, bool, boo
     return (2 - d, 2 - h, 2 - w), (flip_d, flip_h, flip_w)
 
 
-def _nearest(count: int, zoom: float, available: int) -> npt.NDArray[np.intp]:
-    """Return the voxel that holds the centre of each of ``count`` voxels that are ``zoom`` times as large."""
-    return np.minimum(((np.arange(count) + 0.5) * zoom).astype(np.intp), available - 1)
+def restore_to_source(
+    stored: Array, origin_dhw: Int3, grid_shape_dhw: Int3, geometry: Geometry | None = None, outside: float = 0
+) -> Array:
+    """Undo crop, resampling and axis order: a box [D,H,W] becomes the file's grid [x,y,z].
 
-
-def restore_to_source(stored: Array, origin_dhw: Int3, grid_shape_dhw: Int3, geometry: Geometry | None = None) -> Array:
-    """Undo crop, resampling and axis order: a box [D,H,W] becomes the file's grid [x,y,z], zero outside the box."""
-    whole = np.zeros(grid_shape_dhw, dtype=stored.dtype)
+    ``stored`` holds labels, or scores if its numbers are floats; beyond the box they are ``outside``.
+    """
+    whole = np.full(grid_shape_dhw, outside, dtype=stored.dtype)
     whole[tuple(slice(o, o + n) for o, n in zip(origin_dhw, stored.shape, strict=True))] = stored
-    return (whole if geometry is None else geometry.undo(whole)).transpose(2, 1, 0)
+    if geometry is not None:
+        whole = geometry.undo_scores(whole) if stored.dtype.kind == "f" else geometry.undo(whole)
+    return whole.transpose(2, 1, 0)

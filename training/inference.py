@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from training.networks import Float3, Geometry, Task, build_network
 from training.precision import autocast
 
 Labels = npt.NDArray[np.uint8]
+Scores = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,7 @@ def predict_volume(
     network: nn.Module, image: torch.Tensor, spec: ModelSpec, overlap: float, amp: torch.dtype | None
 ) -> Labels:
     """Slide the training patch over ``image`` [1,C,D,H,W] and return label ids uint8 [D,H,W]."""
-    return decode(predict_logits(network, image, spec, overlap, amp), spec)
+    return decode(predict_logits(network, image, spec, overlap, amp).numpy(), spec)
 
 
 @torch.inference_mode()
@@ -170,17 +171,23 @@ def probabilities(logits: torch.Tensor, spec: ModelSpec) -> torch.Tensor:
     return logits.sigmoid() if spec.regions is not None else logits.softmax(dim=0)
 
 
-def decode(logits: torch.Tensor, spec: ModelSpec) -> Labels:
-    """Turn logits [K,D,H,W] into label ids uint8 [D,H,W].
+def decode(scores: Iterable[Scores], spec: ModelSpec) -> Labels:
+    """Turn K score maps, logits or probabilities less one half, into label ids uint8 of their shape.
 
-    Classes: the largest. Regions: each where its probability exceeds one half, painted from the largest region to the
-    smallest with the label that the region stands for (``preprocessing.regions.label_of_regions``).
+    Classes: the largest. Regions: each where its score is positive, painted from large to small with the label that
+    the region stands for (``preprocessing.regions.label_of_regions``). Maps are looked at one by one.
     """
+    maps = iter(scores)
+    first = next(maps)
+    label = np.zeros(first.shape, dtype=np.uint8)
     if spec.regions is None:
-        return np.asarray(logits.argmax(dim=0).to(torch.uint8).numpy())
-    label = np.zeros(tuple(logits.shape[1:]), dtype=np.uint8)
-    for channel, number in enumerate(label_of_regions(spec.regions).values()):
-        label[logits[channel].numpy() > 0] = number
+        largest = first.copy()
+        for number, score in enumerate(maps, start=1):
+            label[score > largest] = number
+            np.maximum(largest, score, out=largest)
+        return label
+    for number, score in zip(label_of_regions(spec.regions).values(), chain([first], maps), strict=True):
+        label[score > 0] = number
     return label
 
 

@@ -28,7 +28,7 @@ from preprocessing.nifti import SUFFIXES, Volume
 from preprocessing.shards import write_json
 from training.checkpoint import load_checkpoint
 from training.distributed import choose_device, read_world
-from training.inference import Labels, ModelSpec, decode, predict_logits, to_input
+from training.inference import Labels, ModelSpec, decode, predict_logits, probabilities, to_input
 from training.precision import choose_amp
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,8 @@ class Predictor:
         """Segment one image, its channels in one file or in several.
 
         Returns label ids uint8 [x,y,z] on the whole source grid, numbered as the label files of the training set were.
+        Where the training set was resampled, probabilities are interpolated and the label is chosen on the source grid
+        (nnU-Net's way): a border between voxels of the stored grid is not lost.
         """
         spec = self.spec
         options = spec.convert_options
@@ -87,9 +89,13 @@ class Predictor:
         device = next(self.network.parameters()).device
         voxels = to_input(image.voxels, intensity, device)
         logits = predict_logits(self.network, voxels, spec, self.overlap, self.amp, mirror=self.mirror)
-        predicted = decode(logits, spec)
-        whole = restore_to_source(spec.ids_in_files[predicted], image.origin_dhw, image.source_shape_dhw, geometry)
-        return whole.astype(np.uint8, copy=False)
+        scores = probabilities(logits, spec).sub_(0.5).numpy()
+        beyond = [0.5 if channel == 0 and spec.regions is None else -0.5 for channel in range(len(scores))]
+        in_file = (
+            restore_to_source(score, image.origin_dhw, image.source_shape_dhw, geometry, outside)
+            for score, outside in zip(scores, beyond, strict=True)
+        )
+        return spec.ids_in_files[decode(in_file, spec)]
 
 
 def predict(options: Options) -> int:

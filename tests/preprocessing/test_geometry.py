@@ -18,6 +18,7 @@ from preprocessing.errors import InputError
 from preprocessing.geometry import Geometry, plan_geometry, restore_to_source, stored_spacing
 from preprocessing.nifti import Volume, read_nifti
 from preprocessing.shards import open_store
+from preprocessing.statistics import bounding_box
 from preprocessing.to_shards import Options, convert
 from tests.conftest import write_msd
 from tests.preprocessing.conftest import Command, nibabel_voxels, write_nifti
@@ -94,7 +95,7 @@ def test_labels_return_to_the_shape_of_their_file(
     returned = geometry.undo(stored)
     assert (stored.shape, returned.shape) == (geometry.grid_shape_dhw, SHAPE)
     assert set(np.unique(returned)) <= set(np.unique(stored)) <= set(np.unique(label))
-    if max(geometry.zoom_dhw) <= 0.5:  # a grid at least twice as fine holds the centre of every voxel
+    if max(geometry.zoom_dhw) <= 1:  # a finer grid holds the centre of every voxel
         np.testing.assert_array_equal(returned, label)
 
 
@@ -180,18 +181,44 @@ def test_wrong_geometry_is_wrong_usage(tmp_path: Path, command: Command, argumen
     assert message in " ".join(ended.errors.replace("│", " ").split())
 
 
+def real_label(path: Path) -> tuple[npt.NDArray[np.uint8], Volume]:
+    volume = read_nifti(path)
+    return read_label(volume, dict.fromkeys(range(4), "")), volume
+
+
+def dice_of_round_trip(label: npt.NDArray[np.uint8], returned: npt.NDArray[np.uint8]) -> list[float]:
+    sizes = {n: (returned == n).sum() + (label == n).sum() for n in np.unique(label) if n}
+    return [2 * float(((returned == n) & (label == n)).sum()) / float(size) for n, size in sizes.items()]
+
+
 @pytest.mark.data
-@pytest.mark.parametrize("spacing", [(0.8, 0.8, 0.8), (0.7, 0.9, 1.3)])
-def test_real_labels_survive_resampling(real_data: Path, spacing: tuple[float, float, float]) -> None:
-    """Voxels are 1 mm and a hippocampus about 15 mm thick: at 1.5,1.5,2.0 mm no method keeps more than 0.91."""
+@pytest.mark.parametrize(
+    ("spacing", "mean", "least"),
+    [((0.8, 0.8, 0.8), 1.0, 1.0), ((0.7, 0.9, 1.3), 0.96, 0.93), ((1.2, 1.2, 1.2), 0.95, 0.90)],
+)
+def test_real_labels_survive_resampling(
+    real_data: Path, spacing: tuple[float, float, float], mean: float, least: float
+) -> None:
+    """Voxels are 1 mm and a hippocampus about 15 mm thick; what coarser grids cannot hold is in docs/decisions.md."""
     scores = []
     for path in sorted((real_data / "Task04_Hippocampus" / "labelsTr").iterdir())[::10]:
-        volume = read_nifti(path)
-        label = read_label(volume, {0: "", 1: "", 2: ""})
+        label, volume = real_label(path)
         geometry = plan_geometry(volume, "RAS", spacing, 1.0)
-        returned = geometry.undo(geometry.apply_to_label(label))
-        for number in (1, 2):
-            both = ((returned == number) & (label == number)).sum()
-            scores.append(2 * both / ((returned == number).sum() + (label == number).sum()))
+        scores += dice_of_round_trip(label, geometry.undo(geometry.apply_to_label(label)))
+    assert np.mean(scores) >= mean
+    assert np.min(scores) >= least
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("task", "every"), [("Task04_Hippocampus", 10), ("Task01_BrainTumour", 1)])
+def test_scores_bring_real_labels_back_from_the_spacing_of_the_article(real_data: Path, task: str, every: int) -> None:
+    """A map of label numbers keeps 0.90 (hippocampus) and 0.92 (BraTS) of 1.5,1.5,2.0 mm; shares keep 0.95."""
+    scores = []
+    for path in sorted((real_data / task / "labelsTr").iterdir())[::every]:
+        label, volume = real_label(path)  # voxels of 1 mm
+        label = np.pad(label[bounding_box(label > 0)], 4)
+        geometry = Geometry(file_shape_dhw=label.shape, file_affine=volume.affine.tolist(), zoom_dhw=(2.0, 1.5, 1.5))
+        shares = [geometry.apply_to_image((label == n).astype(np.float32)) for n in np.unique(label)]
+        returned = np.stack([geometry.undo_scores(share) for share in shares]).argmax(0)
+        scores += dice_of_round_trip(label, np.unique(label)[returned])
     assert np.mean(scores) >= 0.95
-    assert np.min(scores) >= 0.92
