@@ -232,7 +232,8 @@ def _scaled(volume: Volume) -> tuple[list[Array], int]:
     """Apply scl_slope and scl_inter where there are any; replace and count what is not finite."""
     channels: list[Array] = list(volume.channels)
     if (volume.slope, volume.inter) != (1.0, 0.0):
-        channels = [channel * np.float64(volume.slope) + np.float64(volume.inter) for channel in channels]
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is infinite, and counted below
+            channels = [channel * np.float64(volume.slope) + np.float64(volume.inter) for channel in channels]
     if channels[0].dtype.kind != "f":
         return channels, 0
     broken = [~np.isfinite(channel) for channel in channels]
