@@ -23,7 +23,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.convert_rows import CONVERSIONS, Work, empty, prepare_loads
+from benchmarks.convert_rows import Work, conversions_here, empty, prepare_loads
 from benchmarks.machine import REPOSITORY, describe_commit, describe_machine, describe_versions, slug_of
 from benchmarks.schema import COUNT, NUMBER, TEXT
 from preprocessing import replicate
@@ -59,7 +59,7 @@ METHOD = [
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Time converting a case and loading an image: floors, voxelfeed, nibabel, MONAI; table, JSON and PNG."""
+    """Time converting a case and loading an image: floors, voxelfeed, nibabel, MONAI, nnU-Net; table, JSON and PNG."""
 
     source: Path = DEFAULT_FOLDER
     """Data set in any layout. The default is the synthetic phantom, made on first use."""
@@ -88,7 +88,7 @@ def compare(options: Options) -> int:
         folder = Path(scratch) / "case"
         works = [Work(dataset=dataset, source=source, folder=folder) for source in sources]
         conversions = _measure(
-            {name: _each(work, works) for name, work in CONVERSIONS.items()}, options.runs, len(works)
+            {name: _each(work, works) for name, work in conversions_here().items()}, options.runs, len(works)
         )
         empty(folder)
         loads = _measure(prepare_loads(works[0]), options.runs, 1)

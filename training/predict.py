@@ -172,6 +172,7 @@ def _describe(spec: ModelSpec) -> dict[str, Any]:
         "label_names": {int(spec.ids_in_files[number]): name for number, name in spec.label_names.items()},
         "groups": ids(spec.groups),
         "regions": None if spec.regions is None else ids(spec.regions),
+        "ignore_label": spec.ignore_label,
     }
 
 

@@ -15,7 +15,7 @@ from preprocessing.errors import InputError
 from preprocessing.shards import Case, Manifest, Store
 from training.group import Group
 from training.inference import ModelSpec, predict_volume, to_input
-from training.scores import dice_of
+from training.scores import counted, dice_of
 
 OVERLAP = 0.25  # MONAI's default; predict takes more windows for a little more accuracy
 CaseScores = dict[str, dict[str, float]]
@@ -71,7 +71,8 @@ def _score(
     label = case.label()
     assert label is not None  # the split holds labelled cases only
     image = to_input(case.image(), intensity_of(case, manifest), next(network.parameters()).device)
-    return dice_of(predict_volume(network, image, spec, OVERLAP, amp), label[..., 0], spec.groups)
+    predicted = predict_volume(network, image, spec, OVERLAP, amp)
+    return dice_of(*counted(predicted, label[..., 0], spec.ignore_label), spec.groups)
 
 
 def mean_scores(scores: CaseScores) -> dict[str, float]:
