@@ -15,7 +15,7 @@ from pathlib import Path
 if not __package__:  # started as a file, also in its own child processes: the repository is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.convert_rows import CONVERSIONS, Work, empty
+from benchmarks.convert_rows import Work, conversions_here, empty
 from benchmarks.default_data import ensure_source
 from benchmarks.figure import OURS as BLUE
 from benchmarks.figure import PEER as GREY
@@ -45,7 +45,7 @@ METHOD = [
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Time converting a case: floors, voxelfeed, nibabel, MONAI; table, JSON and PNG."""
+    """Time converting a case: floors, voxelfeed, nibabel, MONAI, nnU-Net; table, JSON and PNG."""
 
     source: Path = DEFAULT_FOLDER
     """Data set in any layout. The default is the synthetic phantom, made on first use."""
@@ -71,7 +71,7 @@ def compare(options: Options) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "case"
         works = [Work(dataset=dataset, source=source, folder=folder) for source in sources]
-        conversions = {name: _each(work, works) for name, work in CONVERSIONS.items()}
+        conversions = {name: _each(work, works) for name, work in conversions_here().items()}
         rows = list(_conversion_rows(time_rounds(conversions, options.runs, len(works))))
         empty(folder)
         rows += [_scale(dataset, Path(scratch), options, workers) for workers in (1, 2) if options.scaling_cases]

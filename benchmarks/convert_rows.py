@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ import numpy as np
 from preprocessing.convert import ConvertOptions
 from preprocessing.dataset import Dataset, Source
 from preprocessing.shard_job import convert_shard, plan_shards
+
+log = logging.getLogger(__name__)
+PATCH = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +100,42 @@ def monai_to_pt(work: Work) -> None:
     torch.save({key: made[key].as_tensor() for key in keys}, work.folder / "case.pt")
 
 
+def nnunet_to_blosc2(work: Work) -> None:
+    """Do what nnUNetv2_preprocess does with a case whose spacing is kept, by its own functions and settings.
+
+    SimpleITK, crop to nonzero, z-score over nonzero voxels, foreground locations, blosc2 as ``save_case`` chooses it.
+    """
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+    from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+    from nnunetv2.preprocessing.normalization.default_normalization_schemes import ZScoreNormalization
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+
+    reader: Any = SimpleITKIO()
+    data, properties = reader.read_images([str(path) for path in work.source.images])
+    seg = reader.read_seg(str(work.source.label))[0] if work.source.label is not None else None
+    data, seg, _ = crop_to_nonzero(data.astype(np.float32), seg)
+    normalise: Any = ZScoreNormalization(use_mask_for_norm=True, intensityproperties={})
+    for channel in data:
+        normalise.run(channel, seg[0])
+    labels = [number for number in work.dataset.label_names if number]
+    properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(seg, labels)  # noqa: SLF001
+    seg = seg.astype(np.int16)
+    blocks, chunks = comp_blosc2_params(data.shape, (PATCH,) * 3, data.itemsize)
+    blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, (PATCH,) * 3, seg.itemsize)
+    nnUNetDatasetBlosc2.save_case(
+        data,
+        seg,
+        properties,
+        str(work.folder / "case"),
+        chunks=chunks,
+        blocks=blocks,
+        chunks_seg=chunks_seg,
+        blocks_seg=blocks_seg,
+    )
+
+
+NNUNET = "nnU-Net v2 + blosc2"
 CONVERSIONS: dict[str, Callable[[Work], None]] = {
     "floor: inflate + write": inflate_and_write,
     "floor: the same with the standard library": inflate_and_write_slowly,
@@ -102,7 +143,16 @@ CONVERSIONS: dict[str, Callable[[Work], None]] = {
     "voxelfeed": voxelfeed,
     "nibabel + np.save": nibabel_to_npy,
     "MONAI + torch.save": monai_to_pt,
+    NNUNET: nnunet_to_blosc2,
 }
+
+
+def conversions_here() -> dict[str, Callable[[Work], None]]:
+    """Return the rows whose packages are installed, saying what is left out."""
+    if find_spec("nnunetv2"):
+        return CONVERSIONS
+    log.warning('%s is left out: pip install "voxelfeed[peers]"', NNUNET)
+    return {name: work for name, work in CONVERSIONS.items() if name != NNUNET}
 
 
 def _unpack(path: Path, unpack: Callable[[bytes], bytes | bytearray]) -> bytes | bytearray:

@@ -88,7 +88,7 @@ def region_of(image: str) -> str:
 def flavours(image: str) -> set[str]:
     """Return the words of an image's repository and tag: ``voxelfeed:0.1.0-v100`` has v100 among them."""
     found = ECR_IMAGE.fullmatch(image)
-    return set(re.split(r"[^a-z0-9]+", f"{found[2]}:{found[3]}".lower())) if found else set()
+    return set(re.findall("[a-z0-9]+", f"{found[2]}:{found[3] or ''}".lower())) if found else set()
 
 
 def check_s3(flag: str, place: str) -> str:

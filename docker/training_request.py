@@ -48,7 +48,9 @@ class Train(Job):
 def training_request(job: Train, flags: Mapping[str, str]) -> Request:
     """Build the request; ``flags`` are the trainer's, by name. Raises ``InputError`` for what cannot be."""
     check_job(job)
-    _check_machine(job, flags)
+    _check_machine(job)
+    _check_backend(job, flags.get("backend", "auto"))
+    _check_input_mode(job, flags.get("loader", "dali"))
     name = job_name(job, "train")
     output = check_s3("--output", job.output)
     checkpoints = f"{output}/{name}/run" if job.checkpoints == "auto" else check_s3("--checkpoints", job.checkpoints)
@@ -82,43 +84,43 @@ def training_request(job: Train, flags: Mapping[str, str]) -> Request:
     }
 
 
-def _check_machine(job: Train, flags: Mapping[str, str]) -> None:
-    machine, kinds = job.instance_type, flavours(job.image)
+def _check_machine(job: Train) -> None:
+    machine = job.instance_type
     if job.spot and job.warm_minutes:
         raise InputError(f"--spot and --warm-minutes {job.warm_minutes}: spot machines cannot be kept; leave one out")
     if not 0 <= job.warm_minutes <= MOST_WARM_MINUTES:
         raise InputError(f"--warm-minutes {job.warm_minutes}: SageMaker keeps machines at most {MOST_WARM_MINUTES}")
-    if VOLTA.match(machine) and not kinds & {"v100", "smddp"}:
+    if VOLTA.match(machine) and not flavours(job.image) & {"v100", "smddp"}:
         raise InputError(
             f"--instance-type {machine} has V100 GPUs, which the torch in {job.image} has no kernels for; build "
             "docker/Dockerfile.v100 and give it a tag with v100 in it, such as voxelfeed:v100"
         )
-    if job.smddp:
-        _check_smddp(machine, kinds)
-    backend = flags.get("backend", "auto")
+
+
+def _check_backend(job: Train, backend: str) -> None:
     if backend != "auto" and job.smddp != (backend == "smddp"):
         raise InputError(
             f"--backend {backend} {'with' if job.smddp else 'without'} --smddp: they contradict each other"
         )
+    if job.smddp and job.instance_type not in SMDDP_INSTANCES:
+        raise InputError(
+            f"--smddp: its last release (2.5.0) does not know {job.instance_type}, only {', '.join(SMDDP_INSTANCES)}; "
+            "leave --smddp out, the processes then talk over NCCL"
+        )
+    if job.smddp and "smddp" not in flavours(job.image):
+        raise InputError(
+            f"--smddp: {job.image} is not the image of docker/Dockerfile.smddp; give that one a tag with smddp in it, "
+            "such as voxelfeed:smddp"
+        )
+
+
+def _check_input_mode(job: Train, loader: str) -> None:
     if job.input_mode not in ("File", "FastFile"):
         raise InputError(f"--input-mode {job.input_mode}: unknown; known: File, FastFile")
-    if job.input_mode == "FastFile" and (flags.get("loader", "dali") != "dali" or not HAS_GPU.match(machine)):
+    if job.input_mode == "FastFile" and (loader != "dali" or not HAS_GPU.match(job.instance_type)):
         raise InputError(
             "--input-mode FastFile: only --loader dali on a GPU reads whole volumes; patches read out of a stream "
             "would fetch it again and again; use --input-mode File or FSx for Lustre"
-        )
-
-
-def _check_smddp(machine: str, kinds: set[str]) -> None:
-    if machine not in SMDDP_INSTANCES:
-        raise InputError(
-            f"--smddp: its last release (2.5.0) does not know {machine}, only {', '.join(SMDDP_INSTANCES)}; leave "
-            "--smddp out, the processes then talk over NCCL"
-        )
-    if "smddp" not in kinds:
-        raise InputError(
-            "--smddp: the image must be that of docker/Dockerfile.smddp; give it a tag with smddp in it, such as "
-            "voxelfeed:smddp"
         )
 
 

@@ -94,14 +94,18 @@ class LoaderConfig:
         return limit
 
     def region_numbers(self, store: Store) -> tuple[tuple[int, ...], ...] | None:
-        """Return the label ids of each region when regions are asked for; raises ``InputError`` if there are none."""
+        """Return the label ids of each region when regions are asked for; raises ``InputError`` if there are none.
+
+        Where the data set has an ignore label it is one more, the last: a map of the voxels that do not count.
+        """
         if not self.regions:
             return None
         if store.manifest.regions is None:
             raise InputError(
                 f"{store.root} has no regions; convert it with --regions, for example WT=1+2+3,TC=2+3,ET=3"
             )
-        return tuple(tuple(numbers) for numbers in store.manifest.regions.values())
+        ignored = () if store.manifest.ignore_label is None else ((store.manifest.ignore_label,),)
+        return (*(tuple(numbers) for numbers in store.manifest.regions.values()), *ignored)
 
     def without_workers(self) -> LoaderConfig:
         """Return the same configuration for use inside this process."""

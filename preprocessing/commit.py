@@ -8,36 +8,34 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from preprocessing.location import answering, is_remote, remove_folder, sync_folder
 from preprocessing.shards import INDEX
 
 
-def begin_shard(target: Path) -> Path:
-    """Make the folder to write the files of the shard ``target`` into; on an object store it is ``target`` itself."""
+@contextmanager
+def new_shard(target: Path) -> Iterator[Path]:
+    """Give the folder to write the files of the shard ``target`` into, its index last; then give the shard its name.
+
+    Where another process has made the same shard meanwhile, the first one to be whole stays. What was written before an
+    error goes again: a full disk is not kept full.
+    """
     if is_remote(target):
-        return target
+        yield target
+        return
     temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex[:12]}.tmp")
     temporary.mkdir()
-    return temporary
-
-
-def commit_shard(written: Path, target: Path) -> None:
-    """Give a shard its name once its index, the last of its files, is written.
-
-    Where another process has made the same shard meanwhile, the first one to be whole stays.
-    """
-    sync_folder(written)
-    if is_remote(target):
-        return
     try:
-        written.rename(target)
-    except OSError:
+        yield temporary
+        sync_folder(temporary)
         if not has_shard(target):
-            raise
-        shutil.rmtree(written)
-    sync_folder(target.parent)
+            temporary.rename(target)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def has_shard(target: Path) -> bool:

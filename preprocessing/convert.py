@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,13 +97,17 @@ def _convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> 
     full_label = None
     if label_volume is not None:
         _check_grids(volumes[0], label_volume, "its image", options.ignore_affine)
-        full_label = read_label(label_volume, dataset.label_names, dataset.label_remap)
+        known = [*dataset.label_names, *([] if dataset.ignore_label is None else [dataset.ignore_label])]
+        full_label = read_label(label_volume, known, dataset.label_remap)
     geometry = plan_geometry(volumes[0], options.orientation, options.spacing, options.max_volume_gib)
     if full_label is not None:
         full_label = geometry.apply_to_label(full_label)
-    image = prepare_image(volumes, geometry, options, dataset.modality, full_label)
+    annotated = None if full_label is None else _annotated(full_label, dataset.ignore_label)
+    image = prepare_image(volumes, geometry, options, dataset.modality, annotated)
     label = None if full_label is None else full_label[_box_of(image)][..., None]
-    labels, foreground = ({}, {}) if label is None else label_statistics(label[..., 0], source.case_id)
+    labels, foreground = (
+        ({}, {}) if label is None else label_statistics(_annotated(label[..., 0], dataset.ignore_label), source.case_id)
+    )
     return ConvertedCase(
         source=source,
         image=image,
@@ -170,7 +174,7 @@ def prepare_image(
 
 
 def read_label(
-    volume: Volume, label_names: Mapping[int, str], remap: Mapping[int, int] | None = None
+    volume: Volume, known_ids: Collection[int], remap: Mapping[int, int] | None = None
 ) -> npt.NDArray[np.uint8]:
     """Return a label volume as uint8 [D,H,W]; ``remap`` gives the id to return for each id in the file.
 
@@ -193,7 +197,7 @@ def read_label(
     if lowest < 0 or highest > 255:
         raise InputError(f"{volume.path} holds values {lowest:g} to {highest:g}; labels are 0 to 255")
     label = np.ascontiguousarray(values, dtype=np.uint8)
-    known = sorted(remap or label_names)
+    known = sorted(remap or known_ids)
     unknown = sorted(set(count_labels(label)) - set(known))
     if unknown:
         where, remedy = ("the layout knows", "mend the file") if remap else ("dataset.json names", 'add it to "labels"')
@@ -203,6 +207,11 @@ def read_label(
     table = np.zeros(256, np.uint8)
     table[list(remap)] = list(remap.values())
     return table[label]
+
+
+def _annotated(label: npt.NDArray[np.uint8], ignore_label: int | None) -> npt.NDArray[np.uint8]:
+    """Return ``label`` with background where nobody annotated: what boxes, statistics and samples are made of."""
+    return label if ignore_label is None else np.where(label == ignore_label, np.uint8(0), label)
 
 
 def _check_grids(first: Volume, other: Volume, first_is: str, ignore_affine: bool) -> None:
@@ -223,7 +232,8 @@ def _scaled(volume: Volume) -> tuple[list[Array], int]:
     """Apply scl_slope and scl_inter where there are any; replace and count what is not finite."""
     channels: list[Array] = list(volume.channels)
     if (volume.slope, volume.inter) != (1.0, 0.0):
-        channels = [channel * np.float64(volume.slope) + np.float64(volume.inter) for channel in channels]
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is infinite, and counted below
+            channels = [channel * np.float64(volume.slope) + np.float64(volume.inter) for channel in channels]
     if channels[0].dtype.kind != "f":
         return channels, 0
     broken = [~np.isfinite(channel) for channel in channels]

@@ -87,7 +87,8 @@ class Manifest:
 
     ``channels`` summarises each channel over all cases: mean and standard deviation pooled exactly, percentiles as the
     voxel-weighted mean of the cases' own. ``label_remap`` gives the stored id of each id in the label files (empty
-    where they were kept). ``regions`` is ``None`` for a data set without overlapping regions.
+    where they were kept). ``regions`` is ``None`` for a data set without overlapping regions. ``ignore_label`` is the
+    id of voxels that nobody annotated: they are in label files, not among ``label_names``, and do not count anywhere.
     """
 
     format_version: int
@@ -103,6 +104,7 @@ class Manifest:
     options: dict[str, Any]
     shards: list[ShardEntry]
     errors: FileRecord | None
+    ignore_label: int | None = None
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Manifest:

@@ -63,6 +63,7 @@ def finish_store(
         label_names=dataset.label_names,
         label_remap=dataset.label_remap,
         modality=dataset.modality,
+        ignore_label=dataset.ignore_label,
         regions=None if regions is None else {region: list(numbers) for region, numbers in regions.items()},
         image_dtype=common_dtype([entry.image_dtype for entry in entries]),
         max_abs_error=max((entry.max_abs_error for entry in entries), default=0.0),

@@ -22,20 +22,24 @@ from preprocessing.nifti import SUFFIXES
 from preprocessing.regions import Regions
 
 log = logging.getLogger(__name__)
+IGNORE = "ignore"
 
 
 def read_nnunet(root: Path) -> Dataset:
     """Read ``dataset.json`` beside ``imagesTr labelsTr imagesTs``.
 
     Cases are found by their file names, or as ``"dataset"`` in ``dataset.json`` lists them. A label written as a list
-    of ids is a region. Raises ``InputError`` for a missing or malformed description, a file ending that is not NIfTI,
-    or a path that leaves ``root``; a missing channel or label is found out case by case.
+    of ids is a region, the one called ``ignore`` marks voxels that nobody annotated. Raises ``InputError`` for a
+    missing or malformed description, a file ending that is not NIfTI, or a path that leaves ``root``; a missing channel
+    or label is found out case by case.
     """
     path = root / "dataset.json"
     described = read_description(path)
     try:
         channel_names = numbered_names(described["channel_names"])
-        label_names, regions = _read_labels(described["labels"])
+        labels = dict(described["labels"])
+        ignore_label = None if IGNORE not in labels else int(labels.pop(IGNORE))
+        label_names, regions = _read_labels(labels)
         ending = str(described.get("file_ending", ".nii.gz"))
         listed = described.get("dataset")
         sources = _found(root, ending, len(channel_names)) if listed is None else list(_listed(root, listed))
@@ -46,6 +50,10 @@ def read_nnunet(root: Path) -> Dataset:
             f"{path}: not an nnU-Net dataset.json ({error!s} is missing or of the wrong kind); "
             'it needs "channel_names", "labels" (name to id, or to a list of ids) and "file_ending"'
         ) from error
+    if ignore_label is not None and not max(label_names) < ignore_label <= 255:
+        raise InputError(
+            f'{path}: "ignore" is {ignore_label}; it must be above the other labels, {max(label_names) + 1}'
+        )
     return Dataset(
         name=str(described.get("name", root.name)),
         root=root,
@@ -54,6 +62,7 @@ def read_nnunet(root: Path) -> Dataset:
         modality=modality_of(channel_names),
         sources=sorted_sources(sources, path, f"put images such as CASE_0000{ending} into imagesTr"),
         regions=regions,
+        ignore_label=ignore_label,
     )
 
 
@@ -116,8 +125,6 @@ def _read_labels(labels: Mapping[str, Any]) -> tuple[dict[int, str], Regions | N
     for name, numbers in by_size:
         for number in numbers:
             names.setdefault(number, f"{name} (label {number})")
-    if "ignore" in names.values():
-        log.warning('label "ignore" is stored and would be trained like any other label')
     if not declared:
         return dict(sorted(names.items())), None
     regions = {name: tuple(sorted(n)) for name, n in sorted(ids.items(), key=lambda item: -len(item[1])) if n != (0,)}

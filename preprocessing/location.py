@@ -6,6 +6,7 @@ cannot do is lock a folder or rename; what it does better is that a file shows o
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from typing import Any, cast
 from preprocessing.errors import InputError, RunError
 
 CHUNK_BYTES = 2**23
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota, or a limit on the size of one file
 PLAIN = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # what a folder may answer as well
 
 
@@ -87,11 +89,18 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
         if remote is not None:
             remote.pipe_file(str(path), b"".join(parts))
             return
-        with path.open("wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with path.open("wb") as file:
+                for part in parts:
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise RunError(
+                f"{path}: {error.strerror}; what is finished is kept: make room, then give the same command again"
+            ) from error
 
 
 def replace_file(path: Path, content: bytes) -> None:

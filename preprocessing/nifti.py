@@ -92,7 +92,7 @@ def read_nifti(path: Path, max_volume_gib: float = 16.0) -> Volume:
             f"{path}: its header promises {promised / GIB:.1f} GiB, the limit is {max_volume_gib:g} GiB; "
             "raise --max-volume-gib if that is right"
         )
-    content = _inflate(voxel_path, packed) if _is_gzip(packed) else packed
+    content = _inflate(voxel_path, packed, int(max_volume_gib * GIB)) if _is_gzip(packed) else packed
     if len(content) < promised:
         raise InputError(
             f"{voxel_path}: truncated: its header promises {promised} bytes, it holds {len(content)}; copy it again"
@@ -166,6 +166,7 @@ class _Header:
     in_pair: bool
 
 
+@np.errstate(over="ignore")  # nibabel adds what a header says before anything of it is checked
 def _parse_header(path: Path, start: bytes) -> _Header:
     if len(start) < min(HEADER_BYTES.values()):
         raise InputError(f"{path}: {len(start)} bytes are too few for a NIfTI header (348); copy it again")
@@ -208,16 +209,24 @@ def _shape_xyzc(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int, int]
     return x, y, z, channels
 
 
-def _inflate(path: Path, packed: bytes) -> bytes | bytearray:
-    """Unpack gzip with length and CRC checked; libdeflate stops after one member, the standard library goes on."""
+def _inflate(path: Path, packed: bytes, limit_bytes: int) -> bytes | bytearray:
+    """Unpack gzip with length and CRC checked; libdeflate stops after one member, the standard library goes on.
+
+    libdeflate allocates what the last four bytes claim, so they are believed up to ``limit_bytes`` only.
+    """
     length = int.from_bytes(packed[-4:], "little")
+    if length <= limit_bytes:
+        try:
+            content: bytes | bytearray = deflate.gzip_decompress(packed)
+            if len(content) % 2**32 == length:
+                return content
+        except (deflate.DeflateError, ValueError):
+            pass  # the standard library says what is wrong
     try:
-        content: bytes | bytearray = deflate.gzip_decompress(packed)
-        if len(content) % 2**32 == length:
-            return content
-    except (deflate.DeflateError, ValueError):
-        pass  # the standard library says what is wrong
-    try:
-        return gzip.decompress(packed)
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+            content = file.read(limit_bytes + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: broken or truncated gzip ({error}); copy it again") from error
+    if len(content) > limit_bytes:
+        raise InputError(f"{path}: unpacks to more than {limit_bytes / GIB:g} GiB; see --max-volume-gib")
+    return content

@@ -76,7 +76,7 @@ def _other_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | N
 
 
 def _other_description(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    for name in ("channel_names", "label_names", "label_remap", "modality"):
+    for name in ("channel_names", "label_names", "label_remap", "ignore_label", "modality"):
         if before[name] != now[name]:
             return f"for another {name.replace('_', ' ')}: {before[name]}, now {now[name]}"
     return None

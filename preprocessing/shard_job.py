@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from preprocessing.commit import begin_shard, commit_shard
+from preprocessing.commit import new_shard
 from preprocessing.convert import ConvertedCase, ConvertOptions, convert_case
 from preprocessing.dataset import Dataset, Source
 from preprocessing.errors import CaseError
 from preprocessing.geometry import stored_spacing
-from preprocessing.location import remove_folder
 from preprocessing.nifti import parts_of
 from preprocessing.shards import INDEX, CaseEntry, FileRecord, write_json, write_npy
 
@@ -59,16 +58,11 @@ def convert_shard(job: ShardJob) -> int:
     Returns the number of cases that were converted, without those refused. The same shard may be made twice at once, as
     clusters do with jobs whose worker they believe lost: both have the same bytes.
     """
-    folder = begin_shard(job.root / job.name)
-    made = [_convert_or_refuse(folder, source, job) for source in job.sources]
-    entries = [dataclasses.asdict(entry) for entry in made if isinstance(entry, CaseEntry)]
-    content = {
-        "made_from": made_from(job),
-        "cases": entries,
-        "refused": [reason for reason in made if isinstance(reason, dict)],
-    }
-    write_json(folder / INDEX, content)
-    commit_shard(folder, job.root / job.name)
+    with new_shard(job.root / job.name) as folder:
+        made = [_convert_or_refuse(folder, source, job) for source in job.sources]
+        entries = [dataclasses.asdict(entry) for entry in made if isinstance(entry, CaseEntry)]
+        refused = [reason for reason in made if isinstance(reason, dict)]
+        write_json(folder / INDEX, {"made_from": made_from(job), "cases": entries, "refused": refused})
     return len(entries)
 
 
@@ -77,7 +71,6 @@ def _convert_or_refuse(folder: Path, source: Source, job: ShardJob) -> CaseEntry
         return _write_case(folder, convert_case(source, job.dataset, job.options))
     except CaseError as error:
         if job.stop_on_error:
-            remove_folder(folder)
             raise
         return {"case_id": error.case_id, "reason": error.reason}
 
@@ -88,6 +81,7 @@ def made_from(job: ShardJob) -> dict[str, Any]:
         "options": dataclasses.asdict(job.options),
         "label_remap": {str(number): stored for number, stored in job.dataset.label_remap.items()},
         "label_names": {str(number): name for number, name in job.dataset.label_names.items()},
+        "ignore_label": job.dataset.ignore_label,
         "channel_names": job.dataset.channel_names,
         "modality": job.dataset.modality,
         "sources": [[source.case_id, *map(file_size, source.files)] for source in job.sources],

@@ -14,7 +14,7 @@ from rich import get_console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from preprocessing.cli import Place, main
-from preprocessing.commit import begin_shard, clear_unfinished, commit_shard
+from preprocessing.commit import clear_unfinished, new_shard
 from preprocessing.entries import CaseEntry, FileRecord, ShardEntry
 from preprocessing.errors import EXIT_DONE, InputError, RunError
 from preprocessing.location import location, make_folder, read_chunks, read_file, replace_file, write_file
@@ -75,12 +75,11 @@ def _copy_shard(source: Path, target: Path, shard: ShardEntry, pool: Executor, a
     index = read_file(source / INDEX)
     if xxhash.xxh3_64_hexdigest(index) != shard.index_xxh3:
         raise _damaged(source / INDEX)
-    folder = begin_shard(target)
     cases = [CaseEntry.from_json(entry) for entry in parse_json(str(source / INDEX), index)["cases"]]
     records = [record for case in cases for record in case.files]
-    list(pool.map(lambda record: _copy_file(source, folder, record, advance), records))
-    replace_file(folder / INDEX, index)
-    commit_shard(folder, target)
+    with new_shard(target) as folder:
+        list(pool.map(lambda record: _copy_file(source, folder, record, advance), records))
+        replace_file(folder / INDEX, index)
 
 
 def _copy_file(source: Path, folder: Path, record: FileRecord, advance: Callable[[int], None]) -> None:

@@ -88,6 +88,8 @@ def convert(options: Options) -> int:
     if dataset.label_remap:
         changes = ", ".join(f"{old} -> {new}" for old, new in dataset.label_remap.items() if old != new)
         log.info("label ids are stored in other numbers: %s", changes)
+    if dataset.ignore_label is not None:
+        log.info("label %d marks voxels that do not count, in training as in scores", dataset.ignore_label)
     settings = ConvertOptions(
         orientation=options.orientation,
         spacing=options.spacing,

@@ -24,11 +24,13 @@ from preprocessing.shards import write_json
 from training.overlay import save_overlay
 from training.predict import DESCRIPTION
 from training.record import without_nan
-from training.scores import METRICS, CaseScore, Groups, Scores, average, mean_of, score_pair
+from training.scores import METRICS, CaseScore, Groups, Scores, average, counted, mean_of, score_pair
 
 log = logging.getLogger(__name__)
 SCORES = "scores.json"
-ANY_LABEL = {number: str(number) for number in range(256)}
+ANY_LABEL = range(256)
+Described = tuple[Groups | None, int | None]
+"""The structures of a set of predictions, and the label id that does not count; ``None`` where nothing says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +61,9 @@ def evaluate(options: Options) -> int:
             raise InputError(f"--{name} {folder}: no such folder")
     labels = {case_id_of(path): path for path in find_images(options.labels)}
     predictions = {case_id_of(path): path for path in find_images(options.predictions)}
-    groups = _read_groups(options.predictions)
+    described = _read_description(options.predictions)
     options.output.mkdir(parents=True, exist_ok=True)
-    scores, refused = _score_all(labels, predictions, groups, options)
+    scores, refused = _score_all(labels, predictions, described, options)
     for reason in refused:
         log.error("%s", reason)
     if not scores:
@@ -77,7 +79,7 @@ def evaluate(options: Options) -> int:
 
 
 def _score_all(
-    labels: Mapping[str, Path], predictions: Mapping[str, Path], groups: Groups | None, options: Options
+    labels: Mapping[str, Path], predictions: Mapping[str, Path], described: Described, options: Options
 ) -> tuple[Scores, list[str]]:
     """Score every pair; returns the scores and, a line each, what could not be scored."""
     scores: Scores = {}
@@ -85,7 +87,7 @@ def _score_all(
     for name in labels:
         if name in predictions:
             try:
-                scores[name] = _score_case(labels[name], predictions[name], groups, options)
+                scores[name] = _score_case(labels[name], predictions[name], described, options)
             except InputError as error:
                 refused.append(f"case {name}: {error}")
     return scores, refused
@@ -98,27 +100,31 @@ def _unpaired(labels: Mapping[str, Path], predictions: Mapping[str, Path]) -> li
     ]
 
 
-def _read_groups(predictions: Path) -> Groups | None:
-    """Read which labels make a structure from what ``predict`` wrote; ``None`` scores every label id by itself."""
+def _read_description(predictions: Path) -> Described:
+    """Read which labels make a structure, and which does not count, from what ``predict`` wrote.
+
+    Where it wrote nothing every label id is scored by itself.
+    """
     path = predictions / DESCRIPTION
     if not path.exists():
-        return None
+        return None, None
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
-        return {name: tuple(numbers) for name, numbers in described["groups"].items()}
+        groups = {name: tuple(numbers) for name, numbers in described["groups"].items()}
+        return groups, described.get("ignore_label")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({error!r}); predict again") from error
 
 
-def _score_case(label_path: Path, predicted_path: Path, groups: Groups | None, options: Options) -> CaseScore:
-    name = case_id_of(label_path)
+def _score_case(label_path: Path, predicted_path: Path, described: Described, options: Options) -> CaseScore:
+    name, (groups, ignore_label) = case_id_of(label_path), described
     true_volume, predicted_volume = read_nifti(label_path), read_nifti(predicted_path)
     if true_volume.shape_dhw != predicted_volume.shape_dhw:
         raise InputError(
             f"{predicted_path} has {predicted_volume.shape_dhw} voxels (D,H,W), "
             f"{label_path} has {true_volume.shape_dhw}; predict on the image of that label"
         )
-    true, predicted = read_label(true_volume, ANY_LABEL), read_label(predicted_volume, ANY_LABEL)
+    predicted, true = counted(read_label(predicted_volume, ANY_LABEL), read_label(true_volume, ANY_LABEL), ignore_label)
     if groups is None:
         present = np.union1d(np.unique(true), np.unique(predicted))
         groups = {f"label {number}": (int(number),) for number in present if number}

@@ -31,7 +31,8 @@ class ModelSpec:
     """Everything that a checkpoint's weights need around them to predict: kept in the checkpoint as plain values.
 
     ``groups`` are the scored structures, name to label ids: the regions, or each label but the background.
-    ``label_remap`` gives the stored id, which the network learns, of each id in the training set's label files.
+    ``label_remap`` gives the stored id, which the network learns, of each id in the training set's label files;
+    ``ignore_label`` marks voxels in them that do not count.
     """
 
     net: str
@@ -43,6 +44,7 @@ class ModelSpec:
     regions: dict[str, tuple[int, ...]] | None
     crop_foreground: bool
     label_remap: dict[int, int] = field(default_factory=dict)
+    ignore_label: int | None = None
     orientation: str = "source"
     spacing: Float3 | None = None
 
@@ -60,6 +62,7 @@ class ModelSpec:
             regions=None if regions is None else {name: tuple(numbers) for name, numbers in regions.items()},
             crop_foreground=bool(manifest.options["crop_foreground"]),
             label_remap=manifest.label_remap,
+            ignore_label=manifest.ignore_label,
             orientation=str(manifest.options["orientation"]),
             spacing=_triple(manifest.options["spacing"]),
         )

@@ -56,15 +56,37 @@ def _dice_focal(task: Task) -> Loss:
 LOSSES: dict[str, Callable[[Task], Loss]] = {"dice": _dice, "dice_ce": _dice_ce, "dice_focal": _dice_focal}
 
 
-def build_loss(name: str, task: Task) -> Loss:
+def _of_counted_voxels(loss: Loss, task: Task, ignore_label: int) -> Loss:
+    """Take ``loss`` of the voxels that count, sample by sample, as if there were no others.
+
+    No loss above looks at where a voxel lies, so the voxels that remain may be handed over as one row. Regions come
+    with one channel more, the last, of what is to be ignored (nnU-Net's way).
+    """
+
+    def counted(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        ignored = wanted[:, -1] > 0 if task.has_regions else wanted[:, 0] == ignore_label
+        wanted = wanted[:, :-1] if task.has_regions else wanted
+        losses = []
+        for made, true, skip in zip(logits, wanted, ignored, strict=True):
+            row, truth = (part[:, ~skip][None, :, :, None, None] for part in (made, true))
+            losses.append(loss(row, truth) if row.shape[2] else made.sum() * 0)
+        return torch.stack(losses).mean()
+
+    return counted
+
+
+def build_loss(name: str, task: Task, ignore_label: int | None = None) -> Loss:
     """Build the loss ``name`` (a key of ``LOSSES``) of network output and label uint8 [N,1 or R,D,H,W].
 
     The output is [N,K,D,H,W], or [N,S,K,D,H,W] from a network with deep supervision, whose S resolutions weigh 1, 1/2,
-    1/4, ... of their sum. Raises ``InputError`` for an unknown name.
+    1/4, ... of their sum. Voxels of ``ignore_label`` do not count; with regions their map is one more channel of the
+    label. Raises ``InputError`` for an unknown name.
     """
     if name not in LOSSES:
         raise InputError(f"--loss {name}: unknown; known: {', '.join(LOSSES)}")
     loss = LOSSES[name](task)
+    if ignore_label is not None:
+        loss = _of_counted_voxels(loss, task, ignore_label)
 
     def of_output(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         wanted = label.to(logits.dtype)

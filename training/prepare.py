@@ -59,7 +59,7 @@ def prepare(options: Options, store: Store, folder: Path, group: Group, stop: St
         val_every=resolved.val_every,
         group=group,
         amp=choose_amp(options.amp, group.device),
-        loss=build_loss(resolved.loss, spec.task),
+        loss=build_loss(resolved.loss, spec.task, spec.ignore_label),
         accumulate=options.accumulate,
         options=plain,
     )

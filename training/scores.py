@@ -29,6 +29,14 @@ def dice_of(predicted: Labels, true: Labels, groups: Groups) -> dict[str, float]
     return dict(zip(groups, dice[0].tolist(), strict=True))
 
 
+def counted(predicted: Labels, true: Labels, ignore_label: int | None) -> tuple[Labels, Labels]:
+    """Return both label maps with background where ``true`` has ``ignore_label``: there nothing is right or wrong."""
+    if ignore_label is None:
+        return predicted, true
+    counts = true != ignore_label
+    return predicted * counts, true * counts
+
+
 def score_pair(
     predicted: Labels, true: Labels, groups: Groups, spacing_mm: tuple[float, ...], tolerance_mm: float
 ) -> CaseScore:

@@ -15,7 +15,7 @@ from preprocessing.errors import InputError
 from preprocessing.shards import Case, Manifest, Store
 from training.group import Group
 from training.inference import ModelSpec, predict_volume, to_input
-from training.scores import VALIDATED, CaseScore, Scores, score_validation
+from training.scores import VALIDATED, CaseScore, Scores, counted, score_validation
 
 OVERLAP = 0.25  # MONAI's default; predict takes more windows for a little more accuracy
 
@@ -73,4 +73,5 @@ def _score(network: nn.Module, case: Case, manifest: Manifest, spec: ModelSpec, 
     assert label is not None  # the split holds labelled cases only
     image = to_input(case.image(), intensity_of(case, manifest), next(network.parameters()).device)
     predicted = predict_volume(network, image, spec, OVERLAP, amp)
-    return score_validation(predicted, label[..., 0], spec.groups, case.spacing_mm)
+    pair = counted(predicted, label[..., 0], spec.ignore_label)
+    return score_validation(*pair, spec.groups, case.spacing_mm)

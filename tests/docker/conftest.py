@@ -93,7 +93,7 @@ class Host:
             first = first.children()[0]
         first.send_signal(signal.SIGTERM)
 
-    def end(self, timeout_s: float = 120) -> int:
+    def end(self, timeout_s: float = 200) -> int:
         """Read to the end; returns the exit code."""
         assert self.process is not None
         self.said.append(self.process.communicate(timeout=timeout_s)[1])

@@ -1,16 +1,22 @@
-"""The checker notices every changed, missing and additional byte or file, and names it."""
+"""The checker notices every changed, missing and additional byte or file, and names it.
+
+Changed bytes as often as wanted: ``PYTHONPATH=. python tests/preprocessing/test_check.py 200``.
+"""
 
 from __future__ import annotations
 
 import logging
 import random
 import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from preprocessing.check import Options, check
+from preprocessing.check import Options, check, find_problems
 from preprocessing.errors import InputError
+from preprocessing.shards import open_store
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
 from tests.conftest import write_msd
@@ -31,14 +37,17 @@ FILES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_store(folder: Path) -> Path:
     """Convert three tiny cases, one of them refused, into two shards: a store with every kind of file."""
-    folder = tmp_path_factory.mktemp("checked")
     source = write_msd(folder / "msd", [(6, 7, 8), (7, 6, 5), (5, 9, 6)])
     (source / "labelsTr" / "case_001.nii.gz").unlink()
     assert convert(ConvertOptions(input=source, output=folder / "store", workers=1, cases_per_shard=2)) == 3
     return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_store(tmp_path_factory.mktemp("checked"))
 
 
 @pytest.fixture
@@ -69,21 +78,32 @@ def test_a_whole_store_passes(pristine: Path, coordinate_store: Path) -> None:
         assert check(Options(shards=root, fast=True)) == 0
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_any_changed_byte_is_noticed_and_the_file_named(
-    store: Path, caplog: pytest.LogCaptureFixture, name: str
-) -> None:
-    path = store / name
-    content = path.read_bytes()
-    draw = random.Random(name)
-    places = [0, len(content) - 1, *(draw.randrange(len(content)) for _ in range(FLIPS_PER_FILE))]
-    for place in places:
+def check_flips(store: Path, names: list[str], flips: int, draw: random.Random) -> int:
+    """Change ``flips`` single bytes of ``store``, one at a time; returns how many ``check`` found, naming the file."""
+    found = 0
+    for _ in range(flips):
+        path = store / draw.choice(names)
+        content = path.read_bytes()
+        place = draw.choice([0, len(content) - 1, *draw.choices(range(len(content)), k=8)])  # ends more often
         changed = bytearray(content)
         changed[place] ^= draw.randrange(1, 256)
         path.write_bytes(changed)
-        problems = problems_of(store, caplog)
-        assert any(str(path) in line and owner_of(name) in line for line in problems), (place, problems)
-    path.write_bytes(content)
+        found += any(str(path) in line and owner_of(path.name) in line for line in said_by_check(store))
+        path.write_bytes(content)
+    return found
+
+
+def said_by_check(store: Path) -> list[str]:
+    """Check a store; returns what is wrong with it."""
+    try:
+        return list(find_problems(open_store(store), fast=False))
+    except InputError as error:
+        return [str(error)]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_changed_byte_is_noticed_and_the_file_named(store: Path, name: str) -> None:
+    assert check_flips(store, [name], FLIPS_PER_FILE, random.Random(name)) == FLIPS_PER_FILE
     assert check(Options(shards=store)) == 0
 
 
@@ -171,3 +191,15 @@ def test_the_command_says_what_it_found(store: Path) -> None:
         f"{store}: 2 cases in 2 shards: 1 problems",
         "to mend it, delete the shard folders named here and give the same to_shards command again",
     ]
+
+
+def main(flips: int) -> None:
+    """Change as many bytes as asked in a store that has every kind of file."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = check_flips(make_store(Path(folder)), FILES, flips, random.Random(flips))
+    print(f"{found} of {flips} changed bytes found, each with the name of its file and case")  # noqa: T201
+    sys.exit(found != flips)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -183,7 +183,7 @@ def test_wrong_geometry_is_wrong_usage(tmp_path: Path, command: Command, argumen
 
 def real_label(path: Path) -> tuple[npt.NDArray[np.uint8], Volume]:
     volume = read_nifti(path)
-    return read_label(volume, dict.fromkeys(range(4), "")), volume
+    return read_label(volume, range(4)), volume
 
 
 def dice_of_round_trip(label: npt.NDArray[np.uint8], returned: npt.NDArray[np.uint8]) -> list[float]:

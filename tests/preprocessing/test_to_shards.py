@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from preprocessing.to_shards import Options, convert
 from tests.conftest import coordinate_image, coordinate_label, write_msd
 from tests.preprocessing.conftest import (
     AFFINE,
+    ROOT,
     Command,
     kill,
     nibabel_voxels,
@@ -362,30 +365,6 @@ def uninterrupted(large_msd: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return tree_bytes(root)
 
 
-def num_files(root: Path) -> int:
-    return sum(len(files) for _, _, files in os.walk(root))
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_killed_at_any_instant_it_goes_on_to_the_same_bytes(
-    large_msd: Path, uninterrupted: dict[str, bytes], tmp_path: Path, workers: int
-) -> None:
-    root = tmp_path / "store"
-    arguments = ["--input", large_msd, "--output", root, "--workers", workers]
-    for reached in (1, 3, 9, 22, 40):  # files of 64, four a shard
-        process = start("preprocessing.to_shards", *arguments)
-        wait_until(lambda reached=reached: num_files(root) >= reached, process)  # type: ignore[misc]
-        kill(process)
-        assert not (root / "manifest.json").exists()
-        for folder in root.glob("shard-?????"):
-            for path in folder.iterdir():
-                assert path.read_bytes() == uninterrupted[str(path.relative_to(root))]
-    ended = run_process("preprocessing.to_shards", *arguments)
-    assert ended.code == 0
-    assert "shards are there already" in ended.errors
-    assert tree_bytes(root) == uninterrupted
-
-
 def test_a_killed_converter_takes_its_workers_with_it(large_msd: Path, tmp_path: Path) -> None:
     root = tmp_path / "store"
     process = start("preprocessing.to_shards", "--input", large_msd, "--output", root, "--workers", 2)
@@ -424,6 +403,27 @@ def test_ctrl_c_ends_in_one_line(large_msd: Path, tmp_path: Path, workers: int) 
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "interrupted"
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_is_full_keeps_whole_shards_and_says_so(tmp_path: Path, workers: int) -> None:
+    """A limit on the size of one file stands for the disk: the third image is the first that does not fit."""
+    source = write_msd(tmp_path / "msd", [(6, 7, 8), (6, 7, 8), (40, 44, 48), (6, 7, 8)])
+    root = tmp_path / "store"
+    flags = ["--input", source, "--output", root, "--workers", workers]
+    limited = ["sh", "-c", 'ulimit -f 256; exec "$@"', "sh"]  # blocks of 512 or 1024 bytes
+    words = [*limited, sys.executable, "-m", "preprocessing.to_shards", *map(str, flags)]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 1
+    said = rf"error: {root}/shard-00002\.\w+\.tmp/case_002\.image\.npy: File too large; .*: make room, then .* again"
+    assert re.fullmatch(said, ended.stderr.splitlines()[-1])
+    assert "Traceback" not in ended.stderr
+    assert leftovers(root) == []
+    kept = {path.name: tree_bytes(path) for path in root.glob("shard-?????")}
+    assert set(kept) >= ({"shard-00000", "shard-00001"} if workers == 1 else {"shard-00000"})
+    assert run_process("preprocessing.to_shards", *flags).code == 0
+    assert {name: tree_bytes(root / name) for name in kept} == kept
+    assert check(CheckOptions(shards=root)) == 0
 
 
 def test_a_second_converter_on_the_same_store_is_refused(
