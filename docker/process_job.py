@@ -10,7 +10,7 @@ import fsspec
 from sagemaker_job import Job, Outcome
 from supervise import Stop, run_module
 
-from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
+from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, EXIT_UNEXPECTED, InputError
 from preprocessing.partition import PART, Partition
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,10 @@ def process(job: Job, arguments: list[str], stop: Stop) -> Outcome:
             log.info(
                 "%s is this host's own: merge the shares with python -m preprocessing.merge --shards S3-PLACE", output
             )
-        elif job.is_first and _wait_for_shares(output, num, stop):
+        elif job.is_first:
+            if not _wait_for_shares(output, num, stop):
+                message = f"stopped while other hosts converted; to go on, start the same job for {output} again"
+                return Outcome(code=EXIT_UNEXPECTED, message=message)
             ended = run_module(["preprocessing.merge", "--shards", output], stop)
     return Outcome.of_cases(ended.code, ended.reason, output)
 

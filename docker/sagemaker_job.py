@@ -41,12 +41,11 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The job as this host sees it; ``command`` is ``train`` or ``process``.
+    """The job as this host sees it.
 
     ``hosts`` are all hosts in an order that is the same on each of them; ``interface`` is the network between them.
     """
 
-    command: str
     base: Path
     hosts: tuple[str, ...]
     current_host: str
@@ -55,7 +54,10 @@ class Job:
 
     @classmethod
     def read(cls, command: str, environment: Mapping[str, str] = os.environ) -> Job:
-        """Read resourceconfig.json; without it this is the only host. Raises ``InputError`` for a file that is odd."""
+        """Read resourceconfig.json for ``train`` or ``process``; without it this is the only host.
+
+        Raises ``InputError`` for a file that is odd.
+        """
         base = _base(environment)
         path = base / CONFIG[command] / "resourceconfig.json"
         content = _read_json(path)
@@ -64,7 +66,6 @@ class Job:
         if current not in hosts:
             raise InputError(f"{path}: current_host {current} is not one of hosts {', '.join(hosts)}")
         return cls(
-            command=command,
             base=base,
             hosts=hosts,
             current_host=current,

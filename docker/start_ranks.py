@@ -57,19 +57,23 @@ def children(pid: int) -> set[int]:
 
 
 def processes_per_host(arguments: Sequence[str]) -> int:
-    """Return how many processes a host gets, all hosts of a job being alike, after one look at the trainer's flags.
+    """Return how many processes a host gets, all hosts of a job being alike: one for each GPU, or what is wished.
 
-    One process that says what is wrong with a flag is better than eight. Raises ``InputError`` with what it said.
+    Raises ``InputError`` for an odd wish, and for ``arguments`` that the trainer does not take.
     """
-    checked = subprocess.run([sys.executable, "-c", CHECK, *arguments], capture_output=True, text=True, check=False)
-    if checked.returncode:
-        raise InputError(
-            " ".join(word for word in checked.stderr.split() if word.strip("\u2500\u2502\u256d\u256e\u256f\u2570"))
-        )
-    text = os.environ.get(PER_HOST_VARIABLE, "") or str(max(int(checked.stdout), 1))
+    num_gpus = _count_gpus(arguments)
+    text = os.environ.get(PER_HOST_VARIABLE, "") or str(max(num_gpus, 1))
     if not text.isdigit() or int(text) < 1:
         raise InputError(f"{PER_HOST_VARIABLE}={text}: expected a number of processes, at least 1")
     return int(text)
+
+
+def _count_gpus(arguments: Sequence[str]) -> int:
+    """Let a process that has torch count, and look at the trainer's flags: once, not once in every rank."""
+    checked = subprocess.run([sys.executable, "-c", CHECK, *arguments], capture_output=True, text=True, check=False)
+    if checked.returncode:
+        raise InputError(" ".join(word for word in checked.stderr.split() if word.strip(FRAME)))
+    return int(checked.stdout)
 
 
 def network(job: Job) -> dict[str, str]:

@@ -61,6 +61,15 @@ def mpirun_words(job: Job, num_processes: int) -> list[str]:
     }
     if job.interface is not None:
         options |= {"btl_tcp_if_include": job.interface, "oob_tcp_if_include": job.interface}
+    hosts = ",".join(f"{host}:{num_processes}" for host in job.hosts)
+    words = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", str(num_hosts * num_processes), "--host", hosts]
+    words += [word for name, value in options.items() for word in ("-mca", name, value)]
+    words += [word for name in ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH") if name in os.environ for word in ("-x", name)]
+    return words + [word for name, value in _environment(job).items() for word in ("-x", f"{name}={value}")]
+
+
+def _environment(job: Job) -> dict[str, str]:
+    """Return what every rank finds in its environment."""
     exported = network(job) | {"FI_PROVIDER": "efa", "RDMAV_FORK_SAFE": "1"}
     exported |= {"MASTER_ADDR": job.hosts[0], "MASTER_PORT": os.environ.get(PORT_VARIABLE, PORT)}
     if job.instance_type.startswith("ml.p4d"):
@@ -68,17 +77,13 @@ def mpirun_words(job: Job, num_processes: int) -> list[str]:
     toolkit = find_spec("gethostname")
     if toolkit is not None and toolkit.origin is not None:
         exported["LD_PRELOAD"] = toolkit.origin  # the library of AWS's toolkit that names hosts as SageMaker does
-    if num_hosts == 1:
+    if len(job.hosts) == 1:
         exported["SMDATAPARALLEL_USE_SINGLENODE"] = "1"
     else:
         exported["SMDATAPARALLEL_USE_HOMOGENEOUS"] = "1"
         exported |= {"SMDATAPARALLEL_SERVER_ADDR": job.hosts[0], "SMDATAPARALLEL_SERVER_PORT": SERVER_PORT}
         exported["SAGEMAKER_INSTANCE_TYPE"] = job.instance_type
-    hosts = ",".join(f"{host}:{num_processes}" for host in job.hosts)
-    words = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", str(num_hosts * num_processes), "--host", hosts]
-    words += [word for name, value in options.items() for word in ("-mca", name, value)]
-    words += [word for name in ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH") if name in os.environ for word in ("-x", name)]
-    return words + [word for name, value in exported.items() for word in ("-x", f"{name}={value}")]
+    return exported
 
 
 def _ssh(host: str) -> None:
