@@ -104,7 +104,7 @@ def _check_shard(folder: Path, shard: ShardEntry, *, fast: bool) -> Iterator[str
 def _check_header(folder: Path, entry: CaseEntry) -> Iterator[str]:
     expected = npy_header((*entry.shape_dhw, len(entry.channels)), np.dtype(entry.image_dtype).newbyteorder("<"))
     image = folder / entry.image.name
-    if image.is_file() and next(read_chunks(image), b"")[: len(expected)] != expected:
+    if image.is_file() and next(read_chunks(image, len(expected)), b"") != expected:
         wanted = f"{entry.image_dtype} {entry.shape_dhw}"
         yield f"case {entry.case_id}: {image}: header is not {wanted} as the index says"
 

@@ -31,8 +31,11 @@ def new_shard(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         sync_folder(temporary)
-        if not has_shard(target):
+        try:
             temporary.rename(target)
+        except OSError:
+            if not has_shard(target):
+                raise
         sync_folder(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -16,7 +16,6 @@ from typing import Any, cast
 
 from preprocessing.errors import InputError, RunError
 
-CHUNK_BYTES = 2**23
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota, or a limit on the size of one file
 PLAIN = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # what a folder may answer as well
 
@@ -28,8 +27,8 @@ def location(text: str | Path) -> Path:
     """
     if is_remote(text):
         return cast(Path, text)
-    if "://" not in str(text):
-        return Path(text)
+    if "://" not in str(text) or str(text).startswith("file://"):
+        return Path(str(text).removeprefix("file://"))
     from upath import UPath
 
     try:
@@ -58,7 +57,7 @@ def answering(path: Path) -> Iterator[Any]:
     """Give the file system of an object store; what goes wrong on the way to it ends in one line as ``RunError``."""
     try:
         yield path.fs if is_remote(path) else None  # type: ignore[attr-defined]
-    except (*PLAIN, InputError):
+    except (*PLAIN, InputError, RunError):
         raise
     except Exception as error:  # botocore, aiohttp and others each have their own
         if not is_remote(path):
@@ -74,12 +73,12 @@ def read_file(path: Path) -> bytes:
         return path.read_bytes() if remote is None else bytes(remote.cat_file(str(path)))
 
 
-def read_chunks(path: Path) -> Iterator[bytes]:
-    """Yield the content of a file in pieces of at most 8 MiB; on an object store each is one request."""
+def read_chunks(path: Path, chunk_bytes: int = 2**23) -> Iterator[bytes]:
+    """Yield the content of a file in pieces of ``chunk_bytes``; on an object store each is one request."""
     with answering(path) as remote:
         opened = path.open("rb") if remote is None else remote.open(str(path), "rb", cache_type="none")
         with opened as file:
-            while chunk := file.read(CHUNK_BYTES):
+            while chunk := file.read(chunk_bytes):
                 yield chunk
 
 

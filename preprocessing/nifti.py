@@ -166,7 +166,7 @@ class _Header:
     in_pair: bool
 
 
-@np.errstate(over="ignore")  # nibabel adds what a header says before anything of it is checked
+@np.errstate(over="ignore", invalid="ignore")  # nibabel adds what a header says before anything of it is checked
 def _parse_header(path: Path, start: bytes) -> _Header:
     if len(start) < min(HEADER_BYTES.values()):
         raise InputError(f"{path}: {len(start)} bytes are too few for a NIfTI header (348); copy it again")

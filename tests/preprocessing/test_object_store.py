@@ -275,6 +275,12 @@ def test_places_that_cannot_be_used_are_said_in_one_line(
     assert "the object store did not answer" in silent.errors
 
 
+def test_folders_stay_paths(tmp_path: Path) -> None:
+    assert location("data/shards") == Path("data/shards")
+    assert location(f"file://{tmp_path}") == tmp_path
+    assert location(tmp_path) == tmp_path
+
+
 def test_a_kind_of_store_that_nobody_knows_is_wrong_usage(command: Command) -> None:
     ended = command(check.check, check.Options, "--shards", "what://is/this")
     assert (ended.code, "Traceback" in ended.errors) == (2, False)
