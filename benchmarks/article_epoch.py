@@ -57,9 +57,9 @@ class Workers(Experiment):
 
     loaders: str = "monai,torch,dali"
     """Comma list."""
-    workers: str = "0,1,2,4,8"
+    workers: str = "0,2,8"
     """Comma list of numbers of workers; dali has no 0."""
-    cases: int = 8
+    cases: int = 16
     """Cases of an epoch."""
 
 
