@@ -100,17 +100,17 @@ class DrawnPatches:
                 )
 
     def _volumes(self, case_id: str) -> tuple[Float, Label]:
-        """Standardise the whole case, padded to a patch, and by half of one for loaders that reach over the border."""
+        """Standardise the whole case, padded to a patch, and as far as the loader reaches over the border."""
         case = self.store.case(case_id)
         raw, label = case.image(), case.label()
         assert label is not None  # the plan has labelled cases only
-        patch, overhang = self.row.config.patch, self.row.reaches_over
-        over = [side // 2 if overhang else 0 for side in patch]
-        shape = [max(side, size) + 2 * more for side, size, more in zip(patch, raw.shape, over, strict=False)]
-        depth, height, width = (
-            -max((side - size) // 2, 0) - more for side, size, more in zip(patch, raw.shape, over, strict=False)
-        )
-        start = depth, height, width
+        before, after, reaches = [], [], self.row.reaches_over
+        for side, size in zip(self.row.config.patch, label.shape, strict=False):
+            missing = max(side - size, 0)
+            before.append(missing // 2 + reaches)  # nnU-Net halves an odd number either way
+            after.append(missing - missing // 2 + (side // 2 + 1) * reaches)
+        shape = [sum(sides) for sides in zip(before, label.shape, after, strict=False)]
+        start = -before[0], -before[1], -before[2]
         image = crop(raw, start, np.zeros((*shape, raw.shape[3]), raw.dtype))
         labels = crop(label, start, np.zeros((*shape, 1), np.uint8))
         return normalize(image, intensity_of(case, self.store.manifest), 1.0, 0.0), labels

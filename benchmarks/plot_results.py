@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.record import Record
-from benchmarks.rows import CEILING, FLOOR
+from benchmarks.rows import CEILING, FLOOR, OWN_DRAWS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BAR, LINE = "#2b6cb0", "#4a5568"
+BAR, PEER, LINE = "#2b6cb0", "#a0aec0", "#4a5568"
 ROOM = 1.3  # the axis ends this far right of the longest bar, to hold its number
 
 
@@ -41,7 +41,8 @@ def plot(record: Record, path: Path) -> None:
 def _draw_bars(axes: Axes, rows: list[dict[str, Any]]) -> None:
     for place, row in enumerate(rows):
         median, least, most = (_rate(row, name) for name in ("median", "min", "max"))
-        axes.barh(place, median, height=0.6, color=BAR, xerr=[[median - least], [most - median]], capsize=4)
+        colour = PEER if row["loader"] in OWN_DRAWS else BAR
+        axes.barh(place, median, height=0.6, color=colour, xerr=[[median - least], [most - median]], capsize=4)
         text = "failed" if row["summary"] is None else f"{median:,.3g}" if median < 100 else f"{median:,.0f}"
         axes.annotate(text, (most, place), xytext=(6, 0), textcoords="offset points", va="center", weight="bold")
     axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
@@ -50,10 +51,10 @@ def _draw_bars(axes: Axes, rows: list[dict[str, Any]]) -> None:
 
 def _draw_lines(axes: Axes, record: Record, end: float) -> None:
     """Draw the floor's lines, and the ceiling's when it is on the scale."""
-    sides = cycle([("right", -4), ("left", 4)])  # two floors close together keep their names apart
+    sides = cycle([("right", -4), ("left", 4)])  # two floors close together keep their names apart: slower one first
     lines = [row for row in record["rows"] if row["loader"] == FLOOR and row["summary"]]
     lines += [row for row in record["rows"] if row["loader"] == CEILING and 0 < _rate(row, "median") < end]
-    for row in lines:
+    for row in sorted(lines, key=lambda row: _rate(row, "median")):
         place, (side, shift) = _rate(row, "median"), next(sides)
         text = f"{row['loader']}, {row['settings'] or 'ceiling'}: {place:,.0f}"
         axes.axvline(place, color=LINE, linestyle="--", linewidth=1)

@@ -40,7 +40,7 @@ class Row:
 
     @property
     def reaches_over(self) -> bool:
-        """Whether its patches may reach over the border of the volume, by up to half a patch."""
+        """Whether its patches may reach over the far borders of the volume, by up to half a patch."""
         return self.loader == "nnunet"
 
     @property

@@ -104,7 +104,7 @@ class StopAt(StopRequest):
             raise Stopped
 
 
-@pytest.mark.parametrize("loader", ["dali", "torch"])
+@pytest.mark.parametrize("loader", ["dali", "torch", "monai-cache", "monai-smartcache"])
 def test_stopping_at_every_safe_place_changes_nothing(
     tiny_options: Options, tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loader: str
 ) -> None:
