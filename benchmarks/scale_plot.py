@@ -123,7 +123,7 @@ def _draw_storage(axes: Axes, rows: list[Record]) -> None:
             color=INK,
         )
     axes.loglog()
-    axes.set_ylim(0.004)
+    axes.set_ylim(0.004, 3e4)
     axes.legend(loc="upper left", fontsize=7, facecolor="white", framealpha=1, edgecolor="none")
     axes.set_title("Projection: GPUs that a storage keeps busy", loc="left")
     axes.set_xlabel("storage, MB/s")
