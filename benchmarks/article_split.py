@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from preprocessing.cli import AutoTriple
 from preprocessing.errors import RunError
 from training.record import read_metrics
 
+log = logging.getLogger(__name__)
 PARTS = ("disk", "preprocessing", "transfer", "model", "other")
 METHOD = [
     (
@@ -49,6 +51,7 @@ def measure_split(options: Split) -> Record:
         patch = options.patch or median_patch(store)
         for name in options.loaders.split(","):
             output = Path(scratch) / name
+            log.info("training %d epochs with %s", 1 + options.runs, name)
             _train(name, Path(store.root), output, patch, options.runs)
             rows.append(make_row("milliseconds of a step", name, _parts(read_metrics(output)[1:])))
         data = describe_cases(store)

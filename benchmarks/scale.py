@@ -42,8 +42,8 @@ METHOD = [
     (
         f"Ranks: the plan's own epoch at a global batch of {BATCH_SIZE * MAX_RANKS}, one patch per case, checked for "
         "every number of ranks: each slot on one rank, equal numbers of samples, every case read, by one rank only, "
-        "and the ranks' batches together the global batch; with "
-        "sticky lanes, the same cases in two epochs. Processor times of one rank at the end of an epoch."
+        "and the ranks' batches together the global batch; with sticky lanes, the same cases in two epochs. Processor "
+        "times are of one rank at the end of an epoch."
     ),
     (
         "Storage points: plain numpy with one thread per core, its reads held back by a token bucket; predicted by "
