@@ -21,10 +21,8 @@ from preprocessing.shards import Store
 
 LOADERS = "monai,monai-persistent,monai-cache,monai-smartcache,torch,dali"
 METHOD = [
-    (
-        "Loading alone, no training step; one patch per case and epoch, as in the article. The first epoch begins with "
-        "building the loader and fills its caches; the later ones are timed one by one."
-    ),
+    "Loading alone, into the host's memory, no training step; one patch per case and epoch, as in the article.",
+    "The first epoch begins with building the loader and fills its caches; the later ones are timed one by one.",
     "Each loader in a process of its own; CPU time and peak memory (PSS) are of the process and its workers.",
     "The cases are copies of the data set's: the nii.gz hard links, the shards files of their own.",
     "After timing, the first batches are checked as in loader_compare; a wrong one fails the row.",
