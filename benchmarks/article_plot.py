@@ -39,7 +39,7 @@ def draw_epoch(record: Record, path: Path) -> None:
 
 def draw_workers(record: Record, path: Path) -> None:
     """Draw seconds of an epoch against the number of workers, a line per loader."""
-    figure = new_figure(8, 4.5)
+    figure = new_figure(9, 4.5)
     axes = figure.add_subplot()
     counts = list(dict.fromkeys(row["label"] for row in record["rows"]))
     for colour, group in zip(COLOURS, dict.fromkeys(row["group"] for row in record["rows"]), strict=False):

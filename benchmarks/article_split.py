@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from benchmarks.training_run import run_training
 from preprocessing.cli import AutoTriple
 from training.record import read_metrics
 
+log = logging.getLogger(__name__)
 PARTS = ("disk", "preprocessing", "transfer", "model", "other")
 METHOD = [
     (
@@ -45,6 +47,7 @@ def measure_split(options: Split) -> Record:
         patch = options.patch or median_patch(store)
         for name in options.loaders.split(","):
             output = Path(scratch) / name
+            log.info("training %d epochs with %s", 1 + options.runs, name)
             epochs = options.runs + 1
             flags = {"loader": name, "shards": Path(store.root), "output": output, "preset": "article"}
             flags |= {"patch": ",".join(map(str, patch)), "epochs": epochs, "val-every": epochs, "samples-per-case": 1}

@@ -40,8 +40,8 @@ class Specification:
         return batches if self._drawn is None else self._drawn.counted(batches)
 
     def warm_up(self, batches: Iterator[Batch]) -> None:
-        """Take batches until a cache has met every case, where the loader may have one."""
-        while self._drawn is not None and not self._drawn.has_seen_all():
+        """Take batches until every case has been met, where that fills a cache."""
+        while self.row.fills_lazily and self._drawn is not None and not self._drawn.has_seen_all():
             next(batches)
 
     def check_first(self, batches: Iterator[Batch], count: int) -> None:

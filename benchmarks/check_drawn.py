@@ -41,7 +41,7 @@ class DrawnPatches:
             yield batch
 
     def has_seen_all(self) -> bool:
-        """Tell whether every case has come, or enough batches for that: what a cache holds has been filled."""
+        """Tell whether every case has come, or as many patches as should do for that."""
         cases, drawn = len(self.plan.case_ids), sum(self._counts.values())
         return len(self._counts) == cases or drawn >= 4 * cases
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from benchmarks.process_tree import descendants, tree_memory_bytes
 from pipelines.loaders import LoaderConfig
 from preprocessing.errors import InputError, RunError
 
+log = logging.getLogger(__name__)
 PATIENCE_S = 300.0
 SAMPLE_S = 0.2
 Values = dict[str, list[float]]
@@ -34,6 +36,7 @@ def measure_epochs(loader: str, config: LoaderConfig, epochs: int, prefix: Seque
     ``prefix`` goes before the command (a memory limit). Raises ``EpochError`` when it fails, is killed or hangs, or
     when its batches are not what they should be.
     """
+    log.info("measuring %d epochs of %s", 1 + epochs, loader)
     task = dataclasses.asdict(config) | {"store": str(Path(config.store).resolve())}
     words = [json.dumps({"loader": loader, "config": task, "epochs": epochs})]
     command = [*prefix, sys.executable, "-m", "benchmarks.epoch_seconds", *words]

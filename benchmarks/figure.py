@@ -28,17 +28,16 @@ def new_figure(width: float, height: float) -> Figure:
 def finish(figure: Figure, record: Record, path: Path) -> None:
     """Say on which machine, when and how often it was measured, and whether it was quiet; write the PNG."""
     machine, noise = record["machine"], record["noise"]
-    parts = [
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}",
-        record["date"][:10],
-        f"median of {record['runs']} runs, whiskers from the least to the most",
-    ]
+    text = (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}; {record['date'][:10]}; "
+        f"median of {record['runs']} runs, whiskers from the least to the most"
+    )
     if noise["is_noisy"]:
-        parts.append(f"NOISY MACHINE: others used {noise['others_cores']:.1f} cores")
+        text += f"\nNOISY MACHINE: something else used {noise['others_cores']:.1f} cores meanwhile"
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     colour = LIMIT if noise["is_noisy"] else INK
-    figure.supxlabel("; ".join(parts), x=0.01, ha="left", fontsize=8, color=colour)
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=8, color=colour)
     figure.savefig(path, dpi=130)
 
 

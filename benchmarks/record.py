@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import re
-import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,10 +11,11 @@ import numpy as np
 
 from benchmarks.check_batches import TOLERANCE
 from benchmarks.check_drawn import TOLERANCE as DRAWN_TOLERANCE
-from benchmarks.machine import describe_commit, describe_machine, describe_versions, num_cores
+from benchmarks.machine import num_cores
 from benchmarks.measure import CHECKED, Run
 from benchmarks.noise import QUIET_CORES
 from benchmarks.process_tree import memory_kind
+from benchmarks.result import describe_origin, spread
 from benchmarks.rounds import Measured
 from benchmarks.rows import CEILING, SAMPLES_PER_VOLUME, LeftOut
 from benchmarks.schema import FORMAT_VERSION, METRICS, SCHEMA
@@ -56,10 +55,7 @@ def make_record(
 
     record: Record = {
         "format_version": FORMAT_VERSION,
-        "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
-        "machine": describe_machine(),
-        "commit": describe_commit(),
-        "versions": describe_versions(),
+        **describe_origin(),
         "data": describe_data(store),
         "options": _describe_options(config, protocol),
         "method": METHOD.splitlines(),
@@ -171,8 +167,4 @@ def _describe_run(run: Run, memory_bytes: int, config: LoaderConfig) -> Record:
 
 def summarize(runs: Sequence[Record]) -> Record:
     """Return median, smallest and largest value of every metric."""
-    columns = {name: [run[name] for run in runs] for name in METRICS}
-    return {
-        name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
-        for name, values in columns.items()
-    }
+    return {name: spread([run[name] for run in runs]) for name in METRICS}

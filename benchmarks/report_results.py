@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +9,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import slug_of
 from benchmarks.plot_results import plot
 from benchmarks.record import Record
+from benchmarks.result_files import write_files
 from benchmarks.rows import CEILING, FLOOR
 
 Writer = Callable[[float], str]
@@ -152,16 +151,4 @@ def markdown(record: Record, picture: str) -> str:
 
 def write(record: Record, folder: Path) -> list[Path]:
     """Write MACHINE_DATE.json, .md and .png into ``folder``; another result of the day stays, this one is numbered."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = free_stem(folder, f"{slug_of(record['machine'])}_{record['date'][:10]}")
-    paths = [folder / f"{stem}.{ending}" for ending in ("json", "md", "png")]
-    paths[0].write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    paths[1].write_text(markdown(record, paths[2].name), encoding="utf-8")
-    plot(record, paths[2])
-    return paths
-
-
-def free_stem(folder: Path, stem: str) -> str:
-    """Return ``stem``, numbered where ``folder`` has a JSON of that name."""
-    names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
-    return next(name for name in names if not (folder / f"{name}.json").exists())
+    return write_files(record, "", lambda picture: markdown(record, picture), plot, folder)

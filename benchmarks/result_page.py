@@ -1,8 +1,7 @@
-"""Show a result: tables for the terminal, the same in Markdown, and the three files that it is kept in."""
+"""Show a result: tables for the terminal, and the same in Markdown beside its JSON and its picture."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +9,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import slug_of
 from benchmarks.report_results import NARROWEST, brief
 from benchmarks.result import MEASURED, METRICS, Record, Spread
+from benchmarks.result_files import write_files
 
 
 def notes(record: Record) -> list[str]:
@@ -89,12 +88,4 @@ def page(record: Record, title: str, picture: str) -> str:
 
 def write(record: Record, title: str, draw: Callable[[Record, Path], None], folder: Path) -> list[Path]:
     """Write BENCHMARK_MACHINE_DATE.json, .md and .png; another result of the day stays, this one is numbered."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{record['benchmark']}_{slug_of(record['machine'])}_{record['date'][:10]}"
-    names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
-    free = folder / next(name for name in names if not (folder / f"{name}.json").exists())
-    paths = [free.with_name(f"{free.name}.{ending}") for ending in ("json", "md", "png")]
-    paths[0].write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    paths[1].write_text(page(record, title, paths[2].name), encoding="utf-8")
-    draw(record, paths[2])
-    return paths
+    return write_files(record, f"{record['benchmark']}_", lambda picture: page(record, title, picture), draw, folder)

@@ -44,6 +44,11 @@ class Row:
         return self.loader == "nnunet"
 
     @property
+    def fills_lazily(self) -> bool:
+        """Whether a case is slow the first time that it is read, and fast from then on."""
+        return self.loader == "monai-persistent"
+
+    @property
     def checked(self) -> str:
         """Say how its batches are checked."""
         if self.loader == CEILING:

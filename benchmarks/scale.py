@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from benchmarks.scale_plan import check_ranks, check_same_batches, check_sticky,
 from benchmarks.scale_plot import OPENING, POINTS, RANKS, STORAGE, draw
 from benchmarks.scale_store import measure_opening, plan_store
 from benchmarks.storage_model import Reader, fsx_size_tib, gpus_fed, patches_per_s
-from benchmarks.throttled_reads import measure_point, patch_bytes
+from benchmarks.throttled_reads import measure_points, patch_bytes
 from pipelines.loaders import LoaderConfig
 from preprocessing.cli import main
 from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
@@ -41,8 +42,8 @@ METHOD = [
     (
         f"Ranks: the plan's own epoch at a global batch of {BATCH_SIZE * MAX_RANKS}, one patch per case, checked for "
         "every number of ranks: each slot on one rank, equal numbers of samples, every case read, by one rank only, "
-        "and the ranks' batches together the global batch; with sticky "
-        "lanes, the same cases in two epochs. Times are of one rank at the end of an epoch."
+        "and the ranks' batches together the global batch; with sticky lanes, the same cases in two epochs. Processor "
+        "times are of one rank at the end of an epoch."
     ),
     (
         "Storage points: plain numpy with one thread per core, its reads held back by a token bucket; predicted by "
@@ -138,23 +139,26 @@ def _ranks(store: Store, num_cases: int, runs: int) -> Iterator[Record]:
 
 
 def _points(store: Store, options: Options) -> Iterator[Record]:
-    """Measure the yardstick at several storage rates; the run at full rate says how long a patch takes a thread."""
+    """Measure the yardstick at shares of its own reading rate; the full rate shows how long a patch takes."""
     threads = num_cores()
     config = LoaderConfig(
-        store=Path(store.root), patch=median_patch(store), batch_size=BATCH_SIZE, num_threads=threads, window=1
+        store=Path(store.root), patch=median_patch(store), batch_size=1, num_threads=threads, window=1
     )
     patch_mb = patch_bytes(store, config) / 1e6
-    full = measure_point(config, None, options.runs, options.seconds)
+    ((pilot,),) = measure_points(config, [None], 1, options.seconds)
+    rates = [share * pilot * patch_mb for share in SHARES]
+    full, *throttled = measure_points(config, [None, *rates], options.runs, options.seconds)
     yield make_row(POINTS, "not throttled", {"patches_per_s": full, "mb_per_s": [rate * patch_mb for rate in full]})
-    ceiling = sorted(full)[len(full) // 2]
-    reader = Reader(patch_mb=patch_mb, threads=threads, work_s=threads / ceiling)
-    for share in SHARES:
-        rate = share * ceiling * patch_mb
-        measured = measure_point(config, rate, options.runs, options.seconds)
+    reader = Reader(patch_mb=patch_mb, threads=threads, work_s=threads / statistics.median(full))
+    for rate, measured in zip(rates, throttled, strict=True):
         predicted = patches_per_s(reader, rate)
-        off = [100 * abs(predicted - one) / one for one in measured]
-        summary = {"patches_per_s": measured, "predicted_patches_per_s": [predicted], "error_percent": off}
-        yield make_row(POINTS, f"{rate:.0f} MB/s", summary | {"mb_per_s": [rate]})
+        summary = {
+            "patches_per_s": measured,
+            "predicted_patches_per_s": [predicted],
+            "error_percent": [100 * abs(predicted / one - 1) for one in measured],
+            "mb_per_s": [rate],
+        }
+        yield make_row(POINTS, f"{rate:.3g} MB/s", summary)
 
 
 def _storage() -> Iterator[Record]:

@@ -71,7 +71,7 @@ def _draw_ranks(axes: Axes, rows: list[Record]) -> None:
     axes.set_ylim(0)
     axes.set_title("Plan: checked for every number of ranks, and timed", loc="left")
     axes.set_xlabel("ranks")
-    axes.set_ylabel("us per sample of one rank")
+    axes.set_ylabel("processor microseconds per sample")
 
 
 def _draw_points(axes: Axes, rows: list[Record]) -> None:
@@ -123,7 +123,7 @@ def _draw_storage(axes: Axes, rows: list[Record]) -> None:
             color=INK,
         )
     axes.loglog()
-    axes.set_ylim(0.004)
+    axes.set_ylim(0.004, 3e4)
     axes.legend(loc="upper left", fontsize=7, facecolor="white", framealpha=1, edgecolor="none")
     axes.set_title("Projection: GPUs that a storage keeps busy", loc="left")
     axes.set_xlabel("storage, MB/s")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.measure import endless
 from benchmarks.numpy_floor import NumpyFloor
+from pipelines.batch import Batch
 from pipelines.loaders import LoaderConfig, open_plan
 from pipelines.plan import Plan, Sample
 from pipelines.reference import Float
@@ -50,16 +54,29 @@ def patch_bytes(store: Store, config: LoaderConfig) -> int:
     return int(np.prod(config.patch)) * voxel
 
 
-def measure_point(config: LoaderConfig, mb_per_s: float | None, runs: int, seconds: float) -> list[float]:
-    """Return patches/s of ``runs`` runs of ``seconds`` after a lead-in of half of that; ``None`` does not throttle."""
+def measure_points(
+    config: LoaderConfig, rates_mb_per_s: Sequence[float | None], runs: int, seconds: float
+) -> list[list[float]]:
+    """Return patches/s of every run at each rate; ``None`` does not throttle.
+
+    Rounds: every rate once per round for ``seconds``, after a lead-in of half of that, so that noise hits all alike.
+    """
     store, plan = open_plan(config)
-    bucket = None if mb_per_s is None else TokenBucket(mb_per_s)
-    with ThrottledFloor(store, plan, config, bucket) as loader:
-        batches = (batch for _ in iter(int, 1) for batch in loader)
-        rates = []
-        for length in (seconds / 2, *[seconds] * runs):
-            begin, patches = time.perf_counter(), 0
-            while (elapsed := time.perf_counter() - begin) < length or not patches:
-                patches += len(next(batches).image)
-            rates.append(patches / elapsed)
-    return rates[1:]
+    with contextlib.ExitStack() as stack:
+        streams = []
+        for rate in rates_mb_per_s:
+            bucket = None if rate is None else TokenBucket(rate)
+            streams.append(endless(stack.enter_context(ThrottledFloor(store, plan, config, bucket))))
+        measured: list[list[float]] = [[] for _ in streams]
+        for _ in range(runs):
+            for stream, values in zip(streams, measured, strict=True):
+                _patches_per_s(stream, seconds / 2)
+                values.append(_patches_per_s(stream, seconds))
+    return measured
+
+
+def _patches_per_s(batches: Iterator[Batch], seconds: float) -> float:
+    begin, patches = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - begin) < seconds or not patches:
+        patches += len(next(batches).image)
+    return patches / elapsed

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +107,17 @@ class Seeded(Dataset[Item]):
         return made[0]
 
 
+class Todo:
+    """The batches that a DataLoader is to make, worked out as it asks for them."""
+
+    def __init__(self) -> None:
+        self.batches: Iterator[list[tuple[int, int]]] = iter(())
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Go through the batches that are left."""
+        return self.batches
+
+
 class MonaiLoader(Loader):
     """Deliver what MONAI makes of the cases that the plan names, as MONAI makes it: contiguous [N,C,D,H,W].
 
@@ -131,7 +142,7 @@ class MonaiLoader(Loader):
         self._transforms = Compose([*cached, *random_part(store.manifest, config)])
         self._folder = Path(tempfile.mkdtemp(prefix="voxelfeed-monai-"))
         self._remove_folder = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        self._todo: list[list[tuple[int, int]]] = []
+        self._todo = Todo()
         self._dataset = self._build_dataset(self._items)
         self._loader = self._build_loader()
         self._cached_epoch = 0
@@ -161,7 +172,7 @@ class MonaiLoader(Loader):
     def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:
         self._turn_cache(epoch)
         steps = range(first_step, len(self))
-        self._todo[:] = [[self._draw(epoch, step, lane) for lane in self.lanes] for step in steps]
+        self._todo.batches = ([self._draw(epoch, step, lane) for lane in self.lanes] for step in steps)
         made = iter(self._loader)
         for _ in steps:
             begin = time.perf_counter()

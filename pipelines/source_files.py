@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from preprocessing.errors import CaseError, InputError
+from preprocessing.errors import InputError
 from preprocessing.shard_job import file_size
 from preprocessing.shards import Store
 
@@ -12,8 +12,8 @@ from preprocessing.shards import Store
 def source_files(store: Store, case_id: str) -> tuple[list[Path], Path]:
     """Return the image files (one, or one for each channel) and the label file of a labelled case.
 
-    Raises ``InputError`` for a store that does not say where they are, or whose grid is not the files' own, and
-    ``CaseError`` for a file that is gone or has changed since.
+    Raises ``InputError`` for a store that does not say where they are, or whose grid is not the files' own, and for a
+    file that is gone or has changed since.
     """
     options = store.manifest.options
     root = options.get("input")
@@ -31,6 +31,8 @@ def source_files(store: Store, case_id: str) -> tuple[list[Path], Path]:
         size = file_size(path)
         if size != record.size_bytes:
             found = "is gone" if size is None else f"has {size} bytes, it had {record.size_bytes}"
-            raise CaseError(case_id, f"{path} {found} since {store.root} was made; put it back, or convert again")
+            raise InputError(
+                f"case {case_id}: {path} {found} since {store.root} was made; put it back, or convert again"
+            )
         paths.append(path)
     return paths[:-1], paths[-1]

@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 import torch
 
+from benchmarks import loader_compare
 from benchmarks.check_batches import CheckError, Specification
 from benchmarks.loader_compare import Options, compare
 from benchmarks.machine import num_cores, slug_of
@@ -28,6 +29,7 @@ from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, EXIT_USAGE, InputEr
 from preprocessing.shards import open_store
 from tests.benchmarks import faulty_loaders
 from tests.benchmarks.faulty_loaders import BROKEN_TABLE, FaultyLoader
+from training.networks import NETWORKS
 
 PATCH = (16, 16, 16)
 ONCE = Sweep(batch_sizes=[2])
@@ -370,6 +372,7 @@ def test_options_are_these() -> None:
 
 def test_the_loaders_of_the_table_are_compared(coordinate_store: Path) -> None:
     assert set(LOADERS) < set(TABLE)
+    assert set(loader_compare.NETWORKS) == set(NETWORKS)
     _, plan = open_plan(config_for(coordinate_store))
     assert plan.options.patch == PATCH
 
