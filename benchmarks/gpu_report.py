@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe_commit, describe_machine, describe_versions, slug_of
-from benchmarks.report_results import cells, free_stem, headings
+from benchmarks.machine import describe_commit, describe_machine, describe_versions
+from benchmarks.report_results import cells, headings
+from benchmarks.result_files import write_files
 from benchmarks.rows import CEILING
 from benchmarks.schema import COUNT, NUMBER, TEXT
 
@@ -55,15 +55,13 @@ def write_check(content: Record, folder: Path) -> Record:
     origin: Record = {"date": date, "machine": machine, "commit": describe_commit(), "versions": describe_versions()}
     record = {"format_version": FORMAT_VERSION} | origin | content
     jsonschema.validate(record, SCHEMA)
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = free_stem(folder, f"gpu-check_{slug_of(machine)}_{date[:10]}")
-    path = folder / f"{stem}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    picture = path.with_suffix(".png")
-    path.with_suffix(".md").write_text(_page(record, picture.name), encoding="utf-8")
+    write_files(record, "gpu-check_", lambda picture: _page(record, picture), _draw, folder)
+    return record
+
+
+def _draw(record: Record, picture: Path) -> None:
     if record["training"]:
         _plot(record, picture)
-    return record
 
 
 def share_of_ceiling(rows: Sequence[Record], row: Record) -> float:

@@ -78,8 +78,8 @@ class Row:
         parts = []
         if self.loader in THREADED:
             parts.append(_count(self.config.num_threads, "thread"))
-        if self.loader == "dali" and self._source:
-            parts.append(self._source)
+        if self.loader == "dali":
+            parts += self._source
         if self.num_workers is not None:
             parts.append(_count(self.num_workers, "worker"))
         if self.names_batch:
@@ -87,14 +87,14 @@ class Row:
         return ", ".join(parts)
 
     @property
-    def _source(self) -> str:
+    def _source(self) -> list[str]:
         """Say where ``dali`` gets its patches from, unless it is the file."""
         if self.config.read != "mmap":
-            return f"read {self.config.read}"
+            return [f"read {self.config.read}"]
         if self.config.where_to_crop == "host":
-            return "host path" if self.config.device == "gpu" else ""
+            return ["host path"] if self.config.device == "gpu" else []
         limit = self.config.gpu_cache_gib
-        return "volumes on the device" + ("" if limit is None else f", at most {limit:.3g} GiB")
+        return ["volumes on the device"] + ([] if limit is None else [f"at most {limit:.3g} GiB"])
 
     @property
     def label(self) -> str:
