@@ -8,7 +8,7 @@ import multiprocessing
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +20,14 @@ if not __package__:  # started as a file, also in its own child processes: the r
 
 import torch
 
+from benchmarks.comma_lists import parse_numbers
 from benchmarks.gpu_bus import measure_bus
 from benchmarks.gpu_report import write_check
 from benchmarks.gpu_rows import loader_rows, training_rows
-from benchmarks.gpu_training import TrainingTask, train
 from benchmarks.machine import REPOSITORY, num_cores
 from benchmarks.measure import Task
-from benchmarks.record import Protocol, describe_data, make_record, without_paths
-from benchmarks.rounds import measure
+from benchmarks.record import Protocol, Record, describe_data, make_record, without_paths
+from benchmarks.rounds import Measured, measure
 from benchmarks.rows import FLOOR, TABLE, Row, chosen_names
 from pipelines.loaders import LoaderConfig
 from preprocessing import replicate
@@ -68,9 +68,7 @@ class Options:
     runs: int = 5
     """Timed runs of each row, after its warm-up."""
     seconds: float = 2.0
-    """Length of a run of a loader alone."""
-    steps: int = 30
-    """Steps of a run in training."""
+    """Length of a run."""
     device: str = "gpu"
     """gpu, or cpu to rehearse."""
     output: Path = Path("benchmarks/results")
@@ -87,7 +85,7 @@ def check(options: Options) -> int:
         config = LoaderConfig(
             store=store.root,
             patch=options.patch,
-            batch_size=_numbers(options.batch_sizes)[0],
+            batch_size=parse_numbers("--batch-sizes", options.batch_sizes, least=1)[0],
             augment=options.augments.split(",")[-1],
             device=options.device,
             num_threads=THREADS,
@@ -97,7 +95,7 @@ def check(options: Options) -> int:
             "tests": run_tests() if "tests" in parts else None,
             "bus": _bus(config) if "bus" in parts else None,
             "loaders": _loaders(options, config, store) if "loaders" in parts else [],
-            "training": _training(options, config) if "training" in parts else [],
+            "training": _training(options, config, store) if "training" in parts else [],
         }
         described = {"data": describe_data(store), "options": _plain(options)}
     record = write_check(described | measured, options.output)
@@ -119,45 +117,47 @@ def _bus(config: LoaderConfig) -> dict[str, Any]:
     return _alone(measure_bus, row, str(config.store))
 
 
-def _loaders(options: Options, config: LoaderConfig, store: Store) -> list[dict[str, Any]]:
-    """Measure one row after the other: pools of several processes at a time would not fit."""
+def _loaders(options: Options, config: LoaderConfig, store: Store) -> list[Record]:
+    """Measure every row of every augmentation and batch size."""
     records = []
     for augment in options.augments.split(","):
-        for batch_size in _numbers(options.batch_sizes):
+        for batch_size in parse_numbers("--batch-sizes", options.batch_sizes, least=1):
             this = dataclasses.replace(config, augment=augment, batch_size=batch_size)
             rows = loader_rows(this, _names(options), _possible(options.cores))
-            tasks = [
-                Task(row=row, build=TABLE[row.loader], seconds=options.seconds, worker_start_method=_start_method())
-                for row in rows
-            ]
-            measured = []
-            for task in tasks:
-                log.info("%s, batch %d: %s", augment, batch_size, task.row.label)
-                measured += measure([task], options.runs, lambda _: None)
-            protocol = Protocol(runs=options.runs, seconds=options.seconds, device=options.device, train="")
-            records.append(make_record(store, this, protocol, measured, []))
+            measured = [_measure(row, options) for row in rows]
+            records.append(make_record(store, this, _protocol(options, "none"), measured, []))
     return records
 
 
-def _training(options: Options, config: LoaderConfig) -> list[dict[str, Any]]:
-    """Train each network from each loader with each number of cores; a row that fails says so."""
-    rows = []
+def _training(options: Options, config: LoaderConfig, store: Store) -> list[Record]:
+    """Train each network from each loader with each number of cores."""
+    records = []
     for net in options.nets.split(","):
         for count in _possible(options.cores):
-            for row in training_rows(config, _names(options), count):
-                log.info("%s on %d cores: %s", net, count, row.label)
-                task = TrainingTask(
-                    row=row,
-                    build=TABLE[row.loader],
-                    net=net,
-                    num_cores=count,
-                    steps=options.steps,
-                    runs=options.runs,
-                    worker_start_method=_start_method(),
-                )
-                result = _alone(train, task, str(config.store))
-                rows.append({"net": net, "cores": count, "loader": row.loader, "label": row.label} | result)
-    return rows
+            rows = training_rows(config, _names(options), count)
+            measured = [_measure(row, options, net, count) for row in rows]
+            compared = make_record(store, config, _protocol(options, net), measured, [])
+            records.append({"cores": count, "comparison": compared})
+    return records
+
+
+def _measure(row: Row, options: Options, net: str = "", num_cores: int = 0) -> Measured:
+    """Measure a row by itself, alone or in training: pools of several processes at a time would not fit."""
+    log.info("%s", ", ".join(filter(None, (net, f"{num_cores} cores" if num_cores else "", row.label))))
+    task = Task(
+        row=row,
+        build=TABLE[row.loader],
+        seconds=options.seconds,
+        worker_start_method=multiprocessing.get_start_method(),
+        net=net,
+        num_cores=num_cores,
+    )
+    (measured,) = measure([task], 0 if net else options.runs, lambda _: None, trainings=options.runs)
+    return measured
+
+
+def _protocol(options: Options, net: str) -> Protocol:
+    return Protocol(runs=options.runs, seconds=options.seconds, device=options.device, train=net)
 
 
 def _alone(work: Callable[[Any], dict[str, Any]], task: Any, root: str) -> dict[str, Any]:
@@ -189,23 +189,9 @@ def _parts(given: str) -> list[str]:
     return given.split(",")
 
 
-def _numbers(given: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in given.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1:
-        raise InputError(f"{given!r}: a comma list of numbers from 1 on is needed")
-    return numbers
-
-
 def _possible(cores: str) -> list[int]:
     """Return the numbers of cores that there are; all of them where fewer than the least are asked for."""
-    return [count for count in _numbers(cores) if count <= num_cores()] or [num_cores()]
-
-
-def _start_method() -> str:
-    return multiprocessing.get_start_method()
+    return [count for count in parse_numbers("--cores", cores, least=1) if count <= num_cores()] or [num_cores()]
 
 
 def _plain(options: Options) -> dict[str, Any]:
@@ -215,11 +201,13 @@ def _plain(options: Options) -> dict[str, Any]:
     }
 
 
-def _has_failures(record: dict[str, Any]) -> bool:
+def _has_failures(record: Record) -> bool:
     tests, bus = record["tests"], record["bus"]
-    rows: Sequence[dict[str, Any]] = [row for part in record["loaders"] for row in part["rows"]] + record["training"]
+    compared = record["loaders"] + [part["comparison"] for part in record["training"]]
     failed_tests = bool(tests and tests["failures"] + tests["errors"])
-    return failed_tests or bool(bus and bus["failure"]) or any(row["failure"] for row in rows)
+    return (
+        failed_tests or bool(bus and bus["failure"]) or any(row["failure"] for part in compared for row in part["rows"])
+    )
 
 
 if __name__ == "__main__":

@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from benchmarks.machine import describe_commit, describe_machine, describe_versions
-from benchmarks.report_results import cells, headings
+from benchmarks import schema as loader_schema
+from benchmarks.figure import INK, new_figure
+from benchmarks.report_results import TRAINING_HEADINGS, cells, headings, training_cells
+from benchmarks.result import ORIGIN, Record, describe_origin
 from benchmarks.result_files import write_files
+from benchmarks.result_page import markdown_table
 from benchmarks.rows import CEILING
-from benchmarks.schema import COUNT, NUMBER, TEXT
+from benchmarks.schema import COUNT
 
-Record = dict[str, Any]
-FORMAT_VERSION = 1
-RUN = {
-    "type": "object",
-    "required": ["patches_per_s", "waiting"],
-    "properties": {"patches_per_s": NUMBER, "waiting": NUMBER},
-    "additionalProperties": False,
-}
+METHOD = [
+    "Loaders alone are measured as by loader_compare, one after the other: pools of several at a time would not fit.",
+    "In training: the trainer's own step; the ceiling is the synthetic loader with the same network and cores.",
+]
 SCHEMA: Record = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "type": "object",
-    "required": [
-        *("format_version", "date", "machine", "commit", "versions", "data", "options"),
-        *("tests", "bus", "loaders", "training"),
-    ],
+    "required": [*ORIGIN, "options", "tests", "bus", "loaders", "training"],
     "properties": {
-        "format_version": {"const": FORMAT_VERSION},
+        **ORIGIN,
         "tests": {"anyOf": [{"type": "object", "additionalProperties": COUNT}, {"type": "null"}]},
         "bus": {"anyOf": [{"type": "object", "required": ["failure"]}, {"type": "null"}]},
-        "loaders": {"type": "array", "items": {"type": "object", "required": ["options", "rows"]}},
+        "loaders": {"type": "array", "items": loader_schema.SCHEMA},
         "training": {
             "type": "array",
             "items": {
                 "type": "object",
-                "required": ["net", "cores", "loader", "label", "failure"],
-                "properties": {"net": TEXT, "cores": COUNT, "runs": {"type": "array", "items": RUN}},
+                "required": ["cores", "comparison"],
+                "properties": {"cores": COUNT, "comparison": loader_schema.SCHEMA},
             },
         },
     },
@@ -50,10 +42,7 @@ def write_check(content: Record, folder: Path) -> Record:
     """Write gpu-check_MACHINE_DATE.json, .md, .png; returns the record. Raises ``ValidationError`` off the schema."""
     import jsonschema
 
-    date = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
-    machine = describe_machine()
-    origin: Record = {"date": date, "machine": machine, "commit": describe_commit(), "versions": describe_versions()}
-    record = {"format_version": FORMAT_VERSION} | origin | content
+    record = {"benchmark": "gpu-check", **describe_origin(), "method": METHOD, **content}
     jsonschema.validate(record, SCHEMA)
     write_files(record, "gpu-check_", lambda picture: _page(record, picture), _draw, folder)
     return record
@@ -64,67 +53,44 @@ def _draw(record: Record, picture: Path) -> None:
         _plot(record, picture)
 
 
-def share_of_ceiling(rows: Sequence[Record], row: Record) -> float:
-    """Return a row's patches/s over those of the ``synthetic`` loader with the same network and cores."""
-    same = [other for other in rows if (other["net"], other["cores"]) == (row["net"], row["cores"])]
-    ceiling = next((_rate(other) for other in same if other["loader"] == CEILING), 0.0)
-    return _rate(row) / ceiling if ceiling else 0.0
-
-
-def _rate(row: Record) -> float:
-    return statistics.median(run["patches_per_s"] for run in row["runs"]) if not row["failure"] else 0.0
-
-
 def _page(record: Record, picture: str) -> str:
-    machine, data, options = record["machine"], record["data"], record["options"]
-    patch = " x ".join(map(str, options["patch"]))
+    machine, options = record["machine"], record["options"]
     lines = [f"# GPU check: {machine['gpu'] or 'no GPU, a rehearsal'}", ""]
     if record["tests"]:
         lines += ["Tests marked gpu: " + ", ".join(f"{count} {name}" for name, count in record["tests"].items()), ""]
     if record["bus"]:
-        lines += [*_table(["bus and pool", ""], [[name, _text(value)] for name, value in record["bus"].items()]), ""]
+        bus = [[name, _text(value)] for name, value in record["bus"].items()]
+        lines += [*markdown_table([["bus and pool", ""], *bus]), ""]
     for part in record["loaders"]:
         chosen = part["options"]
         lines += [f"## Loaders alone, {chosen['augment']}, batch {chosen['batch_size']}", ""]
-        lines += [*_table(headings(part), cells(part, " ")), ""]
-        lines += [f"FAILED: {row['label']}: {row['failure']}" for row in part["rows"] if row["failure"]]
+        lines += [*markdown_table([headings(part), *cells(part, " ")]), "", *_failures(part)]
+    for part in record["training"]:
+        compared = part["comparison"]
+        lines += [f"## Training {compared['options']['train']} on {part['cores']} cores", ""]
+        rows = [[row["label"], *training_cells(row, " "), _memory(row)] for row in compared["rows"]]
+        lines += [*markdown_table([["loader", *TRAINING_HEADINGS, "GPU memory, MB"], *rows]), "", *_failures(compared)]
     if record["training"]:
-        head = ["network", "cores", "loader", "patches/s", "of the ceiling", "waiting, %", "GPU memory, MB"]
-        lines += [
-            "## In training",
-            "",
-            *_table(head, [_training_cells(record["training"], row) for row in record["training"]]),
-        ]
-        lines += ["", f"![share of the ceiling]({picture})", ""]
-        lines += [
-            f"FAILED: {row['net']}, {row['label']}: {row['failure']}" for row in record["training"] if row["failure"]
-        ]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"- Data: {data['name']}, {data['cases']} cases; patch {patch}",
-            f"- Numbers: median (least..most) of {options['runs']} runs",
-            f"- Machine: {machine['cpu']}, {machine['cores']} cores, {machine['ram_gib']} GiB",
-            f"- Code: {record['commit'] and record['commit']['hash'][:12]}, {record['date']}",
-            "",
-        ]
-    )
+        lines += [f"![share of the ceiling]({picture})", ""]
+    patch = " x ".join(map(str, options["patch"]))
+    facts = [
+        f"Data: {record['data']['name']}, {record['data']['cases']} cases; patch {patch}",
+        f"Numbers: median (least..most) of {options['runs']} runs of {options['seconds']:g} s",
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['ram_gib']} GiB",
+        f"Code: commit {record['commit'] and record['commit']['hash'][:12]}, {record['date']}",
+        *record["method"],
+    ]
+    return "\n".join([*lines, *(f"- {fact}" for fact in facts), ""])
 
 
-def _training_cells(rows: Sequence[Record], row: Record) -> list[str]:
-    name = [row["net"], str(row["cores"]), row["label"]]
-    if row["failure"]:
-        return [*name, "FAILED", "", "", ""]
-    rates, waits = ([run[key] for run in row["runs"]] for key in ("patches_per_s", "waiting"))
-    rate = f"{_text(_rate(row))} ({_text(min(rates))}..{_text(max(rates))})"
-    share, wait = f"{share_of_ceiling(rows, row):.3f}", f"{100 * statistics.median(waits):.1f}"
-    return [*name, rate, share, wait, f"{row['gpu_memory_mb']:.0f}"]
+def _failures(compared: Record) -> list[str]:
+    failed = [f"FAILED: {row['label']}: {row['failure']}" for row in compared["rows"] if row["failure"]]
+    return [*failed, ""] if failed else []
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+def _memory(row: Record) -> str:
+    used = row["training"] and row["training"]["gpu_memory_mb"]
+    return "" if used is None else f"{used:.0f}"
 
 
 def _text(value: object) -> str:
@@ -133,21 +99,19 @@ def _text(value: object) -> str:
 
 def _plot(record: Record, path: Path) -> None:
     """Draw, for each network, every loader's share of the ceiling over the processor cores it had."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = record["training"]
-    nets = list(dict.fromkeys(row["net"] for row in rows))
-    figure = Figure(figsize=(6 * len(nets), 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, net in zip(figure.subplots(1, len(nets), squeeze=False)[0], nets, strict=True):
-        mine = [row for row in rows if row["net"] == net and row["loader"] != CEILING]
-        for name in dict.fromkeys(_series(row) for row in mine):
-            points = sorted((row["cores"], share_of_ceiling(rows, row)) for row in mine if _series(row) == name)
-            axes.plot(*zip(*points, strict=True), marker="o", label=name)
-        axes.axhline(1, color="#4a5568", linestyle="--", linewidth=1)
+    nets: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for part in record["training"]:
+        lines = nets.setdefault(part["comparison"]["options"]["train"], {})
+        for row in part["comparison"]["rows"]:
+            if row["training"] and row["training"]["of_ceiling"] and row["loader"] != CEILING:
+                lines.setdefault(_series(row), []).append((part["cores"], row["training"]["of_ceiling"]))
+    figure = new_figure(6 * len(nets), 4)
+    for axes, (net, lines) in zip(figure.subplots(1, len(nets), squeeze=False)[0], nets.items(), strict=True):
+        for name, points in lines.items():
+            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=name)
+        axes.axhline(1, color=INK, linestyle="--", linewidth=1)
         axes.set(title=f"{net}: share of the synthetic ceiling", xlabel="processor cores", ylim=(0, 1.1))
-        if mine:
+        if lines:
             axes.legend(fontsize=8)
     figure.savefig(path, dpi=130)
 

@@ -29,9 +29,8 @@ def _sources(config: LoaderConfig) -> list[LoaderConfig]:
 
 def training_rows(config: LoaderConfig, names: Sequence[str], num_cores: int) -> list[Row]:
     """Return a row for each loader, to be trained from with ``num_cores``; two for ``dali``."""
-    has_regions = open_plan(config)[0].manifest.regions is not None
     threads = min(num_cores, config.num_threads)
-    some = dataclasses.replace(config, num_workers=num_cores, num_threads=threads, regions=has_regions)
+    some = dataclasses.replace(config, num_workers=num_cores, num_threads=threads)
     both = [dataclasses.replace(some, crop=crop) for crop in ("device", "host")]
     return [Row(loader=name, config=way) for name in names for way in (both if name == "dali" else [some])]
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+
+import torch
 
 from benchmarks.check_batches import Specification
 from benchmarks.process_tree import ProcessorClock
@@ -34,7 +37,7 @@ class Task:
     """What a measuring process is told: the row, how its loader is built, the length of a run, the network to train.
 
     ``worker_start_method`` is the platform's for the loader's own workers, as in a training run: a spawned process
-    would spawn them.
+    would spawn them. ``num_cores`` is how many the process and all that it starts may use; 0 leaves it all.
     """
 
     row: Row
@@ -42,6 +45,7 @@ class Task:
     seconds: float
     worker_start_method: str
     net: str = ""
+    num_cores: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +71,8 @@ class Run:
 class Trained:
     """A stretch of training. ``waiting`` is the share of it in which the model waited for data.
 
-    ``gpu_utilisation`` is the mean of what the driver tells, in percent, ``None`` without a GPU.
+    ``gpu_utilisation`` is the mean of what the driver tells, in percent, and ``gpu_memory_mb`` what all processes
+    together hold at the end; ``None`` without a GPU.
     """
 
     net: str
@@ -76,6 +81,7 @@ class Trained:
     patches_per_s: float
     waiting: float
     gpu_utilisation: float | None
+    gpu_memory_mb: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +95,9 @@ def serve(connection: Connection, task: Task) -> None:
     """Do what each message asks for, until it is ``STOP``. Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     multiprocessing.set_start_method(task.worker_start_method, force=True)
+    if task.num_cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task.num_cores])
+        torch.set_num_threads(task.num_cores)
     try:
         _serve(connection, task)
     except Exception as error:  # noqa: BLE001  # whatever breaks a loader is a result: its row says so
@@ -193,6 +202,4 @@ def _settle(clock: ProcessorClock) -> None:
 def _synchronize(row: Row) -> None:
     """Wait for the GPU, where the batches are made or moved there."""
     if row.config.device == "gpu":
-        import torch
-
         torch.cuda.synchronize()

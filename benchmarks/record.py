@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -134,16 +135,31 @@ def _describe_row(measured: Measured, everything: Sequence[Measured], root: str)
 def _describe_training(measured: Measured, everything: Sequence[Measured]) -> Record | None:
     """Compare the training with that on the ceiling's batches, of the same size and on the same device."""
     trained, config = measured.trained, measured.row.config
-    if trained is None:
+    if not trained:
         return None
     ceilings = [
-        other.trained.patches_per_s
+        _training_rate(other)
         for other in everything
-        if other.trained is not None
+        if other.trained
         and other.row.loader == CEILING
         and (other.row.config.device, other.row.config.batch_size) == (config.device, config.batch_size)
     ]
-    return dataclasses.asdict(trained) | {"of_ceiling": trained.patches_per_s / ceilings[0] if ceilings else None}
+    busy = [run.gpu_utilisation for run in trained if run.gpu_utilisation is not None]
+    memory = [run.gpu_memory_mb for run in trained if run.gpu_memory_mb is not None]
+    return {
+        "net": trained[0].net,
+        "steps": sum(run.steps for run in trained),
+        "wall_s": sum(run.wall_s for run in trained),
+        "patches_per_s": spread([run.patches_per_s for run in trained]),
+        "waiting": spread([run.waiting for run in trained]),
+        "gpu_utilisation": statistics.median(busy) if busy else None,
+        "gpu_memory_mb": max(memory, default=None),
+        "of_ceiling": _training_rate(measured) / ceilings[0] if ceilings else None,
+    }
+
+
+def _training_rate(measured: Measured) -> float:
+    return statistics.median(run.patches_per_s for run in measured.trained)
 
 
 def without_paths(message: str, root: str) -> str:

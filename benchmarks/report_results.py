@@ -56,7 +56,7 @@ def cells(record: Record, gap: str) -> list[list[str]]:
     made = []
     for row in record["rows"]:
         name = gap.join((row["loader"], ", ".join(filter(None, (row["device"], row["settings"])))))
-        training = _training_cells(row) if _has_training(record) else []
+        training = training_cells(row, gap) if _has_training(record) else []
         if row["summary"] is None:
             made.append([name, "FAILED", *[""] * (len(COLUMNS) + 1), *training])
             continue
@@ -67,12 +67,13 @@ def cells(record: Record, gap: str) -> list[list[str]]:
     return made
 
 
-def _training_cells(row: Record) -> list[str]:
+def training_cells(row: Record, gap: str) -> list[str]:
+    """Return the cells under ``TRAINING_HEADINGS``; empty ones for a row that was not trained from."""
     training = row["training"]
     if training is None:
         return [""] * len(TRAINING_HEADINGS)
-    share = "" if training["of_ceiling"] is None else f"{training['of_ceiling']:.0%}"
-    return [brief(training["patches_per_s"]), share, f"{training['waiting']:.1%}"]
+    share = "" if training["of_ceiling"] is None else f"{training['of_ceiling']:.1%}"
+    return [_spread(training["patches_per_s"], brief, gap), share, f"{training['waiting']['median']:.1%}"]
 
 
 def _lead(record: Record, row: Record) -> str:

@@ -30,7 +30,7 @@ class Measured:
     start_s: float = 0.0
     runs: list[Run] = field(default_factory=list)
     memory_bytes: list[int] = field(default_factory=list)
-    trained: Trained | None = None
+    trained: list[Trained] = field(default_factory=list)
     failure: str | None = None
 
 
@@ -69,7 +69,7 @@ class Child:
         self._pipe.send(TRAIN)
         answer = self._receive()
         assert isinstance(answer, Trained)
-        self.measured.trained = answer
+        self.measured.trained.append(answer)
 
     def close(self) -> None:
         """End the process and all that it started, whatever state it is in."""
@@ -102,8 +102,10 @@ class Child:
         return answer
 
 
-def measure(tasks: Sequence[Task], runs: int, done: Callable[[str], None]) -> list[Measured]:
-    """Measure every task ``runs`` times; ``done`` is told the label of a row after each of its steps.
+def measure(tasks: Sequence[Task], runs: int, done: Callable[[str], None], trainings: int = 1) -> list[Measured]:
+    """Measure every task ``runs`` times alone, then those with a network ``trainings`` times inside training.
+
+    ``done`` is told the label of a row after each of its steps.
 
     A row that fails takes no further part; the others go on.
     """
@@ -115,9 +117,10 @@ def measure(tasks: Sequence[Task], runs: int, done: Callable[[str], None]) -> li
         for _ in range(runs):
             for child in children:
                 _step(child, Child.run, done)
-        for child in children:
-            if child.trains:
-                _step(child, Child.train, done)
+        for _ in range(trainings):
+            for child in children:
+                if child.trains:
+                    _step(child, Child.train, done)
     finally:
         for child in children:
             child.close()

@@ -37,9 +37,10 @@ TRAINING = _object(
         "net": TEXT,
         "steps": COUNT,
         "wall_s": NUMBER,
-        "patches_per_s": NUMBER,
-        "waiting": NUMBER,
+        "patches_per_s": SPREAD,
+        "waiting": SPREAD,
         "gpu_utilisation": _or_null(NUMBER),
+        "gpu_memory_mb": _or_null(NUMBER),
         "of_ceiling": _or_null(NUMBER),
     }
 )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pynvml
 import torch
 
 from benchmarks.measure import Trained
@@ -26,7 +27,8 @@ from training.state import Learned, Setup
 from training.step import take_step
 from training.timing import StepTimer
 
-WARM_UP_STEPS, LEAST_STEPS = 2, 3
+WARM_UP_STEPS = {"cpu": 2, "cuda": 8}  # a GPU's library tries out kernels, and its loader reads further ahead
+LEAST_STEPS = 3
 ENDLESS = 1_000_000  # steps of the learning rate's schedule
 
 
@@ -38,7 +40,7 @@ def train(row: Row, net: str, loader: Loader, batches: Iterator[Batch], seconds:
     busy: list[float] = []
     deadline = 0.0
     timer.start()
-    for number, batch in enumerate(batches, start=1 - WARM_UP_STEPS):
+    for number, batch in enumerate(batches, start=1 - WARM_UP_STEPS[setup.group.device.type]):
         timer.batch_arrived()
         take_step(batch, setup, learned, timer)
         timer.stepped()
@@ -57,6 +59,7 @@ def train(row: Row, net: str, loader: Loader, batches: Iterator[Batch], seconds:
         patches_per_s=split.steps * row.config.batch_size / split.wall_s,
         waiting=split.waiting,
         gpu_utilisation=statistics.fmean(busy) if busy else None,
+        gpu_memory_mb=_gpu_memory_mb(setup.group.device),
     )
 
 
@@ -95,8 +98,16 @@ def _prepare(row: Row, net: str, loader: Loader) -> tuple[Setup, Learned]:
 
 
 def _gpu_utilisation() -> list[float]:
-    """Ask the driver how busy the GPU has just been, in percent; nothing without a GPU or NVIDIA's library for it."""
+    """Ask the driver how busy the GPU has just been, in percent; nothing without a GPU, or on a slice of one."""
     try:
         return [float(torch.cuda.utilization())] if torch.cuda.is_available() else []
-    except (ModuleNotFoundError, RuntimeError):
+    except pynvml.NVMLError:
         return []
+
+
+def _gpu_memory_mb(device: torch.device) -> float | None:
+    """Return what is in use on the GPU by everybody: DALI's memory is not torch's."""
+    if device.type == "cpu":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return (total - free) / 1e6
