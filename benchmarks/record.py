@@ -44,7 +44,7 @@ class Protocol:
     runs: int
     seconds: float
     device: str
-    train: str
+    train: str = "none"
 
 
 def make_record(

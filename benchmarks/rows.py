@@ -78,11 +78,23 @@ class Row:
         parts = []
         if self.loader in THREADED:
             parts.append(_count(self.config.num_threads, "thread"))
+        if self.loader == "dali":
+            parts += self._source
         if self.num_workers is not None:
             parts.append(_count(self.num_workers, "worker"))
         if self.names_batch:
             parts.append(f"batch {self.config.batch_size}")
         return ", ".join(parts)
+
+    @property
+    def _source(self) -> list[str]:
+        """Say where ``dali`` gets its patches from, unless it is the file."""
+        if self.config.read != "mmap":
+            return [f"read {self.config.read}"]
+        if self.config.where_to_crop == "host":
+            return ["host path"] if self.config.device == "gpu" else []
+        limit = self.config.gpu_cache_gib
+        return ["volumes on the device"] + ([] if limit is None else [f"at most {limit:.3g} GiB"])
 
     @property
     def label(self) -> str:
@@ -155,7 +167,7 @@ def choose_rows(
     auto measures on the CPU, and on the GPU as well where there is one. Raises ``InputError`` for unknown names, for a
     GPU that is not there, and for a loader that is asked for by name and whose package is not installed.
     """
-    chosen = _names(names, table)
+    chosen = chosen_names(names, table)
     if device not in DEVICES:
         raise InputError(f"--device {device}: unknown; known: {', '.join(DEVICES)}")
     if device == "gpu" and not has_gpu:
@@ -189,7 +201,8 @@ def _not_installed(name: str) -> LeftOut:
     return LeftOut(label=name, reason=f'needs the package {PEERS[name]}: pip install -e ".[peers]"')
 
 
-def _names(names: str, table: Mapping[str, LoaderBuilder]) -> Sequence[str]:
+def chosen_names(names: str, table: Mapping[str, LoaderBuilder]) -> Sequence[str]:
+    """Return the keys of ``table`` that ``names`` lists, or all; raises ``InputError`` for unknown ones."""
     if names == "all":
         return list(table)
     if names == "auto":

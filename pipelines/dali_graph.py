@@ -1,8 +1,8 @@
 """The DALI graph, written once for CPU and GPU; each function is the twin of one in ``reference.py``.
 
-Samples come in through the inputs that ``graph_inputs.py`` describes, patches already cut and flipped. On the CPU, for
-``none`` and ``basic``, the graph leaves the background to ``fill_background``: mask and shift are three passes of DALI
-that take 18 ms for 128^3 x 4, setting the background in place takes 5 (2 cores, DALI 2.4.0, 2026-11-24).
+Samples come in through the inputs that ``graph_inputs.py`` describes, patches already cut. On the CPU, for ``none`` and
+``basic`` with patches of the host path, the graph leaves the background to ``fill_background``: mask and shift are
+three passes of DALI that take 18 ms for 128^3 x 4, setting it in place takes 5 (2 cores, DALI 2.4.0, 2026-11-24).
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from nvidia.dali import fn, math
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline, pipeline_def
 from nvidia.dali.types import DALIDataType
 
 from pipelines import dali_augment as ops
-from pipelines.graph_inputs import FACTORS, SWITCHES, Array, input_specs
+from pipelines.graph_inputs import FACTORS, PATCHES, SWITCHES, Array, input_specs
 from pipelines.plan import Int3
 
 LAYOUTS = {"image": "DHWC", "label": "DHWC", "noise": "DHWC"}
@@ -35,6 +36,8 @@ class GraphOptions:
     dtype: str
     keep_zero: bool
     regions: tuple[tuple[int, ...], ...] | None
+    raw_patches: bool
+    patch_device: str
     device: str
     num_threads: int
     prefetch: int
@@ -42,7 +45,7 @@ class GraphOptions:
     @property
     def leaves_background(self) -> bool:
         """Whether ``fill_background`` has to follow the graph."""
-        return self.keep_zero and self.augment != "full" and self.device == "cpu"
+        return self.keep_zero and self.augment != "full" and self.device == "cpu" and not self.raw_patches
 
 
 def standardize(patch: DataNode, statistics: DataNode, options: GraphOptions) -> DataNode:
@@ -78,16 +81,27 @@ def fill_background(image: Array, patches: Sequence[Array], shifts: Sequence[flo
             np.copyto(values, value, where=background)
 
 
+def boxed(image: DataNode, label: DataNode, given: Mapping[str, DataNode]) -> tuple[DataNode, DataNode]:
+    """Read from a sample that moves, which comes as its whole volume, the box that it needs."""
+    if given["switches"][SWITCHES.index("spatial")]:
+        image = fn.slice(image, start=given["box"][0], shape=given["box"][1], axes=ops.SPACE)
+        label = fn.slice(label, start=given["box"][0], shape=given["box"][1], axes=ops.SPACE)
+    return image, label
+
+
+def flip(volume: DataNode, flips: DataNode) -> DataNode:
+    """Reverse the axes D, H, W marked by 1."""
+    return fn.flip(volume, depthwise=flips[0], vertical=flips[1], horizontal=flips[2])
+
+
 def augmented(
     image: DataNode, label: DataNode, given: Mapping[str, DataNode], options: GraphOptions
 ) -> tuple[DataNode, DataNode]:
-    """Standardise and apply nnU-Net's list; a sample that moves comes as a larger volume with the box to read."""
+    """Standardise and apply nnU-Net's list; a sample that moves comes as the box that ``matrix`` reads."""
     fires = {name: given["switches"][index] for index, name in enumerate(SWITCHES)}
     factors = {name: given["factors"][index] for index, name in enumerate(FACTORS)}
     channels, patch = options.num_channels, options.patch
     if fires["spatial"]:
-        image = fn.slice(image, start=given["box"][0], shape=given["box"][1], axes=ops.SPACE)
-        label = fn.slice(label, start=given["box"][0], shape=given["box"][1], axes=ops.SPACE)
         label = ops.affine_nearest(label, given["matrix"], patch)
     image = normalize(image, given["statistics"], options)
     if fires["spatial"]:
@@ -126,20 +140,30 @@ def build_graph(options: GraphOptions) -> Pipeline:
     valid until the next run. On a GPU the dynamic executor's outputs stay valid as long as somebody holds them.
     """
     on_gpu = options.device == "gpu"
-    names = tuple(input_specs(options.augment, options.patch, options.num_channels, options.image_dtype))
+    specs = input_specs(
+        options.augment, options.patch, options.num_channels, options.image_dtype, raw_patches=options.raw_patches
+    )
+    devices = {name: options.patch_device if name in PATCHES else "cpu" for name in specs}
 
     @pipeline_def(  # type: ignore[call-overload, untyped-decorator]  # DALI's stub is behind: no exec_dynamic, no CPU
         batch_size=options.batch_size,
         num_threads=options.num_threads,
-        device_id=None if not on_gpu else _current_gpu(),
+        device_id=device_id(options.device),
         prefetch_queue_depth=options.prefetch,
         exec_dynamic=on_gpu,
         enable_conditionals=options.augment == "full",
     )
     def graph() -> tuple[DataNode, DataNode]:
-        given = {name: fn.external_source(name=name, layout=LAYOUTS.get(name), no_copy=True) for name in names}
+        given = {
+            name: fn.external_source(name=name, device=device, layout=LAYOUTS.get(name), no_copy=True)
+            for name, device in devices.items()
+        }
         image, label = given["image"], given["label"]
-        if on_gpu:
+        if "box" in given:
+            image, label = boxed(image, label, given)
+        if "flips" in given:
+            image, label = flip(image, given["flips"]), flip(label, given["flips"])
+        if on_gpu and options.patch_device == "cpu":
             image, label = image.gpu(), label.gpu()
         return _outputs(image, label, given, options)
 
@@ -163,7 +187,6 @@ def _outputs(
     return image, label
 
 
-def _current_gpu() -> int:
-    import torch
-
-    return torch.cuda.current_device()
+def device_id(device: str) -> int | None:
+    """Return DALI's number of a device: the GPU that this process uses, or ``None`` for none."""
+    return torch.cuda.current_device() if device == "gpu" else None

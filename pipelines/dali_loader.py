@@ -1,4 +1,4 @@
-"""The ``dali`` loader: patches through the host path into the DALI graph, batches out without a copy."""
+"""The ``dali`` loader: patches from the host or from the device into the DALI graph, batches out without a copy."""
 
 from __future__ import annotations
 
@@ -7,39 +7,42 @@ import functools
 import time
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch.utils.dlpack import from_dlpack
 
 from pipelines.batch import Batch, Loader, channels_first
 from pipelines.config import LoaderConfig
 from pipelines.dali_graph import LAYOUTS, GraphOptions, build_graph, fill_background
-from pipelines.host_path import Filled, HostPath, Slot
+from pipelines.device_copy import DeviceCopies
+from pipelines.device_path import DevicePath
+from pipelines.host_path import HostPath
 from pipelines.plan import Plan
+from pipelines.pool_budget import choose_budget, free_bytes, measure_need
+from pipelines.reader_path import ReaderPath
+from pipelines.slots import Filled, Slot, SlotRing
+from pipelines.volume_pool import VolumePool
 from preprocessing.shards import Store
 
 GRAPH_AHEAD = 2  # batches inside DALI: one being made while the consumer works on the other
 
 
 class DaliLoader(Loader):
-    """Read and flip with threads, normalise and augment with DALI on the CPU or the GPU.
+    """Read and cut with threads, normalise and augment with DALI on the CPU or the GPU.
 
     Three stages run at once: threads cut the patches of step t+2, DALI works on t+1, the consumer on t.
     """
 
     def __init__(self, store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> None:
         super().__init__(plan, rank, world_size)
-        on_gpu = config.device != "cpu"
-        self.reuse_buffers = config.reuse_buffers or on_gpu
-        self.host = HostPath(
-            store,
-            plan,
-            self.lanes,
-            num_slots=2 * GRAPH_AHEAD + 1,
-            num_threads=config.num_threads,
-            pinned=on_gpu,
-        )
+        self._on_gpu = config.device == "gpu"
+        self.reuse_buffers = config.reuse_buffers or self._on_gpu
+        self.slots = _make_slots(store, plan, config, self.lanes)
+        if self._on_gpu:
+            torch.cuda.synchronize()  # side streams do not wait for what filled, or last used, their new memory
         options = GraphOptions(
             batch_size=len(self.lanes),
             patch=config.patch,
@@ -49,7 +52,9 @@ class DaliLoader(Loader):
             dtype=config.dtype,
             keep_zero=store.manifest.modality != "ct",
             regions=config.region_numbers(store),
-            device="gpu" if on_gpu else "cpu",
+            device=config.device,
+            raw_patches=self.slots.raw_patches,
+            patch_device=self.slots.patch_device,
             num_threads=config.num_threads,
             prefetch=GRAPH_AHEAD,
         )
@@ -64,50 +69,51 @@ class DaliLoader(Loader):
 
         DALI's first ``schedule_run`` runs as many batches as its queue is deep, whether or not an epoch has that many.
         """
-        slots = self.host.empty_slots(GRAPH_AHEAD)
+        slots = self.slots.empty_slots(GRAPH_AHEAD)
         for slot in slots:
             self._feed_slot(slot)
         self.pipeline.schedule_run()
         for slot in slots:
-            self.pipeline.outputs()
-            self.host.give_back(slot)
+            self._outputs(slot)
+            self.slots.give_back(slot)
 
     def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:
         steps = iter(range(first_step, len(self)))
         in_graph: deque[Filled] = deque()
         delivered: Filled | None = None
+        self.slots.begin(epoch, first_step)
         try:
             self._read_ahead(epoch, steps)
             while True:
-                while len(in_graph) < GRAPH_AHEAD and self.host.num_pending:
+                while len(in_graph) < GRAPH_AHEAD and self.slots.num_pending:
                     in_graph.append(self._feed())
                     self._read_ahead(epoch, steps)
                 if not in_graph:
                     return
                 begin = time.perf_counter()
-                outputs = self.pipeline.outputs()  # invalidates the batch delivered before
+                outputs = self._outputs(in_graph[0].slot)  # invalidates the batch delivered before
                 delivered = in_graph.popleft()
                 batch = self._batch(delivered, *outputs)
                 self.stages.wait_graph_s += time.perf_counter() - begin
                 yield batch
-                self.host.give_back(delivered.slot)
+                self.slots.give_back(delivered.slot)
                 delivered = None
                 self._read_ahead(epoch, steps)
         finally:
             if delivered is not None:
-                self.host.give_back(delivered.slot)
+                self.slots.give_back(delivered.slot)
             self._drain(in_graph)
 
     def _read_ahead(self, epoch: int, steps: Iterator[int]) -> None:
-        while self.host.has_free_slot:
+        while self.slots.has_free_slot:
             step = next(steps, None)
             if step is None:
                 return
-            self.host.submit(epoch, step)
+            self.slots.submit(epoch, step)
 
     def _feed(self) -> Filled:
         begin = time.perf_counter()
-        filled = self.host.take()
+        filled = self.slots.take()
         self.stages.wait_read_s += time.perf_counter() - begin
         self.stages.read_s += filled.read_s
         self.stages.read_bytes += filled.read_bytes
@@ -119,6 +125,19 @@ class DaliLoader(Loader):
         for name, arrays in slot.fed.items():
             self.pipeline.feed_input(name, arrays, layout=LAYOUTS.get(name, ""))
 
+    def _outputs(self, slot: Slot) -> Sequence[Any]:
+        """Take the oldest batch, made from ``slot``, out of DALI.
+
+        On a GPU this process does not wait: the current stream does, and passes ``released`` once the batch is made.
+        """
+        if not self._on_gpu:
+            outputs: Sequence[Any] = self.pipeline.outputs()
+            return outputs
+        stream = torch.cuda.current_stream()
+        outputs = self.pipeline.outputs(cuda_stream=stream)
+        slot.released = stream.record_event(torch.cuda.Event(blocking=True))  # type: ignore[no-untyped-call]
+        return outputs
+
     def _batch(self, filled: Filled, *outputs: Any) -> Batch:
         image, label = (from_dlpack(output.as_tensor()) for output in outputs)
         if self._leaves_background:
@@ -129,14 +148,32 @@ class DaliLoader(Loader):
     def _drain(self, in_graph: deque[Filled]) -> None:
         """Finish what was started when an epoch is left early, so that the next one starts clean."""
         while in_graph:
-            self.pipeline.outputs()
-            self.host.give_back(in_graph.popleft().slot)
-        self.host.abandon()
+            slot = in_graph.popleft().slot
+            self._outputs(slot)
+            self.slots.give_back(slot)
+        self.slots.abandon()
 
     def _release(self) -> None:
-        self.host.close()
+        self.slots.close()
         self.pipeline = None
         atexit.unregister(self._at_exit)
+
+
+def _make_slots(store: Store, plan: Plan, config: LoaderConfig, lanes: Sequence[int]) -> SlotRing:
+    num_slots = 2 * GRAPH_AHEAD + 1
+    if config.read != "mmap":
+        reader_device = "gpu" if config.read == "gds" else "cpu"
+        return ReaderPath(
+            store, plan, lanes, num_slots=num_slots, num_threads=config.num_threads, patch_device=reader_device
+        )
+    if config.where_to_crop == "host":
+        pinned = config.device == "gpu"
+        return HostPath(store, plan, lanes, num_slots=num_slots, num_threads=config.num_threads, pinned=pinned)
+    device = torch.device("cpu") if config.device == "cpu" else torch.device("cuda", torch.cuda.current_device())
+    itemsize = np.dtype(store.manifest.image_dtype).itemsize
+    budget = choose_budget(measure_need(plan, lanes, itemsize), config.gpu_cache_gib, free_bytes(device))
+    pool = VolumePool(store, plan, lanes, budget, DeviceCopies(device))
+    return DevicePath(pool, num_slots=num_slots, num_threads=config.num_threads)
 
 
 def _close(loader: weakref.ref[DaliLoader]) -> None:

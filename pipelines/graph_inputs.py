@@ -16,6 +16,7 @@ from pipelines.reference_augment import low_resolution_size, noise_volume
 from pipelines.spatial import Placement
 
 Array = npt.NDArray[np.generic]
+PATCHES = ("image", "label")
 SWITCHES = ("spatial", "noise", "blur", "brightness", "contrast", "low_resolution", "gamma_inverted", "gamma")
 FACTORS = ("brightness", "contrast", "gamma_inverted", "gamma")  # rows of the input ``factors``
 NO_NOISE = np.zeros((1, 1, 1, 1), np.float32)
@@ -29,8 +30,13 @@ class InputSpec:
     dtype: str
 
 
-def input_specs(augment: str, patch: Int3, num_channels: int, image_dtype: str) -> dict[str, InputSpec]:
-    """Describe the inputs of the graph for ``augment``, patches apart from the first two.
+def input_specs(
+    augment: str, patch: Int3, num_channels: int, image_dtype: str, *, raw_patches: bool
+) -> dict[str, InputSpec]:
+    """Describe the inputs of the graph for ``augment``; ``image`` and ``label`` hold a patch of each sample.
+
+    ``raw_patches`` come unflipped, with their ``flips``, and samples that move as the box that they need. Otherwise
+    patches are flipped, and samples that move come as their whole volume, of which ``box`` is to be read.
 
     ``statistics`` are mean, std, low, high and shift; ``factors`` the rows of ``FACTORS``; ``box`` is start and shape
     of what ``matrix`` reads; ``sizes`` are the shrunken sides of low resolution; zeros leave a channel alone.
@@ -40,12 +46,15 @@ def input_specs(augment: str, patch: Int3, num_channels: int, image_dtype: str) 
         "label": InputSpec(shape=(*patch, 1), dtype="uint8"),
         "statistics": InputSpec(shape=(5, num_channels), dtype="float32"),
     }
+    if raw_patches and augment != "none":
+        basic["flips"] = InputSpec(shape=(3,), dtype="int32")
     if augment != "full":
         return basic
+    if not raw_patches:
+        basic["box"] = InputSpec(shape=(2, 3), dtype="int32")
     return basic | {
         "switches": InputSpec(shape=(len(SWITCHES),), dtype="int32"),
         "matrix": InputSpec(shape=(3, 4), dtype="float32"),
-        "box": InputSpec(shape=(2, 3), dtype="int32"),
         "noise": InputSpec(shape=(*patch, 1), dtype="float32"),
         "sigma": InputSpec(shape=(num_channels, 3), dtype="float32"),
         "factors": InputSpec(shape=(len(FACTORS), num_channels), dtype="float32"),
@@ -72,7 +81,8 @@ def fill_augmentation(
     _put(fed["sizes"][index], _sizes(augmentation, noise.shape[:3]) or 0)
     if placement is not None:
         _put(fed["matrix"][index], to_xyz(placement.matrix))
-        _put(fed["box"][index], (placement.start_dhw, placement.shape_dhw))
+        if "box" in fed:
+            _put(fed["box"][index], (placement.start_dhw, placement.shape_dhw))
     fed["noise"][index] = NO_NOISE
     if augmentation.noise_std > 0:
         _put(noise, noise_volume(augmentation, (noise.shape[0], noise.shape[1], noise.shape[2])))

@@ -96,5 +96,6 @@ def open_plan(config: LoaderConfig, world_size: int = 1) -> tuple[Store, Plan]:
         window=config.window,
         foreground=config.foreground,
         augment=config.augment,
+        sticky=config.sticky,
     )
     return store, Plan(store, config.cases or store.labelled_ids, options, len(manifest.channel_names))

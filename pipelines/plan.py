@@ -183,7 +183,7 @@ class Plan:
     def sample(self, epoch: int, step: int, lane: int) -> Sample:
         """Compute one sample; costs the same wherever in the run it lies."""
         options = self.options
-        case_id = self.case_ids[self._case_at(epoch, step, lane)]
+        case_id = self.case_id_at(epoch, step, lane)
         words = random_words(options.seed, STREAM_SAMPLE, epoch, step * options.global_batch + lane, DRAWS)
         draws = unit(words)
         flipped, basic = options.augment != "none", options.augment == "basic"
@@ -212,7 +212,7 @@ class Plan:
         last_step = {}
         for step in range(number * steps, min((number + 1) * steps, self.steps_per_epoch)):
             for lane in lanes:
-                last_step[self.case_ids[self._case_at(epoch, step, lane)]] = step
+                last_step[self.case_id_at(epoch, step, lane)] = step
         return last_step
 
     def _augmentation(self, epoch: int, step: int, lane: int, case_id: str) -> Augmentation:
@@ -221,15 +221,17 @@ class Plan:
         thick = thick_axis(self.store.case(case_id).spacing_mm)
         return draw_augmentation(unit(words), noise_seed=int(words[8]), thick=thick)
 
-    def _case_at(self, epoch: int, step: int, lane: int) -> int:
+    def case_id_at(self, epoch: int, step: int, lane: int) -> str:
+        """Return the case of one sample, for a fraction of the cost of the whole sample."""
         per_case, window = self.options.samples_per_case, self.options.window
         number, offset = divmod(step, window * per_case)
         in_window = self._window_order(epoch, lane, number)[offset]
         place = number * window + in_window
         if self.options.sticky:
             own = self._lane_order(epoch, lane)
-            return int(own[place % len(own)])
-        return int(self._order(epoch)[(place * self.options.global_batch + lane) % len(self.case_ids)])
+            return self.case_ids[int(own[place % len(own)])]
+        card = (place * self.options.global_batch + lane) % len(self.case_ids)
+        return self.case_ids[int(self._order(epoch)[card])]
 
     def _dealt(self, lane: int) -> npt.NDArray[np.int64]:
         """Return the cases that stick to a lane; one without a card of its own shares that of an earlier lane."""

@@ -19,6 +19,7 @@ from pipelines.spatial import place
 from preprocessing.shards import Case, Manifest
 
 Array = npt.NDArray[np.generic]
+Slices = tuple[slice, ...]
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 Float = npt.NDArray[np.float32]
 VOXEL_TYPES = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "c16"}  # one number for all channels of a voxel
@@ -70,17 +71,25 @@ def crop(volume: Array, position_dhw: Int3, out: npt.NDArray[ScalarT]) -> npt.ND
 
     ``out`` may have a wider dtype than ``volume``; the copy converts. Returns ``out``.
     """
+    source, target, is_padded = overlap(position_dhw, volume.shape, out.shape)
+    if is_padded:
+        out[...] = 0
+    np.copyto(out[target], volume[source], casting="safe")
+    return out
+
+
+def overlap(position_dhw: Int3, volume: Sequence[int], patch: Sequence[int]) -> tuple[Slices, Slices, bool]:
+    """Return where volume and patch meet, in the volume and in the patch, and whether some of the patch lies outside.
+
+    Along one axis, a patch of 6 at -1 and a volume of 4 meet in 0 to 4 of the volume and in 1 to 5 of the patch.
+    """
     source, target = [], []
-    padded = False
-    for start, size, side in zip(position_dhw, volume.shape, out.shape, strict=False):
+    for start, size, side in zip(position_dhw, volume, patch, strict=False):
         first, last = max(start, 0), min(start + side, size)
         source.append(slice(first, last))
         target.append(slice(first - start, last - start))
-        padded |= last - first < side
-    if padded:
-        out[...] = 0
-    np.copyto(out[tuple(target)], volume[tuple(source)], casting="safe")
-    return out
+    is_padded = any(part.stop - part.start < side for part, side in zip(source, patch, strict=False))
+    return tuple(source), tuple(target), is_padded
 
 
 def flip(patch: npt.NDArray[ScalarT], flips_dhw: tuple[bool, bool, bool]) -> npt.NDArray[ScalarT]:

@@ -26,7 +26,7 @@ AUTO = Path("auto")
 CPU_VOXELS, GPU_VOXELS = 64**3, 128**3  # the largest patch that "auto" chooses
 CHOSEN = ("global_batch", "net", "loss", "optimizer", "lr", "epochs", "val_every")
 PLACES = ("shards", "output", "resume", "init_from")
-SPEED = ("loader", "device", "batch_size", "backend", "accumulate", "compile")
+SPEED = ("loader", "device", "batch_size", "backend", "accumulate", "compile", "gpu_cache", "crop", "read")
 FREE_ON_RESUME = (*PLACES, *SPEED, "val_every", "epochs")
 
 
@@ -87,6 +87,14 @@ class Options:
     """Checkpoint whose weights a new run starts with, to fine-tune them; same --net, patch, channels and labels."""
     backend: str = "auto"
     """How several processes talk: auto, gloo, nccl or smddp."""
+    gpu_cache: str = "auto"
+    """GPU memory for volumes, GiB: auto takes up to half of what is free; 0 cuts patches on the host."""
+    crop: str = "auto"
+    """Where the dali loader cuts patches: host, device (from the volumes that lie there), or auto."""
+    read: str = "mmap"
+    """How the dali loader reads: mmap, dali (its own reader), or gds (the same, with GPUDirect Storage)."""
+    sticky: Flag = False
+    """Keep each case on its process over the epochs, so that it is read, and stays on a GPU, only there."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,9 +116,13 @@ def _loader_config(
         samples_per_case=options.samples_per_case,
         foreground=options.foreground,
         cases=cases,
+        sticky=options.sticky,
         regions=spec.regions is not None,
         device="cpu" if device.type == "cpu" else "gpu",
         reuse_buffers=True,
+        crop=options.crop,
+        gpu_cache=options.gpu_cache,
+        read=options.read,
     )
 
 

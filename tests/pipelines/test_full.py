@@ -28,6 +28,7 @@ from pipelines.plan import Int3
 from pipelines.reference import Intensity
 from pipelines.reference import normalize as reference_normalize
 from pipelines.spatial import place
+from preprocessing.errors import InputError
 from preprocessing.shards import open_store, write_manifest
 from preprocessing.to_shards import Options, convert
 from tests.pipelines.test_augmentation import STILL, moved
@@ -100,6 +101,8 @@ def test_the_graph_normalises_alone(keep_zero: bool, augment: str, device: str) 
         keep_zero=keep_zero,
         regions=None,
         device=device,
+        raw_patches=False,
+        patch_device="cpu",
         num_threads=1,
         prefetch=1,
     )
@@ -246,8 +249,11 @@ def assert_close(left: Batch, right: Batch) -> set[str]:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("source", [{"crop": "host"}, {"crop": "device"}, {"read": "dali"}])
 @pytest.mark.parametrize("regions", [False, True])
-def test_full_samples_are_the_references(coordinate_store: Path, regions: bool, device: str) -> None:
+def test_full_samples_are_the_references(
+    coordinate_store: Path, regions: bool, source: dict[str, Any], device: str
+) -> None:
     config = LoaderConfig(
         store=coordinate_store,
         patch=(12, 14, 16),
@@ -256,6 +262,7 @@ def test_full_samples_are_the_references(coordinate_store: Path, regions: bool, 
         augment="full",
         regions=regions,
         device=device,
+        **source,
     )
     fired: set[str] = set()
     with build_loader("dali", config) as left, build_loader("torch", config) as right:
@@ -281,18 +288,29 @@ def test_full_samples_of_thick_voxels_are_the_references(coordinate_store: Path,
     assert fired == set(SWITCHES)
 
 
-def test_a_case_of_a_narrower_dtype_moves_too(coordinate_store: Path, tmp_path: Path) -> None:
-    """Its mapped volume cannot go into a batch of the store's dtype, so the box is copied and converted."""
+@pytest.mark.parametrize("crop", ["host", "device"])
+def test_a_case_of_a_narrower_dtype_moves_too(coordinate_store: Path, tmp_path: Path, crop: str) -> None:
+    """Its mapped volume cannot go into a batch of the store's dtype, so what is read is copied and converted."""
     root = shutil.copytree(coordinate_store, tmp_path / "mixed")
     stored = open_store(root)
     assert stored.manifest.image_dtype == "uint8"
     write_manifest(root, dataclasses.replace(stored.manifest, image_dtype="int16"))
-    config = LoaderConfig(store=root, patch=(12, 14, 16), samples_per_case=4, num_workers=0, augment="full")
+    config = LoaderConfig(store=root, patch=(12, 14, 16), samples_per_case=4, num_workers=0, augment="full", crop=crop)
     fired: set[str] = set()
     with build_loader("dali", config) as left, build_loader("torch", config) as right:
         for made, wanted in zip(left, right, strict=True):
             fired |= assert_close(made, wanted)
     assert "spatial" in fired
+
+
+def test_dalis_reader_refuses_a_case_of_a_narrower_dtype(coordinate_store: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(coordinate_store, tmp_path / "mixed")
+    write_manifest(root, dataclasses.replace(open_store(root).manifest, image_dtype="int16"))
+    with (
+        build_loader("dali", LoaderConfig(store=root, patch=(12, 14, 16), read="dali")) as loader,
+        pytest.raises(InputError, match=r"stored as uint8, the store as int16, .* cannot convert; take --read mmap"),
+    ):
+        next(iter(loader))
 
 
 def test_samples_that_only_flip_are_those_of_none(coordinate_store: Path) -> None:

@@ -12,13 +12,15 @@ import sys
 import threading
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from pipelines import loaders
 from pipelines.batch import Batch, Loader
-from pipelines.loaders import LOADERS, MONAI, LoaderConfig, build_loader
+from pipelines.loaders import LOADERS, MONAI, LoaderConfig
 from pipelines.plan import Sample
 from pipelines.reference import crop, flip, intensity_of, normalize, region_channels
 from pipelines.torch_loader import SampleDataset
@@ -28,7 +30,17 @@ from preprocessing.to_shards import Options, convert
 
 PATCH = (16, 16, 20)
 DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
-PLANNED = ["dali", "torch"]
+VARIANTS: dict[str, dict[str, Any]] = {"dali/pool": {"crop": "device"}, "dali/reader": {"read": "dali"}}
+GPU_VARIANTS: dict[str, dict[str, Any]] = {
+    "dali/gpu pool": {"device": "gpu"},
+    "dali/gpu host path": {"device": "gpu", "crop": "host"},
+    "dali/gpu reader": {"device": "gpu", "read": "dali"},
+    "dali/gpu gds": {"device": "gpu", "read": "gds"},
+    "torch/gpu": {"device": "gpu"},
+}
+ON_GPU = [pytest.param(name, marks=pytest.mark.gpu) for name in GPU_VARIANTS]
+PLANNED = ["dali", *VARIANTS, "torch", *ON_GPU]
+ALL = [*LOADERS, *VARIANTS, *ON_GPU]
 RESUMED = [*PLANNED, *MONAI]
 
 
@@ -40,6 +52,12 @@ def config_for(store: Path, **changes: object) -> LoaderConfig:
 def layout_of(loader_name: str) -> torch.memory_format:
     """MONAI's batches are as MONAI makes them: turning them over would be work that its users do not do."""
     return torch.contiguous_format if loader_name in MONAI else torch.channels_last_3d
+
+
+def build_loader(name: str, config: LoaderConfig, rank: int = 0, world_size: int = 1) -> Loader:
+    """Build a loader, also one of the variants, which get their patches in another way."""
+    settings = (VARIANTS | GPU_VARIANTS).get(name, {})
+    return loaders.build_loader(name.partition("/")[0], dataclasses.replace(config, **settings), rank, world_size)
 
 
 def expected(store: Store, sample: Sample, patch: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -57,8 +75,8 @@ def expected(store: Store, sample: Sample, patch: tuple[int, int, int]) -> tuple
 
 def assert_same(left: Batch, right: Batch) -> None:
     assert (list(left.samples), left.case_ids) == (list(right.samples), right.case_ids)
-    torch.testing.assert_close(left.image, right.image, rtol=0, atol=1e-5)
-    assert torch.equal(left.label, right.label)
+    torch.testing.assert_close(left.image.cpu(), right.image.cpu(), rtol=0, atol=1e-5)
+    assert torch.equal(left.label.cpu(), right.label.cpu())
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -85,7 +103,7 @@ def test_voxels_tell_the_case_and_position_the_plan_drew(coordinate_store: Path,
         for batch in loader:
             for index, sample in enumerate(batch.samples):
                 case = store.case(sample.case_id)
-                raw = batch.image[index].numpy().transpose(1, 2, 3, 0).astype(np.float64) - sample.shift
+                raw = batch.image[index].cpu().numpy().transpose(1, 2, 3, 0).astype(np.float64) - sample.shift
                 raw = raw / sample.scale * case.channel_std + case.channel_mean
                 raw = raw[tuple(slice(None, None, -1 if reverse else None) for reverse in sample.flips_dhw)]
                 inside = [slice(max(-p, 0), s - p) for p, s in zip(sample.position_dhw, case.shape_dhw, strict=True)]
@@ -95,10 +113,11 @@ def test_voxels_tell_the_case_and_position_the_plan_drew(coordinate_store: Path,
                 assert (voxel[..., 3] == int(sample.case_id[-3:]) + 1).all()
 
 
+@pytest.mark.parametrize("loader_name", PLANNED)
 @pytest.mark.parametrize("regions", [False, True])
-def test_all_planned_loaders_deliver_the_same_batches(coordinate_store: Path, regions: bool) -> None:
+def test_all_planned_loaders_deliver_the_same_batches(coordinate_store: Path, regions: bool, loader_name: str) -> None:
     config = config_for(coordinate_store, regions=regions)
-    with build_loader("dali", config) as dali, build_loader("torch", config) as workers:
+    with build_loader(loader_name, config) as dali, build_loader("torch", config) as workers:
         for left, right in zip(dali, workers, strict=True):
             assert_same(left, right)
 
@@ -142,7 +161,7 @@ def test_ct_is_clipped_and_has_no_background(coordinate_store: Path, tmp_path: P
     assert padded > 3 or augment == "full"
 
 
-@pytest.mark.parametrize("loader_name", list(LOADERS))
+@pytest.mark.parametrize("loader_name", ALL)
 @pytest.mark.parametrize("augment", ["none", "basic", "full"])
 def test_float16_is_float32_rounded(coordinate_store: Path, loader_name: str, augment: str) -> None:
     """Also the background, which is set after the cast, and the strides."""
@@ -154,7 +173,8 @@ def test_float16_is_float32_rounded(coordinate_store: Path, loader_name: str, au
         for left, right in zip(single, half, strict=True):
             assert right.image.dtype == torch.float16
             assert right.image.is_contiguous(memory_format=layout_of(loader_name))
-            torch.testing.assert_close(right.image, left.image.half(), rtol=1e-3, atol=1e-6)
+            assert right.image.device == left.image.device
+            torch.testing.assert_close(right.image.cpu(), left.image.cpu().half(), rtol=1e-3, atol=1e-6)
             assert torch.equal(left.label, right.label)
 
 
@@ -171,7 +191,7 @@ def test_dali_equals_the_reference_on_a_real_case(real_data: Path, tmp_path: Pat
             np.testing.assert_allclose(batch.image[0].numpy(), image, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("loader_name", list(LOADERS))
+@pytest.mark.parametrize("loader_name", ALL)
 def test_contract_shapes_strides_and_length(coordinate_store: Path, loader_name: str) -> None:
     with build_loader(loader_name, config_for(coordinate_store)) as loader:
         batches = list(loader)
@@ -215,7 +235,7 @@ def test_contract_restores_at_every_step(coordinate_store: Path, loader_name: st
         assert (restored.state_dict()["epoch"], restored.state_dict()["step"]) == (1, 1)
 
 
-@pytest.mark.parametrize("loader_name", list(LOADERS))
+@pytest.mark.parametrize("loader_name", ALL)
 def test_contract_close_twice_and_leave_no_thread(coordinate_store: Path, loader_name: str) -> None:
     before = threading.active_count()
     loader = build_loader(loader_name, config_for(coordinate_store))
@@ -227,16 +247,18 @@ def test_contract_close_twice_and_leave_no_thread(coordinate_store: Path, loader
         next(iter(loader))
 
 
-@pytest.mark.parametrize("loader_name", list(LOADERS))
+@pytest.mark.parametrize("loader_name", ALL)
 def test_a_loader_dropped_half_way_cleans_up_silently(coordinate_store: Path, loader_name: str) -> None:
     """Without ``close``; what fails while Python collects the loader would be reported here as an error."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     loader = build_loader(loader_name, config_for(coordinate_store))
     batches = iter(loader)
     next(batches)
     del loader, batches
     gc.collect()
-    assert threading.active_count() == before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
+        assert not thread.is_alive()
 
 
 def test_a_loader_open_at_the_end_of_python_ends_silently(coordinate_store: Path) -> None:
@@ -279,12 +301,15 @@ def test_ranks_share_the_global_batch(coordinate_store: Path) -> None:
     assert parts == [list(samples) for samples in wanted]
 
 
-def test_an_error_in_a_reading_thread_reaches_the_consumer(coordinate_store: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loader_name", PLANNED)
+def test_an_error_in_a_reading_thread_reaches_the_consumer(
+    coordinate_store: Path, tmp_path: Path, loader_name: str
+) -> None:
     broken = shutil.copytree(coordinate_store, tmp_path / "broken")
     for image in broken.glob("*/case_002.image.npy"):
         image.unlink()
     with (
-        build_loader("dali", config_for(broken)) as loader,
+        build_loader(loader_name, config_for(broken)) as loader,
         pytest.raises(InputError, match=r"case_002.*missing or damaged"),
     ):
         list(loader)
@@ -315,6 +340,13 @@ def test_workers_that_are_not_forked_open_the_store_themselves(coordinate_store:
         ("dahli", {}, "unknown loader 'dahli'; known: dali, torch, monai"),
         ("dali", {"augment": "loud"}, "unknown augment 'loud'"),
         ("dali", {"dtype": "float64"}, "unknown dtype 'float64'; known: float32, float16"),
+        ("dali", {"crop": "gpu"}, "unknown crop 'gpu'; known: auto, host, device"),
+        ("dali", {"gpu_cache": "much"}, "gpu_cache 'much': auto, a number of GiB, or 0 for none"),
+        ("dali", {"gpu_cache": "-1"}, "gpu_cache '-1': auto, a number of GiB, or 0 for none"),
+        ("dali", {"gpu_cache": "0", "crop": "device"}, 'gpu_cache 0 leaves no memory for crop "device"'),
+        ("dali", {"read": "disk"}, "unknown read 'disk'; known: mmap, dali, gds"),
+        ("dali", {"read": "dali", "crop": "device"}, 'read "dali" reads patches, crop "device" needs volumes'),
+        ("dali", {"read": "gds"}, 'read "gds" reads into a GPU, the device is "cpu"; take read "dali" or "mmap"'),
         ("dali", {"device": "cuda"}, "unknown device 'cuda'; known: cpu, and gpu for the current CUDA device"),
         ("dali", {"batch_size": 0}, "batch_size is 0"),
         ("dali", {"foreground": 2.0}, "foreground is 2"),
@@ -337,6 +369,33 @@ def test_wrong_settings_are_one_clear_line(
 def test_a_gpu_that_is_not_there_is_one_clear_line(coordinate_store: Path, loader_name: str) -> None:
     with pytest.raises(InputError, match=r'device "gpu": torch finds no CUDA device here; use device "cpu"'):
         build_loader(loader_name, config_for(coordinate_store, device="gpu"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", [{}, {"crop": "host"}], ids=["pool", "host path"])
+@pytest.mark.parametrize("augment", ["basic", "full"])
+def test_a_warm_loader_never_waits_for_the_gpu(coordinate_store: Path, augment: str, settings: dict[str, Any]) -> None:
+    """Torch raises where the consumer would make the processor wait for the device."""
+    config = config_for(coordinate_store, augment=augment, device="gpu", samples_per_case=20, **settings)
+    with build_loader("dali", config) as loader:
+        batches = iter(loader)
+        for _ in range(10):
+            next(batches)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            made = [next(batches).image.sum() for _ in range(20)]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.isfinite(total) for total in made)
+
+
+@pytest.mark.gpu
+def test_batches_lie_on_the_gpu_in_channels_last(coordinate_store: Path) -> None:
+    with build_loader("dali", config_for(coordinate_store, device="gpu")) as loader:
+        for batch in loader:
+            assert batch.image.is_cuda
+            assert batch.label.is_cuda
+            assert batch.image.contiguous(memory_format=torch.channels_last_3d).data_ptr() == batch.image.data_ptr()
 
 
 def test_a_patch_larger_than_memory_is_refused(coordinate_store: Path) -> None:

@@ -39,6 +39,10 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
             "resume",
             "init-from",
             "backend",
+            "gpu-cache",
+            "crop",
+            "read",
+            "sticky",
         ],
     ),
     "predict": (
