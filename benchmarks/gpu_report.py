@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe_commit, describe_machine, describe_versions
 from benchmarks.report_results import cells, headings
+from benchmarks.result import describe_origin
 from benchmarks.result_files import write_files
 from benchmarks.rows import CEILING
 from benchmarks.schema import COUNT, NUMBER, TEXT
 
 Record = dict[str, Any]
-FORMAT_VERSION = 1
+FORMAT_VERSION, BENCHMARK = 1, "gpu-check"
 RUN = {
     "type": "object",
     "required": ["patches_per_s", "waiting"],
@@ -26,11 +25,12 @@ SCHEMA: Record = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "type": "object",
     "required": [
-        *("format_version", "date", "machine", "commit", "versions", "data", "options"),
+        *("format_version", "benchmark", "date", "machine", "commit", "versions", "data", "options"),
         *("tests", "bus", "loaders", "training"),
     ],
     "properties": {
         "format_version": {"const": FORMAT_VERSION},
+        "benchmark": {"const": BENCHMARK},
         "tests": {"anyOf": [{"type": "object", "additionalProperties": COUNT}, {"type": "null"}]},
         "bus": {"anyOf": [{"type": "object", "required": ["failure"]}, {"type": "null"}]},
         "loaders": {"type": "array", "items": {"type": "object", "required": ["options", "rows"]}},
@@ -50,12 +50,9 @@ def write_check(content: Record, folder: Path) -> Record:
     """Write gpu-check_MACHINE_DATE.json, .md, .png; returns the record. Raises ``ValidationError`` off the schema."""
     import jsonschema
 
-    date = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
-    machine = describe_machine()
-    origin: Record = {"date": date, "machine": machine, "commit": describe_commit(), "versions": describe_versions()}
-    record = {"format_version": FORMAT_VERSION} | origin | content
+    record: Record = {"format_version": FORMAT_VERSION, "benchmark": BENCHMARK, **describe_origin(), **content}
     jsonschema.validate(record, SCHEMA)
-    write_files(record, "gpu-check_", lambda picture: _page(record, picture), _draw, folder)
+    write_files(record, f"{BENCHMARK}_", lambda picture: _page(record, picture), _draw, folder)
     return record
 
 
