@@ -13,6 +13,7 @@ from benchmarks.result_page import markdown_table
 from benchmarks.rows import CEILING
 from benchmarks.schema import COUNT
 
+BENCHMARK = "gpu-check"
 METHOD = [
     "Loaders alone are measured as by loader_compare, one after the other: pools of several at a time would not fit.",
     "In training: the trainer's own step; the ceiling is the synthetic loader with the same network and cores.",
@@ -20,9 +21,10 @@ METHOD = [
 SCHEMA: Record = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "type": "object",
-    "required": [*ORIGIN, "options", "tests", "bus", "loaders", "training"],
+    "required": [*ORIGIN, "benchmark", "options", "tests", "bus", "loaders", "training"],
     "properties": {
         **ORIGIN,
+        "benchmark": {"const": BENCHMARK},
         "tests": {"anyOf": [{"type": "object", "additionalProperties": COUNT}, {"type": "null"}]},
         "bus": {"anyOf": [{"type": "object", "required": ["failure"]}, {"type": "null"}]},
         "loaders": {"type": "array", "items": loader_schema.SCHEMA},
@@ -42,9 +44,9 @@ def write_check(content: Record, folder: Path) -> Record:
     """Write gpu-check_MACHINE_DATE.json, .md, .png; returns the record. Raises ``ValidationError`` off the schema."""
     import jsonschema
 
-    record = {"benchmark": "gpu-check", **describe_origin(), "method": METHOD, **content}
+    record = {"benchmark": BENCHMARK, **describe_origin(), "method": METHOD, **content}
     jsonschema.validate(record, SCHEMA)
-    write_files(record, "gpu-check_", lambda picture: _page(record, picture), _draw, folder)
+    write_files(record, f"{BENCHMARK}_", lambda picture: _page(record, picture), _draw, folder)
     return record
 
 

@@ -24,6 +24,7 @@ INDEX = "README.md"
 BEGIN, END = "<!-- table: benchmarks/results, made by benchmarks/index_results.py -->", "<!-- end -->"
 QUESTIONS = {
     "loader_compare": "How fast do loaders deliver the same patches?",
+    "gpu-check": "What does a GPU make of it?",
     "convert": "What does it cost to convert a case?",
     "article-load": "How long does one image take to load?",
     "article-epoch": "How long are epochs of MONAI's data sets and ours, with memory enough and too little?",
@@ -36,6 +37,7 @@ QUESTIONS = {
 COMMANDS = {name: f"benchmarks/article.py {name.removeprefix('article-')}" for name in QUESTIONS if "article" in name}
 COMMANDS |= {
     "loader_compare": "benchmarks/loader_compare.py",
+    "gpu-check": "benchmarks/gpu_check.py",
     "convert": "benchmarks/convert_compare.py",
     "training-quality": "benchmarks/training_quality.py",
     "scale": "benchmarks/scale.py",
@@ -103,9 +105,10 @@ def index_page(results: list[Result]) -> str:
             continue
         head = ["result", "data", "machine", "commit", "others, cores"]
         table = [head, *(_cells(result) for result in found)]
-        picture = found[0].path.with_suffix(".png").name
+        picture = found[0].path.with_suffix(".png")
         parts += [f"## {question}", f"`python {COMMANDS[benchmark]}`", "\n".join(markdown_table(table, len(head) - 1))]
-        parts.append(f"![{question}]({picture})")
+        if picture.exists():
+            parts.append(f"![{question}]({picture.name})")
     return "\n\n".join(parts) + "\n"
 
 
@@ -117,15 +120,16 @@ def _cells(result: Result) -> list[str]:
         f"{record['data']['name']}, {record['data']['cases']} cases",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}",
         f"{commit['hash'][:12]}{' with changes' * commit['dirty']}" if commit else "unknown",
-        f"{_others(record):.2f}",
+        _others(record),
     ]
 
 
-def _others(record: Record) -> float:
-    """Return what else the machine did meanwhile, in cores: the mean, or the worst row's median."""
+def _others(record: Record) -> str:
+    """Write what else the machine did meanwhile, in cores: the mean, or the worst row's median, where it is known."""
     if "noise" in record:
-        return float(record["noise"]["others_cores"])
-    return max((row["summary"]["others_cores"]["median"] for row in record["rows"] if row["summary"]), default=0.0)
+        return f"{record['noise']['others_cores']:.2f}"
+    rows = [row for part in record.get("loaders", [record]) for row in part["rows"] if row["summary"]]
+    return f"{max(row['summary']['others_cores']['median'] for row in rows):.2f}" if rows else ""
 
 
 def with_table(readme: str, results: list[Result]) -> str:

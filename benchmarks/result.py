@@ -82,11 +82,11 @@ ORIGIN = {
     "commit": {"anyOf": [{"type": "object", "required": ["hash", "dirty"]}, {"type": "null"}]},
     "versions": {"type": "object", "additionalProperties": TEXT},
     "data": {"type": "object", "required": ["name", "cases"], "properties": {"name": TEXT, "cases": COUNT}},
-    "method": {"type": "array", "items": TEXT},
 }
 """What stands in the JSON of every benchmark, also in those with a schema of their own."""
 
 OWN = {
+    "method": {"type": "array", "items": TEXT},
     "format_version": {"const": FORMAT_VERSION},
     "benchmark": TEXT,
     "options": {"type": "object"},
