@@ -178,10 +178,11 @@ def choose_rows(
         raise InputError(f"--loaders {names}: {left_out[0].label} {left_out[0].reason}")
     on_cpu = [row for name in installed for row in _rows_of(name, config, sweep)] if device != "gpu" else []
     on_gpu = [
-        dataclasses.replace(row, config=dataclasses.replace(row.config, device="gpu"))
+        dataclasses.replace(row, config=dataclasses.replace(row.config, device="gpu", crop=crop))
         for name in installed
         if name != FLOOR and device != "cpu"
         for row in _rows_of(name, config, sweep)
+        for crop in (("device", "host") if name == "dali" else ("auto",))
     ]
     if not on_cpu and not on_gpu:
         raise InputError(f"--loaders {names} --device {device}: nothing to measure, {FLOOR} runs on the CPU only")
@@ -206,7 +207,7 @@ def chosen_names(names: str, table: Mapping[str, LoaderBuilder]) -> Sequence[str
     if names == "all":
         return list(table)
     if names == "auto":
-        return [name for name in USUAL if name in table] or list(table)
+        return [name for name in USUAL if name in table]
     chosen = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     unknown = [name for name in chosen if name not in table]
     if unknown or not chosen:

@@ -85,6 +85,7 @@ def test_rows_without_a_gpu_are_named(output: Path) -> None:
     if record["machine"]["gpu"] is None:
         assert [row["label"] for row in record["left_out"] if row["reason"] == "needs a GPU"] == [
             "dali, gpu, 1 thread, volumes on the device",
+            "dali, gpu, 1 thread, host path",
             "torch, gpu, 0 workers",
             "monai-cache, gpu, 0 workers",
             "synthetic, gpu",
@@ -223,7 +224,7 @@ def test_the_ceiling_is_checked_for_its_form(coordinate_store: Path) -> None:
 def test_failed_rows_fail_the_run_and_say_why(
     coordinate_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = options_for(coordinate_store, tmp_path, runs=1)
+    options = options_for(coordinate_store, tmp_path, runs=1, loaders="all")
     assert compare(options, table=BROKEN_TABLE) == EXIT_UNEXPECTED
     record = read_record(tmp_path)
     reasons = {row["loader"]: row["failure"] for row in record["rows"]}
@@ -268,6 +269,7 @@ def test_rows_follow_the_device(coordinate_store: Path) -> None:
     assert {row.label for row in left_out} == set(TABLE) - set(USUAL)
     assert [row.label for row in rows if row.config.device == "gpu"] == [
         "dali, gpu, 2 threads, volumes on the device",
+        "dali, gpu, 2 threads, host path",
         "torch, gpu, 0 workers",
         "monai-cache, gpu, 0 workers",
         "synthetic, gpu",
