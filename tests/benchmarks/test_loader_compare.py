@@ -77,7 +77,7 @@ def test_rows_without_a_gpu_are_named(output: Path) -> None:
     record = read_record(output)
     if record["machine"]["gpu"] is None:
         assert [row["label"] for row in record["left_out"]] == [
-            "dali, gpu, 1 thread",
+            "dali, gpu, 1 thread, volumes on the device",
             "torch, gpu, 1 worker",
             "synthetic, gpu",
         ]
@@ -195,7 +195,7 @@ def test_rows_follow_the_device(coordinate_store: Path) -> None:
     rows, left_out = choose_rows("all", config, "auto", TABLE, has_gpu=True)
     assert not left_out
     assert [row.label for row in rows if row.config.device == "gpu"] == [
-        "dali, gpu, 2 threads",
+        "dali, gpu, 2 threads, volumes on the device",
         "torch, gpu, 0 workers",
         "synthetic, gpu",
     ]
