@@ -1,7 +1,7 @@
 """Figures that are not measured here: GPUs, instances, storage, prices, the article's results; each with its source.
 
-Whatever is computed from these is a projection and marked as one. Prices are list prices, on demand, us-east-1, before
-any discount: check them before you decide.
+Whatever is computed from these is a projection and marked as one. Prices are list prices, on demand, before any
+discount: check them before you decide.
 """
 
 from __future__ import annotations
@@ -56,13 +56,15 @@ class Instance:
     cores: int
     ram_gib: int
     usd_per_hour: float
-    source: str = "Amazon SageMaker pricing, training, us-east-1, as of 2024; EC2 instance types"
+    source: str = (
+        "SageMaker list prices, found in public lists in November 2026 (docs/sagemaker.md); EC2 instance types"
+    )
 
 
 INSTANCES = (
     Instance(name="ml.p3.2xlarge", gpu=V100, num_gpus=1, cores=4, ram_gib=61, usd_per_hour=3.825),
     Instance(name="ml.p3.16xlarge", gpu=V100, num_gpus=8, cores=32, ram_gib=488, usd_per_hour=28.152),
-    Instance(name="ml.p4d.24xlarge", gpu=A100, num_gpus=8, cores=48, ram_gib=1152, usd_per_hour=37.688),
+    Instance(name="ml.p4d.24xlarge", gpu=A100, num_gpus=8, cores=48, ram_gib=1152, usd_per_hour=25.25),
 )
 
 

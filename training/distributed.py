@@ -12,15 +12,15 @@ import torch.distributed as dist
 from preprocessing.errors import InputError
 
 LAUNCHERS = {
-    "torchrun": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
-    "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"),
+    "torchrun": ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    "mpirun": tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "LOCAL_RANK", "SIZE", "LOCAL_SIZE")),
 }
 BACKENDS = ("gloo", "nccl", "smddp")
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Place of this process: ``rank`` among ``world_size`` processes, ``local_rank`` among those of its machine.
+    """Place of this process: ``rank`` among ``world_size``, ``local_rank`` among the ``local_size`` of its machine.
 
     ``meeting_place`` is where the processes find each other: ``env://`` (``MASTER_ADDR`` and ``MASTER_PORT``, which
     torchrun sets), or ``file:///...`` on a shared file system.
@@ -29,12 +29,18 @@ class World:
     rank: int
     local_rank: int
     world_size: int
+    local_size: int = 1
     meeting_place: str = "env://"
 
     @property
     def is_main(self) -> bool:
         """Whether this is the process that writes files and talks."""
         return self.rank == 0
+
+    @property
+    def num_cores(self) -> int:
+        """Processor cores that fall to this process, at least one."""
+        return max(len(os.sched_getaffinity(0)) // self.local_size, 1)
 
 
 def read_world(environment: Mapping[str, str] = os.environ) -> World:
@@ -45,8 +51,8 @@ def read_world(environment: Mapping[str, str] = os.environ) -> World:
     for several processes that cannot find each other.
     """
     names = next((names for names in LAUNCHERS.values() if names[0] in environment), LAUNCHERS["torchrun"])
-    rank, local_rank, world_size = (
-        int(environment.get(name, missing)) for name, missing in zip(names, "001", strict=True)
+    rank, local_rank, world_size, local_size = (
+        int(environment.get(name, missing)) for name, missing in zip(names, "0011", strict=True)
     )
     place = environment.get("VOXELFEED_RENDEZVOUS", "env://")
     if world_size > 1 and place == "env://":
@@ -56,7 +62,7 @@ def read_world(environment: Mapping[str, str] = os.environ) -> World:
                 f"started as {world_size} processes without {' and '.join(absent)}; start with torchrun, or export "
                 "them (the first machine's name and a free port)"
             )
-    return World(rank=rank, local_rank=local_rank, world_size=world_size, meeting_place=place)
+    return World(rank=rank, local_rank=local_rank, world_size=world_size, local_size=local_size, meeting_place=place)
 
 
 def choose_device(wanted: str, world: World) -> torch.device:

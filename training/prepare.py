@@ -80,7 +80,7 @@ def _learned(options: Options, resolved: Resolved, setup: Setup, cases: tuple[st
     if options.init_from is not None:
         _load_weights(network, options.init_from)
     network.to(group.device)
-    config = _loader_config(options, resolved, setup.spec, cases, group.device)
+    config = _loader_config(options, resolved, setup.spec, cases, group)
     loader = build_loader(options.loader, config, group.world.rank, group.world.world_size)
     preset = resolved.preset
     optimizer = build_optimizer(resolved.optimizer, network, resolved.lr, preset.weight_decay)
@@ -105,7 +105,7 @@ def _load_weights(network: nn.Module, path: Path) -> None:
 
 
 def _loader_config(
-    options: Options, resolved: Resolved, spec: ModelSpec, cases: tuple[str, ...], device: torch.device
+    options: Options, resolved: Resolved, spec: ModelSpec, cases: tuple[str, ...], group: Group
 ) -> LoaderConfig:
     return LoaderConfig(
         store=options.shards,
@@ -118,7 +118,9 @@ def _loader_config(
         cases=cases,
         sticky=options.sticky,
         regions=spec.regions is not None,
-        device="cpu" if device.type == "cpu" else "gpu",
+        device="cpu" if group.device.type == "cpu" else "gpu",
+        num_threads=group.world.num_cores,
+        num_workers=group.world.num_cores,
         reuse_buffers=True,
         crop=options.crop,
         gpu_cache=options.gpu_cache,

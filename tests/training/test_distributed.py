@@ -207,19 +207,23 @@ def test_every_case_is_validated_once_by_some_process(coordinate_store: Path, tm
 @pytest.mark.parametrize(
     ("environment", "place"),
     [
-        ({}, (0, 0, 1)),
-        ({"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}, (5, 1, 8)),
+        ({}, (0, 0, 1, 1)),
+        ({"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, (5, 1, 8, 4)),
         (
-            {f"OMPI_COMM_WORLD_{name}": value for name, value in (("RANK", "3"), ("LOCAL_RANK", "0"), ("SIZE", "4"))},
-            (3, 0, 4),
+            {
+                f"OMPI_COMM_WORLD_{name}": value
+                for name, value in (("RANK", "3"), ("LOCAL_RANK", "0"), ("SIZE", "4"), ("LOCAL_SIZE", "2"))
+            },
+            (3, 0, 4, 2),
         ),
     ],
 )
 def test_the_place_in_the_world_comes_from_the_launcher(
-    environment: dict[str, str], place: tuple[int, int, int]
+    environment: dict[str, str], place: tuple[int, int, int, int]
 ) -> None:
     world = read_world({"MASTER_ADDR": "first", "MASTER_PORT": "1", **environment})
-    assert (world.rank, world.local_rank, world.world_size) == place
+    assert (world.rank, world.local_rank, world.world_size, world.local_size) == place
+    assert world.num_cores == max(len(os.sched_getaffinity(0)) // place[3], 1)
 
 
 def test_processes_that_cannot_meet_are_refused() -> None:
