@@ -15,7 +15,7 @@ from benchmarks.result_files import write_files
 from benchmarks.rows import CEILING, FLOOR
 
 Writer = Callable[[float], str]
-NARROWEST = 150  # columns that the table needs where there is no terminal to ask
+NARROWEST = 17  # characters that a column of the table needs where there is no terminal to ask
 
 
 def brief(value: float) -> str:
@@ -128,7 +128,7 @@ def show(record: Record) -> None:
     """Print the table and what stands with it."""
     console = Console()
     if not console.is_terminal:
-        console.width = max(console.width, NARROWEST)
+        console.width = max(console.width, NARROWEST * len(headings(record)))
     table = Table(*(heading.replace(", ", "\n") for heading in headings(record)), box=box.SIMPLE_HEAD, pad_edge=False)
     for column in table.columns:
         column.overflow = "fold"
