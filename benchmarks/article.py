@@ -14,14 +14,14 @@ if not __package__:  # started as a file: the repository is not on the path yet
 
 import tyro
 
-from benchmarks import article_plot
-from benchmarks.article_epoch import Epoch, Workers, measure_epoch, measure_workers
-from benchmarks.article_load import Load, measure_load
-from benchmarks.article_project import Project, measure_project
-from benchmarks.article_split import Split, measure_split
-from benchmarks.noise import NoiseWatch
-from benchmarks.result import Record, make_record
-from benchmarks.result_page import show, write
+from benchmarks.experiments import plot
+from benchmarks.experiments.epoch import Epoch, Workers, measure_epoch, measure_workers
+from benchmarks.experiments.load import Load, measure_load
+from benchmarks.experiments.project import Project, measure_project
+from benchmarks.experiments.split import Split, measure_split
+from benchmarks.reporting.noise import NoiseWatch
+from benchmarks.reporting.page import show, write
+from benchmarks.reporting.result import Record, make_record
 from preprocessing.cli import main
 from preprocessing.errors import EXIT_DONE, InputError
 
@@ -50,11 +50,11 @@ class Kind:
 
 
 KINDS: dict[type[object], Kind] = {
-    Load: Kind(title="Loading one image", measure=measure_load, draw=article_plot.draw_load),
-    Epoch: Kind(title="Epochs of MONAI's data sets and ours", measure=measure_epoch, draw=article_plot.draw_epoch),
-    Workers: Kind(title="Workers, too few and too many", measure=measure_workers, draw=article_plot.draw_workers),
-    Split: Kind(title="Where the time of a training step goes", measure=measure_split, draw=article_plot.draw_split),
-    Project: Kind(title="Projection: the article's instances", measure=measure_project, draw=article_plot.draw_project),
+    Load: Kind(title="Loading one image", measure=measure_load, draw=plot.draw_load),
+    Epoch: Kind(title="Epochs of MONAI's data sets and ours", measure=measure_epoch, draw=plot.draw_epoch),
+    Workers: Kind(title="Workers, too few and too many", measure=measure_workers, draw=plot.draw_workers),
+    Split: Kind(title="Where the time of a training step goes", measure=measure_split, draw=plot.draw_split),
+    Project: Kind(title="Projection: the article's instances", measure=measure_project, draw=plot.draw_project),
 }
 
 

@@ -17,14 +17,14 @@ if not __package__:  # started as a file, also in its own child processes: the r
 
 from benchmarks.convert_rows import Work, conversions_here, empty
 from benchmarks.default_data import ensure_source
-from benchmarks.figure import OURS as BLUE
-from benchmarks.figure import PEER as GREY
-from benchmarks.figure import finish, new_figure, whiskers
-from benchmarks.machine import REPOSITORY
-from benchmarks.noise import NoiseWatch
 from benchmarks.repeat import time_rounds
-from benchmarks.result import Record, make_record, make_row
-from benchmarks.result_page import show, write
+from benchmarks.reporting.figure import OURS as BLUE
+from benchmarks.reporting.figure import PEER as GREY
+from benchmarks.reporting.figure import finish, new_figure, whiskers
+from benchmarks.reporting.machine import REPOSITORY
+from benchmarks.reporting.noise import NoiseWatch
+from benchmarks.reporting.page import show, write
+from benchmarks.reporting.result import Record, make_record, make_row
 from preprocessing import replicate
 from preprocessing.cli import main
 from preprocessing.dataset import Dataset

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import describe_data
+from benchmarks.comparison.record import describe_data
 from pipelines.plan import Int3
 from preprocessing import replicate, to_shards
 from preprocessing.errors import InputError

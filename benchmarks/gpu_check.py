@@ -21,14 +21,14 @@ if not __package__:  # started as a file, also in its own child processes: the r
 import torch
 
 from benchmarks.comma_lists import parse_numbers
-from benchmarks.gpu_bus import measure_bus
-from benchmarks.gpu_report import write_check
-from benchmarks.gpu_rows import loader_rows, training_rows
-from benchmarks.machine import REPOSITORY, num_cores
-from benchmarks.measure import Task
-from benchmarks.record import Protocol, Record, describe_data, make_record, without_paths
-from benchmarks.rounds import Measured, measure
-from benchmarks.rows import FLOOR, TABLE, Row, chosen_names
+from benchmarks.comparison.measure import Task
+from benchmarks.comparison.record import Protocol, Record, describe_data, make_record, without_paths
+from benchmarks.comparison.rounds import Measured, measure
+from benchmarks.comparison.rows import FLOOR, TABLE, Row, chosen_names
+from benchmarks.gpu.bus import measure_bus
+from benchmarks.gpu.report import write_check
+from benchmarks.gpu.rows import loader_rows, training_rows
+from benchmarks.reporting.machine import REPOSITORY, num_cores
 from pipelines.loaders import LoaderConfig
 from preprocessing import replicate
 from preprocessing.cli import Triple, main

@@ -17,13 +17,13 @@ from rich import get_console
 from rich.progress import Progress
 
 from benchmarks.comma_lists import parse_numbers
+from benchmarks.comparison.measure import Task
+from benchmarks.comparison.record import Protocol, describe_data, make_record
+from benchmarks.comparison.report import show, write
+from benchmarks.comparison.rounds import Measured, measure
+from benchmarks.comparison.rows import FLOOR, TABLE, Row, Sweep, choose_rows
 from benchmarks.default_data import PHANTOM_SHARDS, median_patch
-from benchmarks.machine import num_cores
-from benchmarks.measure import Task
-from benchmarks.record import Protocol, describe_data, make_record
-from benchmarks.report_results import show, write
-from benchmarks.rounds import Measured, measure
-from benchmarks.rows import FLOOR, TABLE, Row, Sweep, choose_rows
+from benchmarks.reporting.machine import num_cores
 from pipelines.loaders import LoaderBuilder, LoaderConfig, open_plan
 from preprocessing import to_shards
 from preprocessing.cli import AutoTriple, main

@@ -16,19 +16,19 @@ if not __package__:  # started as a file: the repository is not on the path yet
 from rich import get_console
 from rich.progress import Progress
 
-from benchmarks.assumptions import CASE_MB, GPUS, LARGE_CASES, PATCH_MB, SAMPLES_PER_CASE, STORAGES
-from benchmarks.check_batches import CheckError
 from benchmarks.comma_lists import parse_numbers
+from benchmarks.comparison.check_batches import CheckError
 from benchmarks.default_data import PHANTOM_SHARDS, describe_cases, median_patch, open_or_make
-from benchmarks.machine import num_cores
-from benchmarks.noise import NoiseWatch
-from benchmarks.result import PROJECTED, Record, make_record, make_row
-from benchmarks.result_page import show, write
-from benchmarks.scale_plan import check_ranks, check_same_batches, check_sticky, deal, make_plan, time_samples
-from benchmarks.scale_plot import OPENING, POINTS, RANKS, STORAGE, draw
-from benchmarks.scale_store import measure_opening, plan_store
-from benchmarks.storage_model import Reader, fsx_size_tib, gpus_fed, patches_per_s
-from benchmarks.throttled_reads import measure_points, patch_bytes
+from benchmarks.experiments.assumptions import CASE_MB, GPUS, LARGE_CASES, PATCH_MB, SAMPLES_PER_CASE, STORAGES
+from benchmarks.reporting.machine import num_cores
+from benchmarks.reporting.noise import NoiseWatch
+from benchmarks.reporting.page import show, write
+from benchmarks.reporting.result import PROJECTED, Record, make_record, make_row
+from benchmarks.scaling.plan import check_ranks, check_same_batches, check_sticky, deal, make_plan, time_samples
+from benchmarks.scaling.plot import OPENING, POINTS, RANKS, STORAGE, draw
+from benchmarks.scaling.storage_model import Reader, fsx_size_tib, gpus_fed, patches_per_s
+from benchmarks.scaling.store import measure_opening, plan_store
+from benchmarks.scaling.throttled_reads import measure_points, patch_bytes
 from pipelines.loaders import LoaderConfig
 from preprocessing.cli import main
 from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
@@ -63,7 +63,7 @@ class Options:
     """Open stores of 10 to 48,884 cases, check and time the plan for 1 to 64 ranks, and say how many GPUs a disk feeds.
 
     Exit code 1 when the plan breaks a promise. Figures of GPUs, instances and storage are other people's
-    (benchmarks/assumptions.py); what follows from them is marked as a projection.
+    (benchmarks/experiments/assumptions.py); what follows from them is marked as a projection.
     """
 
     shards: Path = PHANTOM_SHARDS

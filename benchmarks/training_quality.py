@@ -17,10 +17,10 @@ from rich.progress import track
 
 from benchmarks.comma_lists import parse_numbers
 from benchmarks.default_data import PHANTOM_SHARDS, describe_cases, median_patch, open_or_make
-from benchmarks.figure import INK, OURS, PEER, finish, new_figure
-from benchmarks.noise import NoiseWatch
-from benchmarks.result import Record, make_record, make_row
-from benchmarks.result_page import show, write
+from benchmarks.reporting.figure import INK, OURS, PEER, finish, new_figure
+from benchmarks.reporting.noise import NoiseWatch
+from benchmarks.reporting.page import show, write
+from benchmarks.reporting.result import Record, make_record, make_row
 from benchmarks.training_run import run_training
 from pipelines.plan import Int3
 from preprocessing.cli import AutoTriple, main

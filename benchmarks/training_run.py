@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.machine import REPOSITORY
+from benchmarks.reporting.machine import REPOSITORY
 from preprocessing.errors import RunError
 
 

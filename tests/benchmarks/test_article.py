@@ -14,21 +14,22 @@ import numpy as np
 import pytest
 import tyro
 
-from benchmarks import epoch_seconds, rows
 from benchmarks.article import Options, repeat
-from benchmarks.article_epoch import Epoch, Workers
-from benchmarks.article_load import Load, prepare_loads
-from benchmarks.article_model import Way
-from benchmarks.article_model import epoch_seconds as projected
-from benchmarks.article_project import Project
-from benchmarks.article_split import Split
-from benchmarks.assumptions import INSTANCES
-from benchmarks.check_batches import CheckError
+from benchmarks.comparison import rows
+from benchmarks.comparison.check_batches import CheckError
 from benchmarks.convert_rows import Work, empty
-from benchmarks.epoch_seconds import EpochError, measure_epochs
-from benchmarks.experiment import Experiment
-from benchmarks.memory_limit import forget, memory_limit
-from benchmarks.result import PROJECTED, PUBLISHED, Record
+from benchmarks.experiments import epoch_seconds
+from benchmarks.experiments.assumptions import INSTANCES
+from benchmarks.experiments.epoch import Epoch, Workers
+from benchmarks.experiments.epoch_seconds import EpochError, measure_epochs
+from benchmarks.experiments.experiment import Experiment
+from benchmarks.experiments.load import Load, prepare_loads
+from benchmarks.experiments.memory_limit import forget, memory_limit
+from benchmarks.experiments.model import Way
+from benchmarks.experiments.model import epoch_seconds as projected
+from benchmarks.experiments.project import Project
+from benchmarks.experiments.split import Split
+from benchmarks.reporting.result import PROJECTED, PUBLISHED, Record
 from pipelines.loaders import LoaderConfig
 from preprocessing.errors import EXIT_DONE, InputError
 from preprocessing.layouts import read_dataset

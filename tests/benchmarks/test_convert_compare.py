@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.convert_compare import CONVERSION, FLOOR, OURS, SCALING, Options, compare
 from benchmarks.convert_rows import CONVERSIONS, NNUNET, Work, conversions_here, empty
-from benchmarks.machine import REPOSITORY
+from benchmarks.reporting.machine import REPOSITORY
 from preprocessing.errors import InputError
 from preprocessing.layouts import read_dataset
 from tests.conftest import coordinate_image, coordinate_label

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.find_patch import find_patch
+from benchmarks.comparison.find_patch import find_patch
 from pipelines.batch import Batch
 from pipelines.loaders import LoaderConfig, build_loader
 from pipelines.reference import Float, intensity_of, normalize

@@ -8,9 +8,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from benchmarks.gpu.report import SCHEMA
+from benchmarks.gpu.rows import loader_rows, training_rows
 from benchmarks.gpu_check import Options, check
-from benchmarks.gpu_report import SCHEMA
-from benchmarks.gpu_rows import loader_rows, training_rows
 from pipelines.loaders import LoaderConfig
 from preprocessing.errors import EXIT_DONE, InputError
 

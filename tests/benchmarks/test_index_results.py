@@ -9,10 +9,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from benchmarks import gpu_report, schema
-from benchmarks import result as form
+from benchmarks.comparison import schema
+from benchmarks.gpu import report as gpu_report
 from benchmarks.index_results import BEGIN, END, INDEX, Options, index_page, read_results, with_table, write_index
-from benchmarks.machine import REPOSITORY
+from benchmarks.reporting import result as form
+from benchmarks.reporting.machine import REPOSITORY
 from preprocessing.errors import EXIT_DONE, InputError
 
 RESULTS = REPOSITORY / "benchmarks" / "results"

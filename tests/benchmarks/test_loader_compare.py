@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from benchmarks import loader_compare
-from benchmarks.check_batches import CheckError, Specification
+from benchmarks.comparison.check_batches import CheckError, Specification
+from benchmarks.comparison.measure import CHECKED, Run, endless
+from benchmarks.comparison.record import Protocol, make_record
+from benchmarks.comparison.report import cells, markdown
+from benchmarks.comparison.rounds import Measured
+from benchmarks.comparison.rows import FLOOR, PEERS, TABLE, USUAL, Row, Sweep, choose_rows, is_installed
+from benchmarks.comparison.schema import SCHEMA
 from benchmarks.loader_compare import Options, compare
-from benchmarks.machine import num_cores, slug_of
-from benchmarks.measure import CHECKED, Run, endless
-from benchmarks.record import Protocol, make_record
-from benchmarks.report_results import cells, markdown
-from benchmarks.rounds import Measured
-from benchmarks.rows import FLOOR, PEERS, TABLE, USUAL, Row, Sweep, choose_rows, is_installed
-from benchmarks.schema import SCHEMA
+from benchmarks.reporting.machine import num_cores, slug_of
 from pipelines.batch import Batch
 from pipelines.loaders import LOADERS, LoaderConfig, build_loader, open_plan
 from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, EXIT_USAGE, InputError

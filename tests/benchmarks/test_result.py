@@ -12,9 +12,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from benchmarks.noise import NoiseWatch, own_cpu_s
-from benchmarks.result import PROJECTED, PUBLISHED, SCHEMA, Record, make_record, make_row
-from benchmarks.result_page import notes, page, tables, write
+from benchmarks.reporting.noise import NoiseWatch, own_cpu_s
+from benchmarks.reporting.page import notes, page, tables, write
+from benchmarks.reporting.result import PROJECTED, PUBLISHED, SCHEMA, Record, make_record, make_row
 
 BURNT_S = 0.3
 BURN = f"import time\nwhile time.process_time() < {BURNT_S}: pass"

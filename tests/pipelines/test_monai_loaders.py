@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.check_batches import Specification
-from benchmarks.rows import Row
+from benchmarks.comparison.check_batches import Specification
+from benchmarks.comparison.rows import Row
 from pipelines.batch import Batch
 from pipelines.loaders import MONAI, LoaderConfig, build_loader
 from pipelines.reference import region_channels

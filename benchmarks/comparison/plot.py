@@ -1,0 +1,81 @@
+"""Draw a record: one bar per loader, the numpy floor and the synthetic ceiling as lines."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.comparison.record import Record
+from benchmarks.comparison.rows import CEILING, FLOOR, OWN_DRAWS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BAR, PEER, LINE = "#2b6cb0", "#a0aec0", "#4a5568"
+ROOM = 1.3  # the axis ends this far right of the longest bar, to hold its number
+
+
+def plot(record: Record, path: Path) -> None:
+    """Write the picture as PNG. The synthetic ceiling is off the scale as a rule and then only named."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    bars = [row for row in record["rows"] if row["loader"] not in (CEILING, FLOOR)]
+    figure = Figure(figsize=(9, 2.1 + 0.55 * max(len(bars), 1)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    end = ROOM * max([_rate(row, "max") for row in record["rows"] if row["loader"] != CEILING], default=1.0)
+    end = end or 1.0
+    axes.set_xlim(0, end)
+    _draw_bars(axes, bars)
+    _draw_lines(axes, record, end)
+    data, options = record["data"], record["options"]
+    patch = " x ".join(map(str, options["patch"]))
+    axes.set_title(f"{data['name']}: patches of {patch} x {data['channels']} delivered per second", loc="left")
+    axes.set_xlabel(_caption(record, end), loc="left", color=LINE, size=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+
+
+def _draw_bars(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    for place, row in enumerate(rows):
+        median, least, most = (_rate(row, name) for name in ("median", "min", "max"))
+        colour = PEER if row["loader"] in OWN_DRAWS else BAR
+        axes.barh(place, median, height=0.6, color=colour, xerr=[[median - least], [most - median]], capsize=4)
+        text = "failed" if row["summary"] is None else f"{median:,.3g}" if median < 100 else f"{median:,.0f}"
+        axes.annotate(text, (most, place), xytext=(6, 0), textcoords="offset points", va="center", weight="bold")
+    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.9)
+
+
+def _draw_lines(axes: Axes, record: Record, end: float) -> None:
+    """Draw the floor's lines, and the ceiling's when it is on the scale."""
+    sides = cycle([("right", -4), ("left", 4)])  # two floors close together keep their names apart: slower one first
+    lines = [row for row in record["rows"] if row["loader"] == FLOOR and row["summary"]]
+    lines += [row for row in record["rows"] if row["loader"] == CEILING and 0 < _rate(row, "median") < end]
+    for row in sorted(lines, key=lambda row: _rate(row, "median")):
+        place, (side, shift) = _rate(row, "median"), next(sides)
+        text = f"{row['loader']}, {row['settings'] or 'ceiling'}: {place:,.0f}"
+        axes.axvline(place, color=LINE, linestyle="--", linewidth=1)
+        axes.annotate(
+            text, (place, -0.85), xytext=(shift, -2), textcoords="offset points", ha=side, va="top", color=LINE, size=9
+        )
+
+
+def _caption(record: Record, end: float) -> str:
+    machine, options = record["machine"], record["options"]
+    gpu = machine["gpu"] or "no GPU"
+    ceiling = [
+        f"ceiling ({row['label']}): {_rate(row, 'median'):,.0f}, off the scale"
+        for row in record["rows"]
+        if row["loader"] == CEILING and _rate(row, "median") >= end
+    ]
+    runs = f"median of {options['runs']} runs, whiskers from the slowest to the fastest"
+    return "\n".join(
+        [f"patches/s, {runs}", f"{machine['cpu']}, {machine['cores']} cores, {gpu}, {record['date'][:10]}", *ceiling]
+    )
+
+
+def _rate(row: dict[str, Any], name: str) -> float:
+    return float(row["summary"]["patches_per_s"][name]) if row["summary"] else 0.0

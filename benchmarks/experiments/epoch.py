@@ -1,0 +1,142 @@
+"""Epochs of MONAI's datasets and ours, with memory enough and too little, and with workers too few and too many."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.comma_lists import parse_numbers
+from benchmarks.comparison.rows import THREADED
+from benchmarks.default_data import describe_cases, make_store, median_patch
+from benchmarks.experiments.epoch_seconds import EpochError, measure_epochs
+from benchmarks.experiments.experiment import Experiment
+from benchmarks.experiments.memory_limit import forget, memory_limit
+from benchmarks.reporting.machine import num_cores
+from benchmarks.reporting.result import Record, make_row
+from pipelines.loaders import LoaderConfig
+from preprocessing.shards import Store
+
+LOADERS = "monai,monai-persistent,monai-cache,monai-smartcache,torch,dali"
+METHOD = [
+    "Loading alone, into the host's memory, no training step; one patch per case and epoch, as in the article.",
+    "The first epoch begins with building the loader and fills its caches; the later ones are timed one by one.",
+    "Each loader in a process of its own; CPU time and peak memory (PSS) are of the process and its workers.",
+    "The cases are copies of the data set's: the nii.gz hard links, the shards files of their own.",
+    "After timing, the first batches are checked as in loader_compare; a wrong one fails the row.",
+]
+LIMIT_METHOD = (
+    "A limit is a memory cgroup without swap around the loader's processes; it counts the page cache, from which the "
+    "store was dropped before."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch(Experiment):
+    """Time epochs of MONAI's Dataset, PersistentDataset, CacheDataset and SmartCacheDataset, and of ours.
+
+    First --cases cases with all the machine's memory, then, if asked for, --large-cases within each limit of it.
+    """
+
+    loaders: str = LOADERS
+    """Comma list."""
+    cases: int = 4
+    """Cases where memory is not limited."""
+    large_cases: int = 12
+    """Cases where it is."""
+    memory_mb: str = "0"
+    """Comma list of limits in MB, which need root and cgroup v1; 0 limits nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers(Experiment):
+    """Time epochs with worker processes (torch, MONAI) or threads (dali) too few and too many."""
+
+    loaders: str = "monai,torch,dali"
+    """Comma list."""
+    workers: str = "0,2,8"
+    """Comma list of numbers of workers; with threads there is no 0."""
+    cases: int = 16
+    """Cases of an epoch."""
+
+
+def measure_epoch(options: Epoch) -> Record:
+    """Run the experiment; returns data, options, runs, rows and method."""
+    limits = [limit for limit in parse_numbers("--memory-mb", options.memory_mb, least=0) if limit]
+    loaders = options.loaders.split(",")
+    for limit_mb in limits:
+        with memory_limit(limit_mb):
+            pass  # where it cannot be made, that is said before minutes are spent
+    with tempfile.TemporaryDirectory() as scratch:
+        store = make_store(options.source, options.cases, Path(scratch) / "small")
+        group = f"{options.cases} cases, memory not limited"
+        rows = [_row(group, name, name, epoch_config(store), options.runs) for name in loaders]
+        if limits:
+            large = make_store(options.source, options.large_cases, Path(scratch) / "large")
+            for limit_mb in limits:
+                group = f"{options.large_cases} cases ({_size_mb(large):,.0f} MB of shards) in {limit_mb:,} MB"
+                rows += [_row(group, name, name, epoch_config(large), options.runs, limit_mb) for name in loaders]
+        return _content(store, rows, options.runs, [*METHOD, LIMIT_METHOD] if limits else METHOD)
+
+
+def measure_workers(options: Workers) -> Record:
+    """Run the experiment; returns data, options, runs, rows and method."""
+    counts = parse_numbers("--workers", options.workers, least=0)
+    with tempfile.TemporaryDirectory() as scratch:
+        store = make_store(options.source, options.cases, Path(scratch))
+        rows = []
+        for name in options.loaders.split(","):
+            for count in counts:
+                if count or name not in THREADED:
+                    config = replace(epoch_config(store), num_workers=count, num_threads=max(count, 1))
+                    rows.append(_row(name, str(count), name, config, options.runs))
+        return _content(store, rows, options.runs, METHOD)
+
+
+def epoch_config(store: Store) -> LoaderConfig:
+    """Return what all loaders of these experiments are given: one patch per case, a worker or thread per core."""
+    cores = num_cores()
+    return LoaderConfig(
+        store=Path(store.root),
+        patch=median_patch(store),
+        samples_per_case=1,
+        num_threads=cores,
+        num_workers=cores,
+        reuse_buffers=True,
+    )
+
+
+def _row(group: str, label: str, loader: str, config: LoaderConfig, runs: int, limit_mb: int = 0) -> Record:
+    """Measure one row; a loader that does not get through is a failed row, and a finding."""
+    try:
+        with _limited(limit_mb, config) as prefix:
+            return make_row(group, label, measure_epochs(loader, config, runs, prefix))
+    except EpochError as error:
+        return make_row(group, label, {}, failure=str(error))
+
+
+@contextlib.contextmanager
+def _limited(limit_mb: int, config: LoaderConfig) -> Iterator[list[str]]:
+    if not limit_mb:
+        yield []
+        return
+    forget(path for path in Path(config.store).rglob("*") if path.is_file())
+    with memory_limit(limit_mb) as prefix:
+        yield prefix
+
+
+def _size_mb(store: Store) -> float:
+    return sum(shard.size_bytes for shard in store.manifest.shards) / 1e6
+
+
+def _content(store: Store, rows: list[Record], runs: int, method: list[str]) -> Record:
+    config = epoch_config(store)
+    return {
+        "data": describe_cases(store),
+        "options": {"patch": list(config.patch), "batch_size": config.batch_size, "workers": config.num_workers},
+        "runs": runs,
+        "rows": rows,
+        "method": method,
+    }

@@ -1,0 +1,1 @@
+"""What gpu_check adds to loader_compare: rows, the bus, one page."""

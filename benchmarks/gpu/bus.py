@@ -1,0 +1,61 @@
+"""How fast volumes reach the device: one pinned copy, and the pool while it fills."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import torch
+
+from benchmarks.comparison.rows import Row
+from pipelines.loaders import build_loader
+
+COPIES, COPY_BYTES = 7, 2**28
+
+
+def measure_bus(row: Row) -> dict[str, Any]:
+    """Return the rate of a large pinned copy, and of the epoch in which ``row`` fills its pool and the one after."""
+    begin = time.perf_counter()
+    with build_loader(row.loader, row.config) as loader:
+        batches = iter(loader)
+        next(batches)
+        _finish(row)
+        first_batch_s = time.perf_counter() - begin
+        begin = time.perf_counter()
+        for _ in batches:
+            pass
+        _finish(row)
+        fill_s, filled = time.perf_counter() - begin, loader.stages.read_bytes
+        begin = time.perf_counter()
+        count = sum(1 for _ in loader)
+        _finish(row)
+        epoch_s, read_again = time.perf_counter() - begin, loader.stages.read_bytes - filled
+    return {
+        "copy_gb_per_s": _copy_rate(torch.device("cuda" if row.config.device == "gpu" else "cpu")),
+        "first_batch_s": first_batch_s,
+        "filled_gb": filled / 1e9,
+        "fill_gb_per_s": filled / fill_s / 1e9,
+        "fill_patches_per_s": (count - 1) * row.config.batch_size / fill_s,
+        "later_patches_per_s": count * row.config.batch_size / epoch_s,
+        "later_read_gb": read_again / 1e9,
+    }
+
+
+def _copy_rate(device: torch.device) -> float:
+    """Return GB/s from host memory, pinned where there is a GPU."""
+    source = torch.ones(COPY_BYTES, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    target = torch.empty_like(source, device=device)
+    seconds = []
+    for _ in range(COPIES):
+        begin = time.perf_counter()
+        target.copy_(source, non_blocking=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    return COPY_BYTES / statistics.median(seconds[1:]) / 1e9
+
+
+def _finish(row: Row) -> None:
+    if row.config.device == "gpu":
+        torch.cuda.synchronize()

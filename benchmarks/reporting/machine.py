@@ -1,0 +1,73 @@
+"""Describe where numbers come from: machine, commit, package versions. No host name, no path."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGES = ("voxelfeed", "numpy", "torch", "nvidia-dali-cuda120", "monai")
+FILLER = re.compile(r"\((R|TM)\)|\b(CPU|Processor|with|Graphics)\b|@ *[0-9.]+ *GHz", re.IGNORECASE)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return processor model, cores this process may use, memory, GPU (``None`` without), system and Python."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": num_cores(),
+        "ram_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "num_gpus": torch.cuda.device_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def num_cores() -> int:
+    """Count the cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def slug_of(machine: dict[str, Any]) -> str:
+    """Name a machine in a file name: ``intel-xeon-2-cores``, with the GPU's name where there is one."""
+    words = " ".join(str(part) for part in (machine["cpu"], f"{machine['cores']} cores", machine["gpu"] or ""))
+    return re.sub(r"[^a-z0-9]+", "-", FILLER.sub(" ", words).lower()).strip("-")
+
+
+def describe_commit() -> dict[str, Any] | None:
+    """Return the commit's hash and whether files differ from it; ``None`` outside a git checkout."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"hash": commit, "dirty": bool(changed)}
+
+
+def describe_versions() -> dict[str, str]:
+    """Return the versions of the packages that decide the speed, as far as they are installed."""
+    installed = {found.name: found.version for found in importlib.metadata.distributions() if found.name in PACKAGES}
+    return dict(sorted(installed.items()))
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def _cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()

@@ -1,0 +1,91 @@
+"""Show a result: tables for the terminal, and the same in Markdown beside its JSON and its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.comparison.report import NARROWEST, brief
+from benchmarks.reporting.files import write_files
+from benchmarks.reporting.result import MEASURED, METRICS, Record, Spread
+
+
+def notes(record: Record) -> list[str]:
+    """Return the lines that stand with every table."""
+    machine, commit, noise, data = (record[name] for name in ("machine", "commit", "noise", "data"))
+    warning = f"NOISY MACHINE: something else used {noise['others_cores']:.1f} cores meanwhile; trust CPU times only"
+    return [
+        *([warning] if noise["is_noisy"] else []),
+        *(f"FAILED: {row['label']} ({row['group']}): {row['failure']}" for row in record["rows"] if row["failure"]),
+        f"Numbers: median (least..most) of {record['runs']} runs; in italics: projected or published, not measured",
+        f"Data: {', '.join(f'{name} {value}' for name, value in data.items())}",
+        f"Options: {', '.join(f'{name} {value}' for name, value in record['options'].items())}",
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['ram_gib']} GiB; {machine['gpu'] or 'no GPU'}",
+        (
+            f"Code: commit {commit['hash'][:12] + ' with changes' * commit['dirty'] if commit else 'unknown'}, "
+            f"{record['date']}; others used {noise['others_cores']:.2f} cores"
+        ),
+        *record["method"],
+    ]
+
+
+def tables(record: Record) -> list[list[list[str]]]:
+    """Return one table per group: headings first, then a row of cells for each row."""
+    groups = dict.fromkeys(row["group"] for row in record["rows"])
+    return [_table(group, [row for row in record["rows"] if row["group"] == group]) for group in groups]
+
+
+def _table(group: str, rows: list[Record]) -> list[list[str]]:
+    metrics = [name for name in METRICS if any(name in row["summary"] for row in rows)]
+    return [
+        [group, *(METRICS[name] for name in metrics)],
+        *([row["label"], *(_cell(row, row["summary"].get(name)) for name in metrics)] for row in rows),
+    ]
+
+
+def _cell(row: Record, values: Spread | None) -> str:
+    if values is None:
+        return "FAILED" if row["failure"] else ""
+    text = brief(values["median"])
+    if values["max"] > values["min"]:
+        text += f" ({brief(values['min'])}..{brief(values['max'])})"
+    return f"*{text}*" if row["kind"] != MEASURED else text
+
+
+def markdown_table(table: list[list[str]], num_text: int = 1) -> list[str]:
+    """Write headings and rows as Markdown; the first ``num_text`` columns are text, the others numbers."""
+    head, *rows = table
+    rule = ["---" if number < num_text else "---:" for number in range(len(head))]
+    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
+
+
+def show(record: Record) -> None:
+    """Print the tables and what stands with them."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, NARROWEST)
+    for head, *rows in tables(record):
+        table = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    for line in notes(record):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def page(record: Record, title: str, picture: str) -> str:
+    """Write the Markdown page of a record."""
+    parts = ["\n".join(markdown_table(table)) for table in tables(record)]
+    lines = "\n".join(f"- {note}" for note in notes(record))
+    return "\n\n".join([f"# {title}", *parts, f"![{title}]({picture})", lines]) + "\n"
+
+
+def write(record: Record, title: str, draw: Callable[[Record, Path], None], folder: Path) -> list[Path]:
+    """Write BENCHMARK_MACHINE_DATE.json, .md and .png; another result of the day stays, this one is numbered."""
+    return write_files(record, f"{record['benchmark']}_", lambda picture: page(record, title, picture), draw, folder)

@@ -1,0 +1,1 @@
+"""What scale is made of: the plan on many ranks, stores of many cases, a model of storage."""
