@@ -15,7 +15,7 @@ from preprocessing.errors import InputError, RunError
 from preprocessing.location import sync_folder
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 
 

@@ -219,29 +219,27 @@ def _and_refused(refused: Sequence[CaseError]) -> str:
 
 def save_label(path: Path, label_xyz: npt.NDArray[np.uint8], source: Volume) -> None:
     """Write a label map with the geometry of ``source``: same shape, affine codes and zooms, dtype uint8."""
-    header = source.header.copy()  # type: ignore[no-untyped-call]
-    header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
-    _save(path, label_xyz, header)
+    _save(path, label_xyz, source, slope=1.0)
 
 
 def save_probabilities(path: Path, probabilities_kxyz: Scores, source: Volume) -> None:
     """Write probabilities [K,x,y,z], as a file x,y,z,K with the geometry of ``source``: uint16, scaled by its slope."""
     path.parent.mkdir(exist_ok=True)
+    steps = np.rint(np.moveaxis(probabilities_kxyz, 0, -1) * FINEST).astype(np.uint16)
+    _save(path, steps, source, slope=1 / FINEST)
+
+
+def _save(path: Path, stored: npt.NDArray[np.unsignedinteger[Any]], source: Volume, slope: float) -> None:
+    """Write ``stored``, which stands for itself times ``slope``, to a file that appears when it is complete."""
     header = source.header.copy()  # type: ignore[no-untyped-call]
-    header.set_data_dtype(np.uint16)
-    header.set_slope_inter(1 / FINEST, 0)
-    _save(path, np.moveaxis(probabilities_kxyz, 0, -1), header)
-
-
-def _save(path: Path, voxels: npt.NDArray[Any], header: Any) -> None:
-    """Write a file that appears under its name only when it is complete."""
     zooms = header.get_zooms()[:3]
-    header.set_data_shape(voxels.shape)
-    header.set_zooms((*zooms, 1.0)[: voxels.ndim])
+    header.set_data_dtype(stored.dtype)
+    header.set_data_shape(stored.shape)
+    header.set_zooms((*zooms, 1.0)[: stored.ndim])
     header["cal_max"], header["cal_min"] = 0, 0
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    image = kind(voxels, None, header)  # type: ignore[no-untyped-call]
+    image: Any = kind(stored, None, header)  # type: ignore[no-untyped-call]
+    image.header.set_slope_inter(slope, 0)  # here, since an image forgets that of the header it is given
     temporary = path.with_name("." + path.name)
     nib.save(image, temporary)
     temporary.replace(path)

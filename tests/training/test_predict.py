@@ -286,6 +286,7 @@ def test_probabilities_are_those_the_labels_come_from(tiny_run: Path, msd_folder
     made = load(tmp_path / "P" / "probabilities" / image.name)
     np.testing.assert_array_equal(made.affine, load(image).affine)
     assert made.get_data_dtype() == np.uint16
+    assert (made.dataobj.slope, made.dataobj.inter) == (pytest.approx(1 / 65535), 0)
     values = np.asanyarray(made.dataobj)
     assert values.shape == (*label.shape, 3)
     assert 0 <= values.min() < 0.5 < values.max() <= 1

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.loaders import LOADERS
 from preprocessing.errors import InputError, RunError
 from preprocessing.phantom import PhantomOptions, make_phantom
 from preprocessing.to_shards import Options as ConvertOptions
@@ -140,7 +141,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_options: Options, tmp_path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loader": "dahli"}, "unknown loader 'dahli'; known: dali, torch, synthetic"),
+        ({"loader": "dahli"}, "unknown loader 'dahli'; known: dali, torch, monai"),
         ({"net": "vnet"}, "--net vnet: unknown; known: segresnet, unet, dynunet, nnunet"),
         ({"preset": "slow"}, "--preset slow: unknown; known: fast, nnunet, article"),
         ({"device": "tpu"}, "--device tpu: unknown; known: auto, cpu, cuda"),
@@ -171,7 +172,7 @@ def test_the_command_line_ends_in_one_line_and_code_2(coordinate_store: Path, tm
     wrong = [sys.executable, "-m", "training.run", *flags]
     done = subprocess.run(wrong, check=False, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.splitlines() == ["error: unknown loader 'dahli'; known: dali, torch, synthetic"]
+    assert done.stderr.splitlines() == [f"error: unknown loader 'dahli'; known: {', '.join(LOADERS)}"]
 
 
 @pytest.mark.parametrize(
