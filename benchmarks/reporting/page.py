@@ -66,10 +66,12 @@ def markdown_table(table: list[list[str]], num_text: int = 1) -> list[str]:
 def show(record: Record) -> None:
     """Print the tables and what stands with them."""
     console = Console()
+    shown = tables(record)
     if not console.is_terminal:
-        console.width = max(console.width, NARROWEST)
-    for head, *rows in tables(record):
+        console.width = max(console.width, NARROWEST * (2 + max(len(head) for head, *_ in shown)))
+    for head, *rows in shown:
         table = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
+        table.columns[0].no_wrap = True
         for column in table.columns[1:]:
             column.justify = "right"
         for row in rows:
