@@ -25,8 +25,9 @@ demo: $(READY)
 	$(call step,-m training.evaluate --predictions runs/demo/predictions --labels data/phantom/labelsTs --images data/phantom/imagesTs --output runs/demo/evaluation)
 	$(call step,-m training.report --run runs/demo)
 
+# One process a core, each with one thread: two threads each would fight for the cores.
 test: $(READY)
-	$(RUN) -m pytest -q $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n logical $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(RUN) -m ruff check .
