@@ -30,15 +30,11 @@ def check_kills(folder: Path, kills: int, workers: int, draw: random.Random) -> 
     source = write_msd(folder / "msd", CASES)
     begin = time.monotonic()
     wanted = finished(source, folder / "undisturbed", workers)
-    run_s = time.monotonic() - begin
+    shard_s = (time.monotonic() - begin) / len(CASES)
     stores, killed, unfinished = 0, 0, 0
-    while killed < kills:
+    for _ in range(2 * kills + 10):  # some runs end before their kill
         root = folder / f"store_{stores}"
-        process = start_conversion(source, root, workers)
-        try:
-            process.communicate(timeout=draw.uniform(0.4, 1.0) * run_s)  # before that it imports
-        except subprocess.TimeoutExpired:
-            kill(process)
+        if kill_at_random(start_conversion(source, root, workers), root, shard_s, draw):
             killed += 1
             unfinished += not (root / "manifest.json").exists()
         for shard in sorted(root.glob("shard-?????")):
@@ -47,7 +43,23 @@ def check_kills(folder: Path, kills: int, workers: int, draw: random.Random) -> 
             assert finished(source, root, workers) == wanted, f"kill {killed}"
             shutil.rmtree(root)
             stores += 1
-    return stores, unfinished
+        if killed == kills:
+            return stores, unfinished
+    raise AssertionError(f"{killed} of {kills} kills came before the end of their run")
+
+
+def kill_at_random(process: subprocess.Popen[str], root: Path, shard_s: float, draw: random.Random) -> bool:
+    """Kill a conversion within a shard's time of a random shard's beginning; ``False`` where it ended before."""
+    there = len(list(root.glob("shard-?????")))
+    wanted = there + draw.randint(min(1, len(CASES) - there), len(CASES) - there)
+    while process.poll() is None and len(list(root.glob("shard-*"))) < wanted:
+        time.sleep(0.001)
+    try:
+        process.communicate(timeout=draw.uniform(0, shard_s))
+    except subprocess.TimeoutExpired:
+        kill(process)
+        return True
+    return False
 
 
 def start_conversion(source: Path, root: Path, workers: int) -> subprocess.Popen[str]:
