@@ -30,11 +30,11 @@ def check_kills(folder: Path, kills: int, workers: int, draw: random.Random) -> 
     source = write_msd(folder / "msd", CASES)
     begin = time.monotonic()
     wanted = finished(source, folder / "undisturbed", workers)
-    shard_s = (time.monotonic() - begin) / len(CASES)
+    run_s = time.monotonic() - begin
     stores, killed, unfinished = 0, 0, 0
-    for _ in range(2 * kills + 10):  # some runs end before their kill
+    for _ in range(3 * kills + 10):  # some runs end before their kill
         root = folder / f"store_{stores}"
-        if kill_at_random(start_conversion(source, root, workers), root, shard_s, draw):
+        if kill_at_random(start_conversion(source, root, workers), root, run_s, draw):
             killed += 1
             unfinished += not (root / "manifest.json").exists()
         for shard in sorted(root.glob("shard-?????")):
@@ -48,14 +48,18 @@ def check_kills(folder: Path, kills: int, workers: int, draw: random.Random) -> 
     raise AssertionError(f"{killed} of {kills} kills came before the end of their run")
 
 
-def kill_at_random(process: subprocess.Popen[str], root: Path, shard_s: float, draw: random.Random) -> bool:
-    """Kill a conversion within a shard's time of a random shard's beginning; ``False`` where it ended before."""
+def kill_at_random(process: subprocess.Popen[str], root: Path, run_s: float, draw: random.Random) -> bool:
+    """Kill a conversion within a shard's time of a random shard's end; ``False`` where it ended before.
+
+    Where every shard is there, any instant of the run will do.
+    """
     there = len(list(root.glob("shard-?????")))
-    wanted = there + draw.randint(min(1, len(CASES) - there), len(CASES) - there)
-    while process.poll() is None and len(list(root.glob("shard-*"))) < wanted:
+    left = len(CASES) - there
+    wanted = there + draw.randint(min(1, left), left)
+    while process.poll() is None and len(list(root.glob("shard-?????"))) < wanted:
         time.sleep(0.001)
     try:
-        process.communicate(timeout=draw.uniform(0, shard_s))
+        process.communicate(timeout=draw.uniform(0, run_s / len(CASES) if left else 2 * run_s))
     except subprocess.TimeoutExpired:
         kill(process)
         return True
