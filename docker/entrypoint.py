@@ -10,7 +10,7 @@ from pathlib import Path
 from sagemaker_job import Job, Outcome, say
 from supervise import Stop
 
-from preprocessing.errors import EXIT_UNEXPECTED, EXIT_USAGE, InputError
+from preprocessing.errors import EXIT_UNEXPECTED, EXIT_USAGE, InputError, RunError
 
 
 def train(job: Job, arguments: list[str], stop: Stop) -> Outcome:
@@ -43,7 +43,7 @@ def main(words: list[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         outcome = Outcome(code=EXIT_USAGE, message=str(error))
-    except OSError as error:
+    except (OSError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         outcome = Outcome(code=EXIT_UNEXPECTED, message=str(error))
     if outcome.message:

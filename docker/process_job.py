@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-import fsspec
 from sagemaker_job import Job, Outcome
 from supervise import Stop, run_module
 
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, EXIT_UNEXPECTED, InputError
-from preprocessing.partition import PART, Partition
+from preprocessing.location import location, read_file, replace_file
+from preprocessing.partition import Partition
 
 log = logging.getLogger(__name__)
 LOOK_EVERY_S, TELL_EVERY_S = 2.0, 60.0
+DONE = "done_by_job"  # in a share, which may be an earlier job's: the ARN of the job that has seen it done
 
 
 def process(job: Job, arguments: list[str], stop: Stop) -> Outcome:
@@ -22,22 +24,25 @@ def process(job: Job, arguments: list[str], stop: Stop) -> Outcome:
 
     An output that all hosts see (``s3://``, a shared file system) is merged by the first host once all shares are
     there. In a folder that only this host sees the share stays one, to be merged where they come together. Raises
-    ``InputError`` without ``--output``.
+    ``InputError`` without ``--output``, and for a shared one without the job's ARN.
     """
     output = _value_of("--output", arguments)
     number, num = job.host_index + 1, len(job.hosts)
-    share = ["--partition", f"{number}/{num}"] if num > 1 else []
-    ended = run_module(["preprocessing.to_shards", *arguments, *share], stop)
-    if ended.code in (EXIT_DONE, EXIT_REFUSED) and num > 1:
-        if job.is_own(output):
-            log.info(
-                "%s is this host's own: merge the shares with python -m preprocessing.merge --shards S3-PLACE", output
-            )
-        elif job.is_first:
-            if not _wait_for_shares(output, num, stop):
+    is_shared = num > 1 and not job.is_own(output)
+    if is_shared and not job.arn:
+        raise InputError("process: several hosts, and no ProcessingJobArn in processingjobconfig.json to agree on")
+    words = ["--partition", f"{number}/{num}"] if num > 1 else []
+    ended = run_module(["preprocessing.to_shards", *arguments, *words], stop)
+    if ended.code in (EXIT_DONE, EXIT_REFUSED) and is_shared:
+        shares = [location(output) / Partition(number=n, of=num).folder for n in range(1, num + 1)]
+        replace_file(shares[job.host_index] / DONE, job.arn.encode())
+        if job.is_first:
+            if not _wait_for(shares, job.arn, stop):
                 message = f"stopped while other hosts converted; to go on, start the same job for {output} again"
                 return Outcome(code=EXIT_UNEXPECTED, message=message)
             ended = run_module(["preprocessing.merge", "--shards", output], stop)
+    elif ended.code in (EXIT_DONE, EXIT_REFUSED) and num > 1:
+        log.info("%s is this host's own: merge the shares with python -m preprocessing.merge --shards S3-PLACE", output)
     return Outcome.of_cases(ended.code, ended.reason, output)
 
 
@@ -50,20 +55,24 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str:
     raise InputError(f"process: give {flag}, the place of the store (s3://BUCKET/PREFIX, or a folder)")
 
 
-def _wait_for_shares(output: str, num: int, stop: Stop) -> bool:
-    """Wait until every share says that it is done; ``False`` when asked to stop.
+def _wait_for(shares: Sequence[Path], arn: str, stop: Stop) -> bool:
+    """Wait until this job has done every share; ``False`` when asked to stop.
 
     A host that fails fails the job, which ends this wait too.
     """
-    files, root = fsspec.core.url_to_fs(output)
-    missing = [Partition(number=number, of=num) for number in range(1, num + 1)]
     told_at = 0.0
-    while True:
-        files.invalidate_cache()
-        missing = [share for share in missing if not files.exists(f"{root}/{share.folder}/{PART}")]
-        if not missing or stop.is_asked:
-            return not missing
+    while missing := [share for share in shares if not _is_done(share, arn)]:
+        if stop.is_asked:
+            return False
         if time.monotonic() - told_at > TELL_EVERY_S:
-            log.info("%s: waiting for share %s of %d", output, ", ".join(str(share.number) for share in missing), num)
+            log.info("waiting for %s", ", ".join(map(str, missing)))
             told_at = time.monotonic()
         time.sleep(LOOK_EVERY_S)
+    return True
+
+
+def _is_done(share: Path, arn: str) -> bool:
+    try:
+        return read_file(share / DONE) == arn.encode()
+    except FileNotFoundError:
+        return False

@@ -44,6 +44,7 @@ class Job:
     """The job as this host sees it.
 
     ``hosts`` are all hosts in an order that is the same on each of them; ``interface`` is the network between them.
+    ``arn`` is a processing job's, which no other job ever has, and empty in a training job.
     """
 
     base: Path
@@ -51,6 +52,7 @@ class Job:
     current_host: str
     interface: str | None
     instance_type: str
+    arn: str
 
     @classmethod
     def read(cls, command: str, environment: Mapping[str, str] = os.environ) -> Job:
@@ -71,6 +73,7 @@ class Job:
             current_host=current,
             interface=content.get("network_interface_name"),
             instance_type=content.get("current_instance_type", ""),
+            arn=str(_read_json(path.with_name("processingjobconfig.json")).get("ProcessingJobArn", "")),
         )
 
     @property

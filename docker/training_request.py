@@ -18,6 +18,7 @@ VOLTA = re.compile(r"ml\.p3(dn)?\.")
 HAS_GPU = re.compile(r"ml\.(p|g)\d")
 SMDDP_INSTANCES = ("ml.p4d.24xlarge", "ml.p4de.24xlarge", "ml.p3dn.24xlarge")  # SMDDP 2.5.0, its last release
 MOST_WARM_MINUTES = 60
+PATCHWISE = {("crop", "host"), ("read", "dali"), ("read", "gds"), ("device", "cpu")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ def training_request(job: Train, flags: Mapping[str, str]) -> Request:
     check_job(job)
     _check_machine(job)
     _check_backend(job, flags.get("backend", "auto"))
-    _check_input_mode(job, flags.get("loader", "dali"))
+    _check_input_mode(job, flags)
     name = job_name(job, "train")
     output = check_s3("--output", job.output)
     checkpoints = f"{output}/{name}/run" if job.checkpoints == "auto" else check_s3("--checkpoints", job.checkpoints)
@@ -93,7 +94,8 @@ def _check_machine(job: Train) -> None:
     if VOLTA.match(machine) and not flavours(job.image) & {"v100", "smddp"}:
         raise InputError(
             f"--instance-type {machine} has V100 GPUs, which the torch in {job.image} has no kernels for; build "
-            "docker/Dockerfile.v100 and give it a tag with v100 in it, such as voxelfeed:v100"
+            "docker/Dockerfile with --build-arg CONSTRAINTS=constraints-v100.txt and give it a tag with v100 in it, "
+            "such as voxelfeed:v100"
         )
 
 
@@ -107,6 +109,11 @@ def _check_backend(job: Train, backend: str) -> None:
             f"--smddp: its last release (2.5.0) does not know {job.instance_type}, only {', '.join(SMDDP_INSTANCES)}; "
             "leave --smddp out, the processes then talk over NCCL"
         )
+    if not job.smddp and "smddp" in flavours(job.image):
+        raise InputError(
+            f"--image {job.image} is that of docker/Dockerfile.smddp, whose library works only in processes that "
+            "--smddp starts; add --smddp, or take another image"
+        )
     if job.smddp and "smddp" not in flavours(job.image):
         raise InputError(
             f"--smddp: {job.image} is not the image of docker/Dockerfile.smddp; give that one a tag with smddp in it, "
@@ -114,14 +121,24 @@ def _check_backend(job: Train, backend: str) -> None:
         )
 
 
-def _check_input_mode(job: Train, loader: str) -> None:
+def _check_input_mode(job: Train, flags: Mapping[str, str]) -> None:
     if job.input_mode not in ("File", "FastFile"):
         raise InputError(f"--input-mode {job.input_mode}: unknown; known: File, FastFile")
-    if job.input_mode == "FastFile" and (loader != "dali" or not HAS_GPU.match(job.instance_type)):
+    if job.input_mode != "FastFile":
+        return
+    patchwise = [f"--{name} {value}" for name, value in flags.items() if _reads_patches(name, value)]
+    if patchwise or not HAS_GPU.match(job.instance_type):
         raise InputError(
-            "--input-mode FastFile: only --loader dali on a GPU reads whole volumes; patches read out of a stream "
-            "would fetch it again and again; use --input-mode File or FSx for Lustre"
+            f"--input-mode FastFile with {', '.join(patchwise) or job.instance_type}: only --loader dali on a GPU "
+            "reads whole volumes; patches read out of a stream would fetch it again and again; use --input-mode File "
+            "or FSx for Lustre"
         )
+
+
+def _reads_patches(name: str, value: str) -> bool:
+    """Tell whether a flag of the trainer has it read patches, not volumes that stay on the GPU."""
+    is_zero = not value.strip("0.")
+    return (name, value) in PATCHWISE or (name == "loader" and value != "dali") or (name == "gpu-cache" and is_zero)
 
 
 def _store(job: Train) -> Request:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from preprocessing.errors import InputError
+from preprocessing.location import is_remote, location, named_in
 from preprocessing.shard_job import file_size
 from preprocessing.shards import Store
 
@@ -13,10 +14,10 @@ def source_files(store: Store, case_id: str) -> tuple[list[Path], Path]:
     """Return the image files (one, or one for each channel) and the label file of a labelled case.
 
     Raises ``InputError`` for a store that does not say where they are, or whose grid is not the files' own, and for a
-    file that is gone or has changed since.
+    file on an object store or one that is gone or has changed since.
     """
     options = store.manifest.options
-    root = options.get("input")
+    root = store.source_root
     if not root:
         raise InputError(f"{store.root} does not say where its NIfTI files are; convert them again to use this loader")
     if options["orientation"] != "source" or options["spacing"] is not None:
@@ -24,10 +25,14 @@ def source_files(store: Store, case_id: str) -> tuple[list[Path], Path]:
             f"{store.root} was reoriented or resampled (--orientation {options['orientation']}, --spacing "
             f"{options['spacing']}), this loader reads the files as they are; use a store made without these flags"
         )
-    folder = Path(root) if Path(root).is_dir() else Path(root).parent  # the list layout is read from a file
     paths = []
     for record in store.case(case_id).entry.sources:
-        path = folder / record.name
+        path = named_in(location(root), record.name)
+        if is_remote(path):
+            raise InputError(
+                f"case {case_id}: {path} is on an object store, this loader reads folders; copy the data set, convert "
+                "the copy"
+            )
         size = file_size(path)
         if size != record.size_bytes:
             found = "is gone" if size is None else f"has {size} bytes, it had {record.size_bytes}"

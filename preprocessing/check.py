@@ -18,6 +18,7 @@ from preprocessing.shards import (
     ERRORS,
     INDEX,
     MANIFEST,
+    SOURCE,
     CaseEntry,
     FileRecord,
     ShardEntry,
@@ -74,7 +75,7 @@ def find_problems(store: Store, *, fast: bool) -> Iterator[str]:
     for shard in store.manifest.shards:
         yield from _check_shard(root / shard.name, shard, fast=fast)
     shards = {shard.name for shard in store.manifest.shards}
-    expected = shards | {MANIFEST} | ({ERRORS} if store.manifest.errors else set())
+    expected = shards | {MANIFEST, SOURCE} | ({ERRORS} if store.manifest.errors else set())
     yield from (f"{root / name}: not part of the store" for name in sorted(sizes) if name not in expected)
 
 

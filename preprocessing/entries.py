@@ -23,7 +23,8 @@ class CaseEntry:
     """One case in ``index.json``. Shapes and origins are D,H,W.
 
     ``geometry`` leads from the file's grid to the whole stored one, of shape ``source_shape_dhw`` and ``affine`` (for
-    voxels x,y,z); the stored box begins at ``origin_dhw`` in it.
+    voxels x,y,z); the stored box begins at ``origin_dhw`` in it. ``sources`` are named from the data set's folder, or
+    whole where they lie elsewhere.
     """
 
     case_id: str

@@ -24,6 +24,7 @@ from preprocessing.shards import (
     ShardEntry,
     write_json,
     write_manifest,
+    write_source,
 )
 from preprocessing.statistics import ChannelStatistics
 
@@ -68,10 +69,11 @@ def finish_store(
         image_dtype=common_dtype([entry.image_dtype for entry in entries]),
         max_abs_error=max((entry.max_abs_error for entry in entries), default=0.0),
         channels=[_pool([entry.channels[c] for entry in entries]) for c in range(len(dataset.channel_names))],
-        options=dataclasses.asdict(options) | {"input": str(dataset.root.resolve())},
+        options=dataclasses.asdict(options),
         shards=shards,
         errors=write_json(root / ERRORS, {"refused": refused}) if refused else None,
     )
+    write_source(root, str(dataset.root.resolve()))
     write_manifest(root, manifest)
     return manifest, refused
 

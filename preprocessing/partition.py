@@ -12,7 +12,7 @@ from typing import Any
 from preprocessing.convert import ConvertOptions
 from preprocessing.dataset import Dataset
 from preprocessing.errors import InputError
-from preprocessing.location import read_file
+from preprocessing.location import location, read_file
 from preprocessing.regions import Regions
 from preprocessing.shard_job import ShardJob
 from preprocessing.shards import parse_json, write_json
@@ -86,7 +86,7 @@ class Plan:
         options["spacing"] = None if options["spacing"] is None else tuple(options["spacing"])
         regions = content["regions"]
         return cls(
-            dataset=Dataset(**described, root=Path(content["input"]), sources=[]),
+            dataset=Dataset(**described, root=location(content["input"]), sources=[]),
             options=ConvertOptions(**options),
             regions=None if regions is None else {name: tuple(numbers) for name, numbers in regions.items()},
             shard_names=content["shard_names"],

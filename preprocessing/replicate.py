@@ -20,7 +20,16 @@ from preprocessing.cli import main
 from preprocessing.dataset import read_description
 from preprocessing.errors import EXIT_DONE, InputError
 from preprocessing.layout_msd import read_msd
-from preprocessing.shards import INDEX, MANIFEST, CaseEntry, FileRecord, ShardEntry, open_store, write_manifest
+from preprocessing.shards import (
+    INDEX,
+    MANIFEST,
+    CaseEntry,
+    FileRecord,
+    ShardEntry,
+    open_store,
+    write_manifest,
+    write_source,
+)
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +87,7 @@ def _replicate_store(options: Options) -> None:
                 _link(options.input / shard / old.name, folder / new.name)
             cases.append(renamed)
         shards.append(_write_shard(folder, cases))
+    write_source(options.output, store.source_root)
     write_manifest(options.output, dataclasses.replace(store.manifest, shards=shards, errors=None))
 
 

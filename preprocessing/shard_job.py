@@ -14,6 +14,7 @@ from preprocessing.convert import ConvertedCase, ConvertOptions, convert_case
 from preprocessing.dataset import Dataset, Source
 from preprocessing.errors import CaseError
 from preprocessing.geometry import stored_spacing
+from preprocessing.location import is_remote
 from preprocessing.nifti import parts_of
 from preprocessing.shards import INDEX, CaseEntry, FileRecord, write_json, write_npy
 
@@ -68,7 +69,7 @@ def convert_shard(job: ShardJob) -> int:
 
 def _convert_or_refuse(folder: Path, source: Source, job: ShardJob) -> CaseEntry | dict[str, str]:
     try:
-        return _write_case(folder, convert_case(source, job.dataset, job.options))
+        return _write_case(folder, convert_case(source, job.dataset, job.options), job.dataset.root)
     except CaseError as error:
         if job.stop_on_error:
             raise
@@ -93,7 +94,13 @@ def file_size(path: Path) -> int | None:
     return sum(part.stat().st_size for part in parts_of(path)) if path.is_file() else None
 
 
-def _write_case(folder: Path, case: ConvertedCase) -> CaseEntry:
+def name_from(root: Path, path: Path) -> str:
+    """Name a source file from the data set's root; one that lies elsewhere by its whole path or URL."""
+    folder, whole = (str(place if is_remote(place) else place.absolute()) for place in (root, path))
+    return whole.removeprefix(folder.rstrip("/") + "/")
+
+
+def _write_case(folder: Path, case: ConvertedCase, root: Path) -> CaseEntry:
     name = case.source.case_id
     rows = list(case.foreground.values())
     labelled = case.label is not None
@@ -121,7 +128,6 @@ def _write_case(folder: Path, case: ConvertedCase) -> CaseEntry:
         if labelled
         else None,
         sources=[
-            FileRecord(name=f"{v.path.parent.name}/{v.path.name}", size_bytes=v.source_bytes, xxh3=v.source_xxh3)
-            for v in volumes
+            FileRecord(name=name_from(root, v.path), size_bytes=v.source_bytes, xxh3=v.source_xxh3) for v in volumes
         ],
     )

@@ -8,6 +8,7 @@ STORE/
     BRATS_001.label.npy      [D,H,W,1] uint8
     BRATS_001.foreground.npy [n,3] uint16, sampled voxels grouped by label
   errors.json                refused cases and why (only when there are any); its checksum is in the manifest
+  source.json                folder that the data set was read from; apart, so that all else is the same wherever it lay
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Array = npt.NDArray[Any]
 FORMAT_VERSION = 2
 DATA_OFFSET = 4096  # voxel data starts on a page: O_DIRECT, GPUDirect Storage and page-wise mmap need it
 NPY_MAGIC = b"\x93NUMPY\x01\x00"
-MANIFEST, INDEX, ERRORS = "manifest.json", "index.json", "errors.json"
+MANIFEST, INDEX, ERRORS, SOURCE = "manifest.json", "index.json", "errors.json", "source.json"
 NO_CHECKSUM = "0" * 16
 
 
@@ -71,6 +72,12 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
     content = dataclasses.asdict(manifest) | {"checksum": NO_CHECKSUM}
     text = json.dumps(content, indent=1) + "\n"
     write_json(root / MANIFEST, content | {"checksum": xxhash.xxh3_64_hexdigest(text.encode())})
+
+
+def write_source(root: Path, place: str | None) -> None:
+    """Keep the folder that the data set was read from; nothing where it is not known."""
+    if place is not None:
+        write_json(root / SOURCE, {"root": place})
 
 
 # Reading ---------------------------------------------------------------------------------------------------------
@@ -143,6 +150,13 @@ class Store:
         """The cases that can be trained on, in store order."""
         unlabelled = {case_id for shard in self.manifest.shards for case_id in shard.unlabelled}
         return [case_id for case_id in self._position if case_id not in unlabelled]
+
+    @functools.cached_property
+    def source_root(self) -> str | None:
+        """Folder, or URL, that the sources in the indices are relative to; ``None`` where it is not said."""
+        path = location(self.root) / SOURCE
+        with answering(path):
+            return parse_json(str(path), _read(path)).get("root") if path.is_file() else None
 
     @property
     def is_local(self) -> bool:

@@ -18,7 +18,7 @@ from preprocessing.commit import clear_unfinished, new_shard
 from preprocessing.entries import CaseEntry, FileRecord, ShardEntry
 from preprocessing.errors import EXIT_DONE, InputError, RunError
 from preprocessing.location import location, make_folder, read_chunks, read_file, replace_file, write_file
-from preprocessing.shards import ERRORS, INDEX, MANIFEST, open_store, parse_json
+from preprocessing.shards import ERRORS, INDEX, MANIFEST, open_store, parse_json, write_source
 from preprocessing.single_writer import only_writer
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ def stage(options: Options) -> int:
                 _copy_shard(source / shard.name, root / shard.name, shard, pool, advance)
         if store.manifest.errors is not None:
             replace_file(root / ERRORS, read_file(source / ERRORS))
+        write_source(root, store.source_root)
         replace_file(root / MANIFEST, read_file(source / MANIFEST))
     log.info("%s: %d cases in %d shards, every checksum matches", root, len(store.case_ids), len(shards))
     return EXIT_DONE

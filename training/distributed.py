@@ -85,16 +85,17 @@ def choose_device(wanted: str, world: World) -> torch.device:
     return torch.device("cuda", world.local_rank)
 
 
-def choose_backend(wanted: str, device: torch.device) -> tuple[str, str]:
+def choose_backend(wanted: str, device: torch.device, environment: Mapping[str, str] = os.environ) -> tuple[str, str]:
     """Return the name of the collectives' backend and why it was taken.
 
-    ``auto`` takes smddp where SageMaker's library can be imported, else nccl with CUDA, else gloo. Importing is what
-    registers smddp with PyTorch. Raises ``InputError`` for an unknown name, or one that cannot work here.
+    With CUDA ``auto`` takes smddp where mpirun started the processes (under torchrun its AllReduce falls back) and
+    SageMaker's library can be imported, else nccl; without CUDA gloo. Importing is what registers smddp with PyTorch.
+    Raises ``InputError`` for an unknown name, or one that cannot work here.
     """
     if wanted not in ("auto", *BACKENDS):
         raise InputError(f"--backend {wanted}: unknown; known: auto, {', '.join(BACKENDS)}")
     if wanted == "auto":
-        return _best_for(device)
+        return _best_for(device, environment)
     if wanted == "smddp" and (reason := _why_not_smddp()):
         raise InputError(f"--backend smddp: SageMaker's library cannot be loaded ({reason}); use --backend nccl")
     if device.type not in dist.Backend.backend_capability[wanted]:
@@ -102,9 +103,11 @@ def choose_backend(wanted: str, device: torch.device) -> tuple[str, str]:
     return wanted, "asked for"
 
 
-def _best_for(device: torch.device) -> tuple[str, str]:
+def _best_for(device: torch.device, environment: Mapping[str, str]) -> tuple[str, str]:
     if device.type != "cuda":
         return "gloo", f"the run is on {device}"
+    if LAUNCHERS["mpirun"][0] not in environment:
+        return "nccl", "CUDA devices, and not started by mpirun, as smddp has to be"
     reason = _why_not_smddp()
     if reason is None:
         return "smddp", "SageMaker's library is here"

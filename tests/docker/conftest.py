@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -17,7 +18,9 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parents[2]
+ARN = "arn:aws:sagemaker:us-west-2:123456789012:processing-job"
 CONFIG = {"train": "input/config", "process": "config"}
+PORTS = itertools.count(10_000 + os.getpid() % 20_000)
 AS_FIRST_PROCESS = ("unshare", "--pid", "--fork", "--mount-proc")
 
 
@@ -30,9 +33,17 @@ def may_be_first_process() -> bool:
 
 
 def free_port() -> int:
+    """Find a port below those that the kernel hands out by itself: it is still free when it comes to be used."""
+    return next(port for port in PORTS if _is_free(port))
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+        return True
 
 
 @dataclass(kw_only=True)
@@ -122,4 +133,6 @@ def make_hosts(folder: Path, command: str, num: int) -> list[Host]:
     for host in hosts:
         content = {"current_host": host.name, "hosts": names, "network_interface_name": "lo"}
         host.write(f"{CONFIG[command]}/resourceconfig.json", content)
+        if command == "process":
+            host.write("config/processingjobconfig.json", {"ProcessingJobArn": f"{ARN}/this"})
     return hosts

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -198,12 +199,32 @@ def test_the_output_is_not_a_hyperparameter(tmp_path: Path) -> None:
         training_flags(job_on(tmp_path, "shards"), {"output": "/tmp/run"}, is_smddp=False)
 
 
+UNANSWERED = """
+import sys, entrypoint
+from preprocessing.errors import RunError
+def process(*_):
+    raise RunError("s3://bucket: the object store did not answer")
+entrypoint.COMMANDS["process"] = process
+sys.exit(entrypoint.main(["process"]))
+"""
+
+
+def test_a_store_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> None:
+    own = {"PYTHONPATH": f"{ROOT}/docker:{ROOT}", "SAGEMAKER_BASE_DIR": str(tmp_path)}
+    words = [sys.executable, "-c", UNANSWERED]
+    ended = subprocess.run(words, env=os.environ | own, capture_output=True, text=True, check=False)
+    said = "s3://bucket: the object store did not answer"
+    assert (ended.returncode, ended.stderr) == (1, f"error: {said}\n")
+    assert (tmp_path / "output" / "message").read_text() == said
+
+
 ORPHAN = """
-(sleep 0.1 &)
-sleep 0.6
-grep -l 'State:.Z' /proc/[0-9]*/status && exit 1
-echo 'error: none left' >&2
-exit 7
+orphan=$( (sleep 0.1 >/dev/null & echo $!) )
+for attempt in $(seq 300); do
+    [ -e /proc/$orphan ] || { echo 'error: none left' >&2; exit 7; }
+    sleep 0.1
+done
+exit 1
 """
 AS_FIRST = """
 import os, sys

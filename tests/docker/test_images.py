@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shutil
 import subprocess
@@ -14,10 +13,9 @@ import pytest
 from tests.test_imports import imported_by
 
 ROOT = Path(__file__).parents[2]
-RECIPES = ["Dockerfile", "Dockerfile.v100", "Dockerfile.smddp"]
+RECIPES = ["Dockerfile", "Dockerfile.smddp"]
 HADOLINT = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
-CONSTRAINTS = {"Dockerfile": "constraints.txt", "Dockerfile.v100": "constraints-v100.txt"}
-CONSTRAINTS |= {"Dockerfile.smddp": "docker/constraints-smddp.txt"}
+CONSTRAINTS = {"Dockerfile": "${CONSTRAINTS}", "Dockerfile.smddp": "docker/constraints-smddp.txt"}
 
 
 def read(name: str) -> str:
@@ -59,14 +57,12 @@ def test_the_image_has_the_scripts_that_its_entrypoint_imports_and_no_launcher(r
     assert copied == needed
 
 
-def test_the_v100_image_differs_in_its_versions_only() -> None:
-    lines = difflib.unified_diff(read("Dockerfile").splitlines(), read("Dockerfile.v100").splitlines(), n=0)
-    changed = [line for line in lines if line[0] in "+-" and line[1:4] not in ("--", "++ ", "-- ") and line[1:2] != "#"]
-    assert [line for line in changed if line[1:].startswith("COPY")] == [
-        "-COPY constraints.txt constraints.txt",
-        "+COPY constraints-v100.txt constraints.txt",
-    ]
-    assert all(line[1:].startswith(("COPY", "-", "+")) for line in changed)
+def test_the_versions_to_choose_from_are_there() -> None:
+    """The default and what the pages tell people to give."""
+    pages = read("README.md") + (ROOT / "docs" / "sagemaker.md").read_text(encoding="utf-8")
+    chosen = set(re.findall(r"CONSTRAINTS=(\S+\.txt)", read("Dockerfile") + pages))
+    assert chosen == {"constraints.txt", "constraints-v100.txt"}
+    assert all((ROOT / name).is_file() for name in chosen)
 
 
 def test_pins_differ_where_the_torch_of_an_image_asks_for_it() -> None:

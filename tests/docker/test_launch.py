@@ -98,10 +98,17 @@ IMPOSSIBLE = {
     f"{TRAIN} --smddp --instance-type ml.p5.48xlarge": "does not know ml.p5.48xlarge, only ml.p4d.24xlarge",
     f"{TRAIN} --smddp --instance-type ml.p4d.24xlarge": "is not the image of docker/Dockerfile.smddp",
     f"{TRAIN} --image {IMAGE}:smddp --smddp --instance-type ml.p4d.24xlarge -- --backend nccl": "--backend nccl with",
+    f"{TRAIN} --image {IMAGE}:smddp": "is that of docker/Dockerfile.smddp, whose library works only in processes",
     f"{TRAIN} -- --backend smddp": "--backend smddp without --smddp",
     f"{TRAIN} --instance-type ml.p3.2xlarge": "has V100 GPUs, which the torch in",
     f"{TRAIN} --input-mode Pipe": "--input-mode Pipe: unknown; known: File, FastFile",
     f"{TRAIN} --input-mode FastFile -- --loader torch": "only --loader dali on a GPU reads whole volumes",
+    f"{TRAIN} --input-mode FastFile -- --crop host": "FastFile with --crop host: only --loader dali",
+    f"{TRAIN} --input-mode FastFile -- --gpu-cache 0": "FastFile with --gpu-cache 0: only --loader dali",
+    f"{TRAIN} --input-mode FastFile -- --gpu_cache=0.0": "FastFile with --gpu-cache 0.0: only --loader dali",
+    f"{TRAIN} --input-mode FastFile -- --read dali": "FastFile with --read dali: only --loader dali",
+    f"{TRAIN} --input-mode FastFile -- --read gds": "FastFile with --read gds: only --loader dali",
+    f"{TRAIN} --input-mode FastFile -- --device cpu": "FastFile with --device cpu: only --loader dali",
     f"{TRAIN} --input-mode FastFile --instance-type ml.c5.4xlarge": "only --loader dali on a GPU",
     f"{TRAIN} --shards fsx://fs-0123456789abcdef0/abcd": "a file system in your VPC; give its --subnets",
     f"{TRAIN} --shards fsx://fs-0123456789abcdef0/abcd {VPC} --input-mode FastFile": "and no --input-mode",
@@ -127,8 +134,9 @@ def test_what_cannot_be_is_said_before_anything_is_sent(command: str, message: s
 
 
 def test_volta_takes_the_images_that_have_its_kernels() -> None:
-    for tag in ("v100", "0.1.0-v100", "smddp"):
+    for tag in ("v100", "0.1.0-v100"):
         made_by(f"{TRAIN} --image {IMAGE}:{tag} --instance-type ml.p3.16xlarge")
+    made_by(f"{TRAIN} --image {IMAGE}:smddp --smddp --instance-type ml.p3dn.24xlarge")
     assert flavours(f"{IMAGE}-v100@sha256:0123") == {"voxelfeed", "v100"}
     assert region_of("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/v:1") == "cn-north-1"
 

@@ -20,6 +20,7 @@ import pytest
 
 from preprocessing.cli import main
 from preprocessing.dataset import Dataset
+from preprocessing.shards import SOURCE
 from preprocessing.to_shards import Options, convert
 from tests.conftest import write_msd
 
@@ -79,8 +80,9 @@ def nibabel_voxels(path: Path) -> npt.NDArray[Any]:
 
 
 def tree_bytes(root: Path) -> dict[str, bytes]:
-    """Read every file under ``root``."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    """Read every file under ``root``, but not where the data set lay: that is all in which equal stores may differ."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name != SOURCE)
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
 def dataset_of(channels: Sequence[str] = ("T1",), modality: str = "mr") -> Dataset:

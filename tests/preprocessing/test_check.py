@@ -20,7 +20,7 @@ from preprocessing.shards import open_store
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
 from tests.conftest import write_msd
-from tests.preprocessing.conftest import Command, run_process
+from tests.preprocessing.conftest import Command, run_process, tree_bytes
 
 FLIPS_PER_FILE = 12
 FILES = [
@@ -69,7 +69,7 @@ def owner_of(name: str) -> str:
 
 
 def test_the_list_of_files_is_complete(pristine: Path) -> None:
-    assert sorted(str(path.relative_to(pristine)) for path in pristine.rglob("*") if path.is_file()) == FILES
+    assert sorted(tree_bytes(pristine)) == FILES
 
 
 def test_a_whole_store_passes(pristine: Path, coordinate_store: Path) -> None:

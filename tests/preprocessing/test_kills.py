@@ -32,13 +32,9 @@ def check_kills(folder: Path, kills: int, workers: int, draw: random.Random) -> 
     wanted = finished(source, folder / "undisturbed", workers)
     run_s = time.monotonic() - begin
     stores, killed, unfinished = 0, 0, 0
-    while killed < kills:
+    for _ in range(3 * kills + 10):  # some runs end before their kill
         root = folder / f"store_{stores}"
-        process = start_conversion(source, root, workers)
-        try:
-            process.communicate(timeout=draw.uniform(0.4, 1.0) * run_s)  # before that it imports
-        except subprocess.TimeoutExpired:
-            kill(process)
+        if kill_at_random(start_conversion(source, root, workers), root, run_s, draw):
             killed += 1
             unfinished += not (root / "manifest.json").exists()
         for shard in sorted(root.glob("shard-?????")):
@@ -47,7 +43,27 @@ def check_kills(folder: Path, kills: int, workers: int, draw: random.Random) -> 
             assert finished(source, root, workers) == wanted, f"kill {killed}"
             shutil.rmtree(root)
             stores += 1
-    return stores, unfinished
+        if killed == kills:
+            return stores, unfinished
+    raise AssertionError(f"{killed} of {kills} kills came before the end of their run")
+
+
+def kill_at_random(process: subprocess.Popen[str], root: Path, run_s: float, draw: random.Random) -> bool:
+    """Kill a conversion within a shard's time of a random shard's end; ``False`` where it ended before.
+
+    Where every shard is there, any instant of the run will do.
+    """
+    there = len(list(root.glob("shard-?????")))
+    left = len(CASES) - there
+    wanted = there + draw.randint(min(1, left), left)
+    while process.poll() is None and len(list(root.glob("shard-?????"))) < wanted:
+        time.sleep(0.001)
+    try:
+        process.communicate(timeout=draw.uniform(0, run_s / len(CASES) if left else 2 * run_s))
+    except subprocess.TimeoutExpired:
+        kill(process)
+        return True
+    return False
 
 
 def start_conversion(source: Path, root: Path, workers: int) -> subprocess.Popen[str]:

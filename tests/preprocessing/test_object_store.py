@@ -18,7 +18,7 @@ from pipelines.loaders import LoaderConfig, build_loader
 from preprocessing import check, merge, stage
 from preprocessing.errors import InputError, RunError
 from preprocessing.location import location
-from preprocessing.shards import open_store
+from preprocessing.shards import SOURCE, open_store
 from preprocessing.to_shards import Options, convert
 from tests.conftest import write_msd
 from tests.preprocessing.conftest import Command, Finished, kill, run_process, start, tree_bytes, wait_until
@@ -42,7 +42,7 @@ class Bucket:
         return [item["Key"].removeprefix(f"{folder}/") for page in pages for item in page.get("Contents", ())]
 
     def tree(self, folder: str) -> dict[str, bytes]:
-        return {key: self.get(f"{folder}/{key}") for key in self.keys(folder)}
+        return {key: self.get(f"{folder}/{key}") for key in self.keys(folder) if key != SOURCE}
 
     def get(self, key: str) -> bytes:
         return bytes(self.client.get_object(Bucket=self.name, Key=key)["Body"].read())
@@ -54,8 +54,9 @@ class Bucket:
         self.client.delete_object(Bucket=self.name, Key=key)
 
     def upload(self, root: Path, folder: str) -> str:
-        for name, content in tree_bytes(root).items():
-            self.put(f"{folder}/{name}", content)
+        for path in root.rglob("*"):
+            if path.is_file():
+                self.put(f"{folder}/{path.relative_to(root)}", path.read_bytes())
         return f"{self.url}/{folder}"
 
 
@@ -117,6 +118,7 @@ def test_from_bucket_to_bucket_every_byte_is_that_of_a_local_store(
     assert (ended.code, "Traceback" in ended.errors) == (0, False)
     assert f"{bucket.url}/shards/manifest.json: 5 cases in 3 shards" in ended.errors
     assert bucket.tree("shards") == wanted
+    assert open_store(f"{bucket.url}/shards").source_root == source
     again = to_shards(source, f"{bucket.url}/shards", "--workers", workers)
     assert (again.code, "3 of 3 shards are there already" in again.errors) == (0, True)
 
@@ -124,14 +126,15 @@ def test_from_bucket_to_bucket_every_byte_is_that_of_a_local_store(
 def test_shares_on_a_bucket_are_merged_to_the_store_of_one_run(
     bucket: Bucket, msd: Path, wanted: dict[str, bytes]
 ) -> None:
-    output = f"{bucket.url}/shards"
-    assert to_shards(msd, output, "--partition", "2/2").code == 0
+    output, source = f"{bucket.url}/shards", bucket.upload(msd, "raw")
+    assert to_shards(source, output, "--partition", "2/2").code == 0
     missing = run_process("preprocessing.merge", "--shards", output)
     assert (missing.code, missing.errors) == (2, f"error: {output}: 1 of 2 shares lack, the first: --partition 1/2\n")
-    assert to_shards(msd, output, "--partition", "1/2").code == 0
+    assert to_shards(source, output, "--partition", "1/2").code == 0
     assert "manifest.json" not in bucket.keys("shards")
     assert run_process("preprocessing.merge", "--shards", output).code == 0
     assert bucket.tree("shards") == wanted
+    assert open_store(output).source_root == source
     assert "was merged already" in run_process("preprocessing.merge", "--shards", output).errors
 
 
@@ -139,7 +142,7 @@ def test_killed_at_any_instant_it_goes_on_to_the_same_bytes(
     bucket: Bucket, msd: Path, wanted: dict[str, bytes]
 ) -> None:
     flags = ["--input", msd, "--output", f"{bucket.url}/shards", "--cases-per-shard", 2, "--workers", 2]
-    for reached in (1, 5, 9):  # objects of 19, seven a shard of two cases
+    for reached in (1, 5, 9):  # objects of 20, seven a shard of two cases
         process = start("preprocessing.to_shards", *flags)
         wait_until(lambda reached=reached: len(bucket.keys("shards")) >= reached, process)  # type: ignore[misc]
         kill(process)
@@ -150,6 +153,7 @@ def test_killed_at_any_instant_it_goes_on_to_the_same_bytes(
             assert {n: c for n, c in held.items() if n.startswith(shard)} == {
                 name: content for name, content in wanted.items() if name.startswith(shard)
             }
+    bucket.delete("shards/shard-00002/index.json")  # in case the last kill came after it
     bucket.put("shards/shard-00002/left_by_a_killed_run.npy", b"")
     assert run_process("preprocessing.to_shards", *flags).code == 0
     assert bucket.tree("shards") == wanted
@@ -218,6 +222,7 @@ def test_a_staged_store_is_the_store(bucket: Bucket, local: Path, wanted: dict[s
     ended = run_process("preprocessing.stage", "--shards", url, "--output", output)
     assert (ended.code, ended.errors) == (0, f"{output}: 5 cases in 3 shards, every checksum matches\n")
     assert tree_bytes(output) == wanted
+    assert open_store(output).source_root == open_store(local).source_root
     (output / "manifest.json").unlink()
     for path in (output / "shard-00001").iterdir():
         path.unlink()

@@ -29,6 +29,7 @@ def test_a_replicated_store_is_whole_and_takes_no_room(coordinate_store: Path, t
     store, original = open_store(options.output), open_store(coordinate_store)
     assert len(store.case_ids) == len(store.labelled_ids) == 23
     assert len(store.manifest.shards) == 6
+    assert store.source_root == original.source_root is not None
     for position, case_id in enumerate(store.case_ids):
         case, source = store.case(case_id), original.case(original.case_ids[position % 5])
         assert np.array_equal(case.image(), source.image())

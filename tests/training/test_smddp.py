@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.training.test_distributed import flags, processes
 from training.options import Options
 from training.record import read_metrics
 
+ROOT = Path(__file__).parents[2]
 LIBRARY = Path(__file__).parent / "smddp_name"
 WITH_LIBRARY = """
 import runpy, sys
 sys.path.insert(0, sys.argv.pop(1))
 runpy.run_module("training.run", run_name="__main__", alter_sys=True)
+"""
+
+
+CHOOSE = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from training.distributed import choose_backend
+print(choose_backend("auto", torch.device("cuda"), {sys.argv[2]: "0"})[0])
 """
 
 
@@ -32,6 +45,12 @@ def test_a_group_of_that_name_trains(tiny_options: Options, tmp_path: Path) -> N
         assert [process.returncode for process in started] == [0, 0], said
         assert f"2 processes, backend {options.backend}: asked for" in said[0]
     assert losses(smddp.output) == losses(gloo.output)
+
+
+@pytest.mark.parametrize(("variable", "backend"), [("OMPI_COMM_WORLD_RANK", "smddp"), ("RANK", "nccl")])
+def test_auto_takes_it_under_mpirun_only(variable: str, backend: str) -> None:
+    words = [sys.executable, "-c", CHOOSE, str(LIBRARY), variable]
+    assert subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout == f"{backend}\n"
 
 
 def test_without_the_library_every_rank_says_so_in_one_line(tiny_options: Options, tmp_path: Path) -> None:
