@@ -7,13 +7,12 @@ drawn first, and anywhere else; voxels come from at most 10,000 of each label, f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from monai.transforms import (
     ClassesToIndicesd,
-    CropForegroundd,
     EnsureTyped,
     Lambdad,
     LoadImaged,
@@ -33,7 +32,9 @@ from monai.transforms import (
     RandSpatialCropSamplesd,
     ScaleIntensityRanged,
     SelectItemsd,
+    SpatialCropd,
     SpatialPadd,
+    Transform,
     Transposed,
 )
 
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from pipelines.config import LoaderConfig
 
 KEYS = ["image", "label"]
+DROP_METADATA = EnsureTyped(KEYS, dtype=(torch.float32, torch.uint8), track_meta=False)
 VOXELS_PER_LABEL = 10_000  # as many as the store keeps
 NEVER = 1e-9  # weight of the background among the labels to centre on: drawn only where there is no other
 
@@ -61,22 +63,20 @@ class ToRegions:
         return torch.cat([torch.isin(label, numbers) for numbers in self.regions]).to(torch.uint8)
 
 
-def is_nonzero(image: torch.Tensor) -> torch.Tensor:
-    """Select what the crop to the foreground keeps (MONAI's default keeps positive values)."""
-    return image != 0
+class CropToStored(Transform):  # type: ignore[misc]
+    """Crops image and label to the box that the store keeps of them, so that all loaders cut from the same volume."""
+
+    def __call__(self, case: Mapping[str, Any]) -> Any:
+        """Crop to ``shape_dhw`` voxels from ``origin_dhw`` on."""
+        end = [start + size for start, size in zip(case["origin_dhw"], case["shape_dhw"], strict=True)]
+        return SpatialCropd(KEYS, roi_start=case["origin_dhw"], roi_end=end)(case)
 
 
-def cached_part(
-    manifest: Manifest,
-    config: LoaderConfig,
-    regions: Sequence[Sequence[int]] | None,
-    *,
-    keeps_metadata: bool,
-) -> list[Any]:
+def cached_part(manifest: Manifest, config: LoaderConfig, regions: Sequence[Sequence[int]] | None) -> list[Any]:
     """List what is the same every time: files to standardised volumes [C,D,H,W], label ids or masks, label voxels.
 
     MONAI's guide to fast training advises to cache as much as possible and to drop the metadata, with which every
-    random transform is slower: ``keeps_metadata`` does not.
+    random transform is slower.
     """
     steps: list[Any] = [
         LoadImaged(KEYS, ensure_channel_first=True),
@@ -85,11 +85,8 @@ def cached_part(
     if manifest.label_remap:
         old, new = list(manifest.label_remap), list(manifest.label_remap.values())
         steps.append(MapLabelValued("label", old, new))
-    if manifest.options["crop_foreground"]:
-        steps.append(
-            CropForegroundd(KEYS, source_key="image", select_fn=is_nonzero, start_coord_key=None, end_coord_key=None)
-        )
     steps += [
+        CropToStored(),
         SpatialPadd(KEYS, spatial_size=config.patch),
         _standardise(manifest),
         EnsureTyped("label", dtype=torch.uint8),
@@ -97,9 +94,7 @@ def cached_part(
     ]
     if regions is not None:
         steps.append(Lambdad("label", ToRegions(regions)))
-    if not keeps_metadata:
-        steps.append(EnsureTyped(KEYS, dtype=(torch.float32, torch.uint8), track_meta=False))
-    return steps
+    return [*steps, DROP_METADATA]
 
 
 def _num_classes(manifest: Manifest) -> int:
