@@ -7,10 +7,11 @@ drawn first, and anywhere else; voxels come from at most 10,000 of each label, f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from monai.data import NibabelReader
 from monai.transforms import (
     ClassesToIndicesd,
     EnsureTyped,
@@ -63,10 +64,21 @@ class ToRegions:
         return torch.cat([torch.isin(label, numbers) for numbers in self.regions]).to(torch.uint8)
 
 
-class CropToStored(Transform):  # type: ignore[misc]
+class LoadCase(LoadImaged):
+    """Loads with a reader of its own: MONAI's remembers a case's files, and the threads that fill a cache share it.
+
+    Then an image of a file for each channel loses channels (MONAI 1.6: ``NibabelReader.filenames``).
+    """
+
+    def __call__(self, data: Any, reader: Any = None) -> Any:
+        """Load image and label."""
+        return super().__call__(data, reader or NibabelReader())
+
+
+class CropToStored(Transform):
     """Crops image and label to the box that the store keeps of them, so that all loaders cut from the same volume."""
 
-    def __call__(self, case: Mapping[str, Any]) -> Any:
+    def __call__(self, case: Any) -> Any:
         """Crop to ``shape_dhw`` voxels from ``origin_dhw`` on."""
         end = [start + size for start, size in zip(case["origin_dhw"], case["shape_dhw"], strict=True)]
         return SpatialCropd(KEYS, roi_start=case["origin_dhw"], roi_end=end)(case)
@@ -79,7 +91,7 @@ def cached_part(manifest: Manifest, config: LoaderConfig, regions: Sequence[Sequ
     random transform is slower.
     """
     steps: list[Any] = [
-        LoadImaged(KEYS, ensure_channel_first=True),
+        LoadCase(KEYS, ensure_channel_first=True),
         Transposed(KEYS, indices=(0, 3, 2, 1)),  # MONAI reads [C,x,y,z]
     ]
     if manifest.label_remap:

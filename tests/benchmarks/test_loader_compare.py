@@ -368,7 +368,7 @@ def test_peers_cut_from_the_box_that_the_store_keeps(partly_annotated: Store, na
 def test_the_training_step_leaves_out_what_nobody_annotated(partly_annotated: Store) -> None:
     row = Row(loader="torch", config=LoaderConfig(store=partly_annotated.root, patch=PATCH, num_workers=0))
     with build_loader(row.loader, row.config) as loader:
-        assert train(row, "unet", loader, endless(loader), 0.01).steps >= 3
+        assert train(row, "segresnet", loader, endless(loader), 0.01).steps >= 3
 
 
 def test_a_source_whose_cases_are_not_all_converted_is_not_measured(msd_folder: Path, tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.loaders import LoaderConfig
+from pipelines.loaders import MONAI, LoaderConfig
 from preprocessing.errors import InputError
 from preprocessing.layouts import read_dataset
 from preprocessing.shards import Store, open_store
 from preprocessing.to_shards import Options, convert
 from tests.conftest import coordinate_image, coordinate_label
-from tests.pipelines.test_loaders import MONAI, PLANNED, build_loader
+from tests.pipelines.test_loaders import PLANNED, build_loader
 from tests.preprocessing.test_layout_files import Volumes, write_nnunet
 from training.evaluate import Options as EvaluateOptions
 from training.evaluate import evaluate
