@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison.record import describe_data
 from pipelines.plan import Int3
 from preprocessing import replicate, to_shards
-from preprocessing.errors import InputError
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
 from preprocessing.shards import Store, open_store
 
-log = logging.getLogger(__name__)
-PHANTOM_SHARDS = Path("data/shards")
 STEP, LARGEST = 16, 128  # sides of a patch are multiples of the one and at most the other
-
-
-def open_or_make(shards: Path) -> Store:
-    """Open the store; the default one is made from the synthetic phantom where it does not exist."""
-    if shards == PHANTOM_SHARDS and not shards.exists():
-        log.info("%s does not exist: making it from the synthetic phantom data set", shards)
-        to_shards.convert(to_shards.Options(output=shards))
-    return open_store(shards)
 
 
 def ensure_source(source: Path) -> Path:
@@ -41,8 +29,7 @@ def make_store(source: Path, num_cases: int, folder: Path) -> Store:
     """
     copies, shards = folder / "nii", folder / "shards"
     replicate.replicate(replicate.Options(input=ensure_source(source), output=copies, cases=num_cases))
-    if code := to_shards.convert(to_shards.Options(input=copies, output=shards)):
-        raise InputError(f"{source}: not all of its cases could be converted (exit code {code}); see the lines above")
+    to_shards.convert_all(to_shards.Options(input=copies, output=shards))
     return open_store(shards)
 
 

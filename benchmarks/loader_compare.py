@@ -22,7 +22,7 @@ from benchmarks.comparison.record import Protocol, describe_data, make_record
 from benchmarks.comparison.report import show, write
 from benchmarks.comparison.rounds import Measured, measure
 from benchmarks.comparison.rows import FLOOR, TABLE, Row, Sweep, choose_rows
-from benchmarks.default_data import PHANTOM_SHARDS, median_patch
+from benchmarks.default_data import median_patch
 from benchmarks.reporting.machine import num_cores
 from pipelines.loaders import LoaderBuilder, LoaderConfig, open_plan
 from preprocessing import to_shards
@@ -108,10 +108,12 @@ def _ensure_store(options: Options) -> Path:
     is_phantom = options.source == DEFAULT_FOLDER
     shards = options.shards
     if shards == AUTO:
-        shards = PHANTOM_SHARDS if is_phantom else Path("data") / f"shards-{options.source.resolve().name}"
-    if not is_phantom or (shards == PHANTOM_SHARDS and not shards.exists()):
+        shards = to_shards.DEFAULT_SHARDS if is_phantom else Path("data") / f"shards-{options.source.resolve().name}"
+    if is_phantom:
+        to_shards.ensure_phantom(shards)
+    else:
         log.info("converting %s to %s", options.source, shards)
-        to_shards.convert(to_shards.Options(input=options.source, output=shards))
+        to_shards.convert_all(to_shards.Options(input=options.source, output=shards))
     return shards
 
 

@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from benchmarks.comma_lists import parse_numbers
 from benchmarks.comparison.check_batches import CheckError
-from benchmarks.default_data import PHANTOM_SHARDS, describe_cases, median_patch, open_or_make
+from benchmarks.default_data import describe_cases, median_patch
 from benchmarks.experiments.assumptions import CASE_MB, GPUS, LARGE_CASES, PATCH_MB, SAMPLES_PER_CASE, STORAGES
 from benchmarks.reporting.machine import num_cores
 from benchmarks.reporting.noise import NoiseWatch
@@ -32,7 +32,8 @@ from benchmarks.scaling.throttled_reads import measure_points, patch_bytes
 from pipelines.loaders import LoaderConfig
 from preprocessing.cli import main
 from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
-from preprocessing.shards import Store
+from preprocessing.shards import Store, open_store
+from preprocessing.to_shards import DEFAULT_SHARDS, ensure_phantom
 
 log = logging.getLogger(__name__)
 BATCH_SIZE, MAX_RANKS = 2, 64
@@ -66,7 +67,7 @@ class Options:
     (benchmarks/experiments/assumptions.py); what follows from them is marked as a projection.
     """
 
-    shards: Path = PHANTOM_SHARDS
+    shards: Path = DEFAULT_SHARDS
     """Shard store. The default is the synthetic phantom, made on first use."""
     output: Path = Path("benchmarks/results")
     """Folder for scale_MACHINE_DATE.json, .md and .png."""
@@ -83,7 +84,8 @@ def measure_scale(options: Options) -> int:
     sizes = parse_numbers("--cases", options.cases, least=1)
     if options.runs < 1 or options.seconds <= 0:
         raise InputError(f"--runs {options.runs} --seconds {options.seconds:g}: at least 1 run of more than 0 s")
-    store = open_or_make(options.shards)
+    ensure_phantom(options.shards)
+    store = open_store(options.shards)
     watch = NoiseWatch()
     rows = []
     with Progress(disable=not get_console().is_terminal, transient=True) as progress:

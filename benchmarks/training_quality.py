@@ -16,7 +16,7 @@ from rich import get_console
 from rich.progress import track
 
 from benchmarks.comma_lists import parse_numbers
-from benchmarks.default_data import PHANTOM_SHARDS, describe_cases, median_patch, open_or_make
+from benchmarks.default_data import describe_cases, median_patch
 from benchmarks.reporting.figure import INK, OURS, PEER, finish, new_figure
 from benchmarks.reporting.noise import NoiseWatch
 from benchmarks.reporting.page import show, write
@@ -25,6 +25,8 @@ from benchmarks.training_run import run_training
 from pipelines.plan import Int3
 from preprocessing.cli import AutoTriple, main
 from preprocessing.errors import EXIT_DONE
+from preprocessing.shards import open_store
+from preprocessing.to_shards import DEFAULT_SHARDS, ensure_phantom
 from training.record import read_metrics
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class Options:
     Runs that --runs-folder holds already are not trained again, and one that was interrupted goes on.
     """
 
-    shards: Path = PHANTOM_SHARDS
+    shards: Path = DEFAULT_SHARDS
     """Shard store. The default is the synthetic phantom, made on first use."""
     loaders: str = "dali,torch,monai-cache"
     """Comma list."""
@@ -64,7 +66,8 @@ class Options:
 def measure_quality(options: Options) -> int:
     """Run the command; returns the exit code."""
     loaders, seeds = options.loaders.split(","), parse_numbers("--seeds", options.seeds, least=0)
-    store, watch = open_or_make(options.shards), NoiseWatch()
+    ensure_phantom(options.shards)
+    store, watch = open_store(options.shards), NoiseWatch()
     patch = options.patch or median_patch(store)
     wanted = [(loader, seed) for seed in seeds for loader in loaders]
     finished = {

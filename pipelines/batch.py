@@ -24,9 +24,9 @@ class Batch:
     """One batch on the loader's device.
 
     ``image`` float32 (float16 when asked for) [N,C,D,H,W] with channels_last_3d strides, normalised; ``label`` uint8
-    [N,1,D,H,W] class ids, or [N,R,D,H,W] region masks when the loader was asked for regions; ``samples`` is what the
-    plan drew, in order. Loaders that draw for themselves (MONAI's) leave ``samples`` empty and fill ``cases``; their
-    images are contiguous.
+    [N,1,D,H,W] class ids, or [N,R,D,H,W] region masks when the loader was asked for regions (R+1 where the data set has
+    an ignore label: the last is the map of the voxels that do not count); ``samples`` is what the plan drew, in order.
+    Loaders that draw for themselves (MONAI's) leave ``samples`` empty and fill ``cases``; their images are contiguous.
     """
 
     image: torch.Tensor

@@ -13,6 +13,7 @@ from preprocessing.shards import Store
 DTYPES = ("float32", "float16")
 CROPS = ("auto", "host", "device")
 READS = ("mmap", "dali", "gds")
+DALI_ONLY = ("crop", "gpu_cache", "read")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,8 @@ class LoaderConfig:
             raise InputError(f'read "{self.read}" reads patches, crop "device" needs volumes; take read "mmap"')
         if self.read == "gds" and self.device != "gpu":
             raise InputError(f'read "gds" reads into a GPU, the device is "{self.device}"; take read "dali" or "mmap"')
+        if self.read != "mmap" and self.gpu_cache_gib:
+            raise InputError(f'read "{self.read}" reads patches, gpu_cache {self.gpu_cache} is for volumes; drop one')
         if self.gpu_cache_gib == 0 and self.crop == "device":
             raise InputError('gpu_cache 0 leaves no memory for crop "device"; give a number of GiB, or crop "host"')
         for name, least in (("batch_size", 1), ("num_threads", 1), ("num_workers", 0)):
@@ -92,6 +95,14 @@ class LoaderConfig:
         if not 0 <= limit < float("inf"):
             raise InputError(f"gpu_cache {self.gpu_cache!r}: auto, a number of GiB, or 0 for none")
         return limit
+
+    def check_for(self, loader: str) -> None:
+        """Raise ``InputError`` for a setting that only the ``dali`` loader knows, given to another one."""
+        for name in () if loader == "dali" else DALI_ONLY:
+            if getattr(self, name) != getattr(LoaderConfig, name):
+                raise InputError(
+                    f'{name} "{getattr(self, name)}" is for the loader dali, this one is {loader}; leave it out'
+                )
 
     def region_numbers(self, store: Store) -> tuple[tuple[int, ...], ...] | None:
         """Return the label ids of each region when regions are asked for; raises ``InputError`` if there are none.

@@ -61,11 +61,12 @@ def build_loader(
 ) -> Loader:
     """Build the loader ``name`` (a key of ``table``) for one rank.
 
-    Raises ``InputError`` for an unknown name, a GPU that is not there, a store without labelled cases, or a patch that
-    does not fit in memory.
+    Raises ``InputError`` for an unknown name, a setting that is another loader's, a GPU that is not there, a store
+    without labelled cases, or a patch that does not fit in memory.
     """
     if name not in table:
         raise InputError(f"unknown loader {name!r}; known: {', '.join(table)}")
+    config.check_for(name)
     if config.device == "gpu" and not torch.cuda.is_available():
         raise InputError('device "gpu": torch finds no CUDA device here; use device "cpu"')
     store, plan = open_plan(config, world_size)
@@ -75,7 +76,7 @@ def build_loader(
 def open_plan(config: LoaderConfig, world_size: int = 1) -> tuple[Store, Plan]:
     """Open the store of ``config`` and the plan that every loader built from it follows.
 
-    Raises what ``build_loader`` raises, the unknown name apart.
+    Raises what ``build_loader`` raises for the store, the cases and the patch.
     """
     store = open_store(config.store)
     if not store.is_local:

@@ -48,7 +48,6 @@ class Variant:
 
     make: Callable[[list[Item], Compose, int, Path], Any]
     threaded: bool = False
-    keeps_metadata: bool = False
 
 
 def _plain(items: list[Item], transforms: Compose, threads: int, folder: Path) -> Any:  # noqa: ARG001
@@ -138,7 +137,7 @@ class MonaiLoader(Loader):
         self._number = {case_id: number for number, case_id in enumerate(plan.case_ids)}
         self._items = [_item(store, case_id) for case_id in plan.case_ids]
         regions = config.region_numbers(store)
-        cached = cached_part(store.manifest, config, regions, keeps_metadata=variant.keeps_metadata)
+        cached = cached_part(store.manifest, config, regions)
         self._transforms = Compose([*cached, *random_part(store.manifest, config)])
         self._folder = Path(tempfile.mkdtemp(prefix="voxelfeed-monai-"))
         self._remove_folder = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
@@ -216,4 +215,11 @@ class MonaiLoader(Loader):
 
 def _item(store: Store, case_id: str) -> Item:
     images, label = source_files(store, case_id)
-    return {"image": [str(path) for path in images], "label": str(label), "case_id": case_id}
+    case = store.case(case_id)
+    return {
+        "image": [str(path) for path in images],
+        "label": str(label),
+        "case_id": case_id,
+        "origin_dhw": case.origin_dhw,
+        "shape_dhw": case.shape_dhw,
+    }

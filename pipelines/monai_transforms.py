@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from monai.data import NibabelReader
 from monai.transforms import (
     ClassesToIndicesd,
-    CropForegroundd,
     EnsureTyped,
     Lambdad,
     LoadImaged,
@@ -33,7 +33,9 @@ from monai.transforms import (
     RandSpatialCropSamplesd,
     ScaleIntensityRanged,
     SelectItemsd,
+    SpatialCropd,
     SpatialPadd,
+    Transform,
     Transposed,
 )
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from pipelines.config import LoaderConfig
 
 KEYS = ["image", "label"]
+DROP_METADATA = EnsureTyped(KEYS, dtype=(torch.float32, torch.uint8), track_meta=False)
 VOXELS_PER_LABEL = 10_000  # as many as the store keeps
 NEVER = 1e-9  # weight of the background among the labels to centre on: drawn only where there is no other
 
@@ -61,35 +64,41 @@ class ToRegions:
         return torch.cat([torch.isin(label, numbers) for numbers in self.regions]).to(torch.uint8)
 
 
-def is_nonzero(image: torch.Tensor) -> torch.Tensor:
-    """Select what the crop to the foreground keeps (MONAI's default keeps positive values)."""
-    return image != 0
+class LoadCase(LoadImaged):
+    """Loads with a reader of its own: MONAI's remembers a case's files, and the threads that fill a cache share it.
+
+    Then an image of a file for each channel loses channels (MONAI 1.6: ``NibabelReader.filenames``).
+    """
+
+    def __call__(self, data: Any, reader: Any = None) -> Any:
+        """Load image and label."""
+        return super().__call__(data, reader or NibabelReader())
 
 
-def cached_part(
-    manifest: Manifest,
-    config: LoaderConfig,
-    regions: Sequence[Sequence[int]] | None,
-    *,
-    keeps_metadata: bool,
-) -> list[Any]:
+class CropToStored(Transform):
+    """Crops image and label to the box that the store keeps of them, so that all loaders cut from the same volume."""
+
+    def __call__(self, case: Any) -> Any:
+        """Crop to ``shape_dhw`` voxels from ``origin_dhw`` on."""
+        end = [start + size for start, size in zip(case["origin_dhw"], case["shape_dhw"], strict=True)]
+        return SpatialCropd(KEYS, roi_start=case["origin_dhw"], roi_end=end)(case)
+
+
+def cached_part(manifest: Manifest, config: LoaderConfig, regions: Sequence[Sequence[int]] | None) -> list[Any]:
     """List what is the same every time: files to standardised volumes [C,D,H,W], label ids or masks, label voxels.
 
     MONAI's guide to fast training advises to cache as much as possible and to drop the metadata, with which every
-    random transform is slower: ``keeps_metadata`` does not.
+    random transform is slower.
     """
     steps: list[Any] = [
-        LoadImaged(KEYS, ensure_channel_first=True),
+        LoadCase(KEYS, ensure_channel_first=True),
         Transposed(KEYS, indices=(0, 3, 2, 1)),  # MONAI reads [C,x,y,z]
     ]
     if manifest.label_remap:
         old, new = list(manifest.label_remap), list(manifest.label_remap.values())
         steps.append(MapLabelValued("label", old, new))
-    if manifest.options["crop_foreground"]:
-        steps.append(
-            CropForegroundd(KEYS, source_key="image", select_fn=is_nonzero, start_coord_key=None, end_coord_key=None)
-        )
     steps += [
+        CropToStored(),
         SpatialPadd(KEYS, spatial_size=config.patch),
         _standardise(manifest),
         EnsureTyped("label", dtype=torch.uint8),
@@ -97,9 +106,7 @@ def cached_part(
     ]
     if regions is not None:
         steps.append(Lambdad("label", ToRegions(regions)))
-    if not keeps_metadata:
-        steps.append(EnsureTyped(KEYS, dtype=(torch.float32, torch.uint8), track_meta=False))
-    return steps
+    return [*steps, DROP_METADATA]
 
 
 def _num_classes(manifest: Manifest) -> int:

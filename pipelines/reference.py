@@ -148,7 +148,8 @@ def make_sample(
 ) -> tuple[Float, npt.NDArray[np.uint8]]:
     """Make one sample from start to end: image float32 [d,h,w,C] and label uint8 [d,h,w,1] (or [d,h,w,R]).
 
-    ``buffers`` are scratch space for the raw patch: image in the store's dtype and label uint8 [d,h,w,1].
+    R is the number of ``regions``, of which the last is the map of the ignore label where there is one. ``buffers`` are
+    scratch space for the raw patch: image in the store's dtype and label uint8 [d,h,w,1].
     """
     label_volume = case.label()
     assert label_volume is not None  # the plan draws from labelled cases only

@@ -22,6 +22,7 @@ Made = tuple[torch.Tensor, torch.Tensor, float]
 class SampleDataset(Dataset[Made]):
     """Makes the sample that a plan position names: image [D,H,W,C], label [D,H,W,1 or R], seconds spent.
 
+    R is the number of ``regions``, of which the last is the map of the ignore label where there is one.
     Pickled, it holds the store's place instead of the store: workers that are not forked (macOS, Python 3.14) open it.
     """
 

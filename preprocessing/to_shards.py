@@ -28,6 +28,7 @@ from preprocessing.shards import ERRORS, MANIFEST, Manifest
 from preprocessing.single_writer import only_writer
 
 log = logging.getLogger(__name__)
+DEFAULT_SHARDS = Path("data/shards")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Options:
     input: Place = DEFAULT_FOLDER
     """Data set folder, or a CSV or JSON list of cases; may be s3://BUCKET/FOLDER. The default is a synthetic set, made
     on first use."""
-    output: Place = Path("data/shards")
+    output: Place = DEFAULT_SHARDS
     """Store folder to write; may be s3://BUCKET/FOLDER."""
     layout: str = "auto"
     """How the data set lies on disk: auto, msd, nnunet, brats or list."""
@@ -73,6 +74,21 @@ class Options:
     """skip: leave a bad case out, name it, go on. stop: end at the first one."""
     report: Flag = False
     """Write STORE_report.html beside the store: slices with outlines, histograms, shapes, refused cases."""
+
+
+def ensure_phantom(shards: Path) -> None:
+    """Make the store from the synthetic phantom where ``shards`` is the default one and does not exist."""
+    if shards == DEFAULT_SHARDS and not shards.exists():
+        log.info("%s does not exist: making it from the synthetic phantom data set", shards)
+        convert_all(Options(output=shards))
+
+
+def convert_all(options: Options) -> None:
+    """Convert every case; raises ``InputError`` where one is refused, which ``convert`` tells by its exit code."""
+    if code := convert(options):
+        raise InputError(
+            f"{options.input}: not all of its cases could be converted (exit code {code}); see the lines above"
+        )
 
 
 def convert(options: Options) -> int:

@@ -12,16 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.loaders import MONAI
 from pipelines.plan import Int3
 from preprocessing.cli import AutoTriple, Flag, Place
 from preprocessing.errors import InputError
 from preprocessing.shards import Store
+from preprocessing.to_shards import DEFAULT_SHARDS
 from training.group import Group
 from training.networks import STRIDE, Float3, Geometry
 from training.recipes import PRESETS, USUAL_LR, Preset
 
 log = logging.getLogger(__name__)
-DEFAULT_SHARDS = Path("data/shards")
 AUTO = Path("auto")
 CPU_VOXELS, GPU_VOXELS = 64**3, 128**3  # the largest patch that "auto" chooses
 CHOSEN = ("global_batch", "net", "loss", "optimizer", "lr", "epochs", "val_every")
@@ -172,6 +173,11 @@ def to_plain(options: Options, resolved: Resolved) -> dict[str, Any]:
     return given | chosen | {"patch": list(resolved.geometry.patch)}
 
 
+def _may_change(name: str, old: object, new: object) -> bool:
+    """Tell whether a resumed run may change an option: a MONAI loader draws patches that no other would go on with."""
+    return name in FREE_ON_RESUME and not (name == "loader" and (old in MONAI or new in MONAI))
+
+
 def check_same(saved: Mapping[str, Any], given: Mapping[str, Any], path: Path) -> None:
     """Refuse to go on with other options: raises ``InputError`` that names the first one with both values."""
     if saved.get("global_batch") != given["global_batch"]:
@@ -180,7 +186,7 @@ def check_same(saved: Mapping[str, Any], given: Mapping[str, Any], path: Path) -
             f"this command takes {given['global_batch']}; choose --batch-size so that it times processes is the same"
         )
     for name, value in given.items():
-        if name not in FREE_ON_RESUME and saved.get(name) != value:
+        if saved.get(name) != value and not _may_change(name, saved.get(name), value):
             flag = "--" + name.replace("_", "-")
             raise InputError(
                 f"cannot resume {path}: it was made with {flag} {saved.get(name)}, this command says {value}; "

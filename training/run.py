@@ -6,19 +6,18 @@ On several devices, one process each: ``torchrun --nproc-per-node 8 -m training.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
 
-from preprocessing import to_shards
 from preprocessing.cli import main
 from preprocessing.errors import EXIT_DONE, InputError, RunError
 from preprocessing.shards import open_store
+from preprocessing.to_shards import ensure_phantom
 from training.checkpoint import seed_everything
 from training.distributed import read_world
 from training.failure import failure_left
 from training.group import Group, join
-from training.options import DEFAULT_SHARDS, Options
+from training.options import Options
 from training.prepare import prepare, run_folder
 from training.recipes import PRESETS
 from training.stop import Stopped, StopRequest, listen_for_stop
@@ -36,7 +35,7 @@ def _train(options: Options, group: Group, stop: StopRequest) -> int:
     if options.preset not in PRESETS:
         raise InputError(f"--preset {options.preset}: unknown; known: {', '.join(PRESETS)}")
     if group.is_main:
-        _ensure_store(options.shards)
+        ensure_phantom(options.shards)
     group.wait()
     store = open_store(options.shards)
     folder = run_folder(options, store.manifest)
@@ -57,12 +56,6 @@ def _train(options: Options, group: Group, stop: StopRequest) -> int:
 
         conclude(training)
     return EXIT_DONE
-
-
-def _ensure_store(shards: Path) -> None:
-    if shards == DEFAULT_SHARDS and not shards.exists():
-        log.info("%s does not exist: making it from the synthetic phantom data set", shards)
-        to_shards.convert(to_shards.Options(output=shards))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from benchmarks.comparison.check_batches import Specification
-from benchmarks.comparison.process_tree import ProcessorClock
+from benchmarks.comparison.process_tree import machine_busy_s, own_cpu_s
 from benchmarks.comparison.rows import Row
 from pipelines.batch import Batch, Loader
 from pipelines.loaders import LoaderBuilder, build_loader
@@ -115,7 +115,7 @@ def _serve(connection: Connection, task: Task) -> None:
         specification.check_first(itertools.chain([first], batches), CHECKED)
         specification.warm_up(batches)
         _flow(batches, task)
-        _settle(ProcessorClock())
+        _settle()
         connection.send(Ready(start_s=start_s))
         for epoch in itertools.count(1):
             request = connection.recv()
@@ -144,16 +144,15 @@ def _run(connection: Connection, loader: Loader, specification: Specification, t
     connection.send(LEAD_IN)
     lead_in = _flow(batches, task)
     connection.send(TIMING)
-    clock = ProcessorClock()
-    used_s, machine_s = clock.read()
+    machine_s, used_s = machine_busy_s(), own_cpu_s()
     begin = time.perf_counter()
     timed, last = _timed(batches, begin + task.seconds, row.cycle)
     _synchronize(row)
     wall_s = time.perf_counter() - begin
-    used_s, machine_s = (after - before for after, before in zip(clock.read(), (used_s, machine_s), strict=True))
+    machine_s, used_s = machine_busy_s() - machine_s, own_cpu_s() - used_s
     slot = epoch % row.config.batch_size
     specification.check(last, epoch, lead_in + timed, slots=[slot])  # under load: shows memory reused too early
-    _settle(clock)
+    _settle()
     return Run(
         batches=timed,
         batch_bytes=last.image.nbytes + last.label.nbytes,
@@ -188,14 +187,14 @@ def _timed(batches: Iterator[Batch], deadline: float, cycle: int) -> tuple[int, 
     raise AssertionError("an endless iteration ended")
 
 
-def _settle(clock: ProcessorClock) -> None:
+def _settle() -> None:
     """Wait until the loader has read ahead as far as it may, so that the next row has the machine to itself."""
     deadline = time.perf_counter() + SETTLE_S
-    pause_s = 0.05
+    pause_s = 0.2  # long beside what looking for the workers costs
     while time.perf_counter() < deadline:
-        before_s, _ = clock.read()
+        before_s = own_cpu_s()
         time.sleep(pause_s)
-        if clock.read()[0] - before_s < QUIET * pause_s:
+        if own_cpu_s() - before_s < QUIET * pause_s:
             return
 
 

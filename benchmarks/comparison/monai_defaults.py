@@ -9,10 +9,13 @@ from monai.data import CacheDataset
 from monai.transforms import Compose
 
 from pipelines.monai_loader import Variant
+from pipelines.monai_transforms import DROP_METADATA
 
 
 def _default_cache(items: list[dict[str, Any]], transforms: Compose, threads: int, folder: Path) -> Any:  # noqa: ARG001
-    return CacheDataset(items, transforms, progress=False)
+    """Keep the metadata as well, which only a guide says to drop."""
+    steps = [step for step in transforms.transforms if step is not DROP_METADATA]
+    return CacheDataset(items, Compose(steps), progress=False)
 
 
-DEFAULT = Variant(make=_default_cache, keeps_metadata=True)
+DEFAULT = Variant(make=_default_cache)

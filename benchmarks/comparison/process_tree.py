@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import functools
+import resource
 import time
 
 import psutil
 
 
-class ProcessorClock:
-    """Processor seconds of this process and the worker processes that it has now, and of all others on the machine."""
-
-    def __init__(self) -> None:
-        self._workers = psutil.Process().children(recursive=True)
-
-    def read(self) -> tuple[float, float]:
-        """Return (seconds of this tree, seconds of the whole machine), each since some fixed moment."""
-        times = [worker.cpu_times() for worker in self._workers if worker.is_running()]
-        return time.process_time() + sum(spent.user + spent.system for spent in times), machine_busy_s()
+def own_cpu_s() -> float:
+    """Return processor seconds of this process and of all it ever started, those still running included."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    total = time.process_time() + ended.ru_utime + ended.ru_stime
+    for child in psutil.Process().children(recursive=True):
+        try:
+            times = child.cpu_times()
+        except psutil.NoSuchProcess:
+            continue  # it ended meanwhile, and counts among the ended ones the next time
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
 def machine_busy_s() -> float:

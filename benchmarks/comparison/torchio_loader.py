@@ -22,18 +22,12 @@ if TYPE_CHECKING:
 XYZ = (0, 1, 2)
 
 
-class CropToNonzero(tio.Transform):  # type: ignore[misc]
-    """Crops to the box of all nonzero voxels, as the store is; TorchIO's own crops are of given sizes."""
+class CropToStored(tio.Transform):  # type: ignore[misc]
+    """Crops to the box that the store keeps; TorchIO's own crop takes the same number of voxels from every subject."""
 
     def apply_transform(self, subject: tio.Subject) -> tio.Subject:
         """Crop image and label."""
-        kept = (subject["image"].data != 0).any(0) | (subject["label"].data != 0).any(0)
-        bounds = []
-        for axis in XYZ:
-            line = kept.any(dim=tuple(other for other in (2, 1, 0) if other != axis))
-            filled = line.nonzero()[:, 0]
-            bounds += [int(filled[0]), int(len(line) - 1 - filled[-1])]
-        return tio.Crop(tuple(bounds))(subject)
+        return tio.Crop(subject["outside"])(subject)
 
 
 def standardise(image: torch.Tensor) -> torch.Tensor:
@@ -97,11 +91,14 @@ class TorchioLoader(Loader):
 def _subject(store: Store, case_id: str) -> tio.Subject:
     images, label = source_files(store, case_id)
     paths: Any = images if len(images) > 1 else images[0]
-    return tio.Subject(image=tio.ScalarImage(paths), label=tio.LabelMap(label), case_id=case_id)
+    case = store.case(case_id)
+    box = zip(case.origin_dhw[::-1], case.shape_dhw[::-1], case.source_shape_dhw[::-1], strict=True)
+    outside = tuple(count for start, size, whole in box for count in (start, whole - start - size))
+    return tio.Subject(image=tio.ScalarImage(paths), label=tio.LabelMap(label), case_id=case_id, outside=outside)
 
 
 def _transforms(store: Store, config: LoaderConfig) -> tio.Compose:
-    steps: list[Any] = [CropToNonzero()] if store.manifest.options["crop_foreground"] else []
+    steps: list[Any] = [CropToStored()]
     if store.manifest.label_remap:
         steps.append(tio.RemapLabels(store.manifest.label_remap))
     steps += [_PadTo(config.patch[::-1]), tio.Lambda(standardise, types_to_apply=[tio.INTENSITY])]

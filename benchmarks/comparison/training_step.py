@@ -81,7 +81,7 @@ def _prepare(row: Row, net: str, loader: Loader) -> tuple[Setup, Learned]:
         val_every=1,
         group=group,
         amp=amp,
-        loss=build_loss(preset.loss, spec.task),
+        loss=build_loss(preset.loss, spec.task, spec.ignore_label),
         accumulate=1,
         options={},
     )

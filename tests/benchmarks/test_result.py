@@ -12,7 +12,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from benchmarks.reporting.noise import NoiseWatch, own_cpu_s
+from benchmarks.comparison.process_tree import own_cpu_s
+from benchmarks.reporting.noise import NoiseWatch
 from benchmarks.reporting.page import notes, page, tables, write
 from benchmarks.reporting.result import PROJECTED, PUBLISHED, SCHEMA, Record, make_record, make_row
 

@@ -20,6 +20,8 @@ from pipelines.reference import region_channels
 from preprocessing.errors import InputError
 from preprocessing.shards import open_store, write_manifest
 from preprocessing.to_shards import Options, convert
+from tests.conftest import coordinate_image, coordinate_label
+from tests.preprocessing.test_layout_files import write_nnunet
 
 PATCH = (16, 20, 16)
 
@@ -141,6 +143,16 @@ def test_channels_of_ct_with_ranges_of_their_own_are_refused(own_store: Path) ->
     write_manifest(own_store, dataclasses.replace(open_store(own_store).manifest, modality="ct"))
     with pytest.raises(InputError, match="4 channels of CT, MONAI has one range for all; use --loader dali"):
         build_loader("monai", config_for(own_store))
+
+
+def test_threads_that_fill_a_cache_read_every_channel_of_files_of_their_own(tmp_path: Path) -> None:
+    shape = (8, 9, 10)
+    volumes = {f"case_{n:03d}": (coordinate_image(shape, n), coordinate_label(shape)) for n in range(12)}
+    source = write_nnunet(tmp_path / "set", dict(volumes))
+    assert convert(Options(input=source, output=tmp_path / "shards", workers=1)) == 0
+    config = LoaderConfig(store=tmp_path / "shards", patch=(8, 8, 8), num_workers=0, num_threads=6)
+    for _ in range(5):
+        assert all(batch.image.shape[1] == 4 for batch in epoch_of("monai-cache", config))
 
 
 def test_files_that_are_gone_or_changed_are_named(own_store: Path) -> None:

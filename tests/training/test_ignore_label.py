@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.loaders import LoaderConfig, build_loader
+from pipelines.loaders import MONAI, LoaderConfig
 from preprocessing.errors import InputError
 from preprocessing.layouts import read_dataset
 from preprocessing.shards import Store, open_store
 from preprocessing.to_shards import Options, convert
 from tests.conftest import coordinate_image, coordinate_label
+from tests.pipelines.test_loaders import PLANNED, build_loader
 from tests.preprocessing.test_layout_files import Volumes, write_nnunet
 from training.evaluate import Options as EvaluateOptions
 from training.evaluate import evaluate
@@ -55,7 +56,7 @@ def test_the_store_keeps_the_label_and_counts_it_nowhere(store: Store) -> None:
     assert spec.task.out_channels == (3 if store.manifest.regions is None else 2)
 
 
-@pytest.mark.parametrize("name", ["torch", "dali"])
+@pytest.mark.parametrize("name", [*PLANNED, *MONAI])
 def test_loaders_tell_which_voxels_do_not_count(store: Store, name: str) -> None:
     made = []
     for regions in {False, store.manifest.regions is not None}:

@@ -147,6 +147,7 @@ def test_resuming_with_other_options_names_the_first_that_differs(tiny_options: 
         ({"lr": 5e-4}, r"--lr 0.001, this command says 0.0005"),
         ({"net": "dynunet"}, r"--net segresnet, this command says dynunet"),
         ({"samples_per_case": 3}, r"--samples-per-case 2, this command says 3"),
+        ({"loader": "monai-cache"}, r"--loader dali, this command says monai-cache"),
     ):
         options = dataclasses.replace(tiny_options, output=tiny_run, resume="auto", **changes)
         with pytest.raises(InputError, match=message):
