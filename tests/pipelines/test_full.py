@@ -262,10 +262,9 @@ def test_full_samples_are_the_references(
         augment="full",
         regions=regions,
         device=device,
-        **source,
     )
     fired: set[str] = set()
-    with build_loader("dali", config) as left, build_loader("torch", config) as right:
+    with build_loader("dali", dataclasses.replace(config, **source)) as left, build_loader("torch", config) as right:
         for made, wanted in zip(left, right, strict=True):
             fired |= assert_close(made, wanted)
     assert fired == set(SWITCHES)
@@ -295,9 +294,9 @@ def test_a_case_of_a_narrower_dtype_moves_too(coordinate_store: Path, tmp_path: 
     stored = open_store(root)
     assert stored.manifest.image_dtype == "uint8"
     write_manifest(root, dataclasses.replace(stored.manifest, image_dtype="int16"))
-    config = LoaderConfig(store=root, patch=(12, 14, 16), samples_per_case=4, num_workers=0, augment="full", crop=crop)
+    config = LoaderConfig(store=root, patch=(12, 14, 16), samples_per_case=4, num_workers=0, augment="full")
     fired: set[str] = set()
-    with build_loader("dali", config) as left, build_loader("torch", config) as right:
+    with build_loader("dali", dataclasses.replace(config, crop=crop)) as left, build_loader("torch", config) as right:
         for made, wanted in zip(left, right, strict=True):
             fired |= assert_close(made, wanted)
     assert "spatial" in fired
