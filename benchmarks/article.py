@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,12 +19,11 @@ from benchmarks.experiments.load import Load, measure_load
 from benchmarks.experiments.project import Project, measure_project
 from benchmarks.experiments.split import Split, measure_split
 from benchmarks.reporting.noise import NoiseWatch
-from benchmarks.reporting.page import show, write
+from benchmarks.reporting.page import publish
 from benchmarks.reporting.result import Record, make_record
 from preprocessing.cli import main
 from preprocessing.errors import EXIT_DONE, InputError
 
-log = logging.getLogger(__name__)
 ExperimentT = TypeVar("ExperimentT")
 Named = Annotated[ExperimentT, tyro.conf.subcommand(prefix_name=False)]
 
@@ -65,9 +63,7 @@ def repeat(options: Options) -> int:
         raise InputError(f"--runs {experiment.runs}: it must be at least 1")
     kind, watch = KINDS[type(experiment)], NoiseWatch()
     record = make_record(f"article-{type(experiment).__name__.lower()}", kind.measure(experiment), watch)
-    show(record)
-    written = write(record, f"{kind.title}: {record['data']['name']}", kind.draw, experiment.output)
-    log.info("written: %s", ", ".join(map(str, written)))
+    publish(record, f"{kind.title}: {record['data']['name']}", kind.draw, experiment.output)
     return EXIT_DONE
 
 

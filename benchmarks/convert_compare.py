@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from benchmarks.reporting.figure import PEER as GREY
 from benchmarks.reporting.figure import finish, new_figure, whiskers
 from benchmarks.reporting.machine import REPOSITORY
 from benchmarks.reporting.noise import NoiseWatch
-from benchmarks.reporting.page import show, write
+from benchmarks.reporting.page import publish
 from benchmarks.reporting.result import Record, make_record, make_row
 from preprocessing import replicate
 from preprocessing.cli import main
@@ -32,7 +31,6 @@ from preprocessing.errors import EXIT_DONE, InputError
 from preprocessing.layouts import read_dataset
 from preprocessing.phantom import DEFAULT_FOLDER
 
-log = logging.getLogger(__name__)
 OURS, FLOOR = "voxelfeed", "floor: inflate + write"
 CONVERSION, SCALING = "converting a case", "the whole command"
 METHOD = [
@@ -83,9 +81,7 @@ def compare(options: Options) -> int:
         "method": METHOD,
     }
     record = make_record("convert", content, watch)
-    show(record)
-    written = write(record, f"Conversion: {dataset.name}", draw, options.output)
-    log.info("written: %s", ", ".join(map(str, written)))
+    publish(record, f"Conversion: {dataset.name}", draw, options.output)
     return EXIT_DONE
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from benchmarks.default_data import describe_cases, median_patch
 from benchmarks.experiments.assumptions import CASE_MB, GPUS, LARGE_CASES, PATCH_MB, SAMPLES_PER_CASE, STORAGES
 from benchmarks.reporting.machine import num_cores
 from benchmarks.reporting.noise import NoiseWatch
-from benchmarks.reporting.page import show, write
+from benchmarks.reporting.page import publish
 from benchmarks.reporting.result import PROJECTED, Record, make_record, make_row
 from benchmarks.scaling.plan import check_ranks, check_same_batches, check_sticky, deal, make_plan, time_samples
 from benchmarks.scaling.plot import OPENING, POINTS, RANKS, STORAGE, draw
@@ -35,7 +34,6 @@ from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
 from preprocessing.shards import Store, open_store
 from preprocessing.to_shards import DEFAULT_SHARDS, ensure_phantom
 
-log = logging.getLogger(__name__)
 BATCH_SIZE, MAX_RANKS = 2, 64
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the unthrottled reading rate: where the storage model is checked
 METHOD = [
@@ -101,9 +99,7 @@ def measure_scale(options: Options) -> int:
         "method": METHOD,
     }
     record = make_record("scale", content, watch)
-    show(record)
-    written = write(record, f"Scale: {store.manifest.name}", draw, options.output)
-    log.info("written: %s", ", ".join(map(str, written)))
+    publish(record, f"Scale: {store.manifest.name}", draw, options.output)
     return EXIT_UNEXPECTED if any(row["failure"] for row in rows) else EXIT_DONE
 
 

@@ -19,7 +19,7 @@ from benchmarks.comma_lists import parse_numbers
 from benchmarks.default_data import describe_cases, median_patch
 from benchmarks.reporting.figure import INK, OURS, PEER, finish, new_figure
 from benchmarks.reporting.noise import NoiseWatch
-from benchmarks.reporting.page import show, write
+from benchmarks.reporting.page import publish
 from benchmarks.reporting.result import Record, make_record, make_row
 from benchmarks.training_run import run_training
 from pipelines.plan import Int3
@@ -83,9 +83,7 @@ def measure_quality(options: Options) -> int:
         "method": METHOD,
     }
     record = make_record("training-quality", content, watch)
-    show(record)
-    written = write(record, f"Training: {store.manifest.name}", draw, options.output)
-    log.info("written: %s", ", ".join(map(str, written)))
+    publish(record, f"Training: {store.manifest.name}", draw, options.output)
     return EXIT_DONE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from rich.table import Table
 from benchmarks.comparison.report import NARROWEST, brief
 from benchmarks.reporting.files import write_files
 from benchmarks.reporting.result import MEASURED, METRICS, Record, Spread
+
+log = logging.getLogger(__name__)
 
 
 def notes(record: Record) -> list[str]:
@@ -86,6 +89,12 @@ def page(record: Record, title: str, picture: str) -> str:
     parts = ["\n".join(markdown_table(table)) for table in tables(record)]
     lines = "\n".join(f"- {note}" for note in notes(record))
     return "\n\n".join([f"# {title}", *parts, f"![{title}]({picture})", lines]) + "\n"
+
+
+def publish(record: Record, title: str, draw: Callable[[Record, Path], None], folder: Path) -> None:
+    """Show a record, write its files, and say where they are."""
+    show(record)
+    log.info("written: %s", ", ".join(map(str, write(record, title, draw, folder))))
 
 
 def write(record: Record, title: str, draw: Callable[[Record, Path], None], folder: Path) -> list[Path]:

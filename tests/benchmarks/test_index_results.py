@@ -63,7 +63,9 @@ def test_a_newer_result_changes_both(checkout: Path) -> None:
 
 
 def test_committed_results_are_in_the_form_of_today() -> None:
-    for result in read_results(RESULTS):
+    results = read_results(RESULTS)
+    assert results
+    for result in results:
         jsonschema.validate(result.record, SCHEMAS.get(result.benchmark, form.SCHEMA))
 
 
