@@ -21,10 +21,11 @@ if not __package__:  # started as a file, also in its own child processes: the r
 import torch
 
 from benchmarks.comma_lists import parse_numbers
+from benchmarks.comparison.contenders import FLOOR, TABLE, chosen_names
 from benchmarks.comparison.measure import Task
 from benchmarks.comparison.record import Protocol, Record, describe_data, make_record, without_paths
 from benchmarks.comparison.rounds import Measured, measure
-from benchmarks.comparison.rows import FLOOR, TABLE, Row, chosen_names
+from benchmarks.comparison.rows import Row
 from benchmarks.gpu.bus import measure_bus
 from benchmarks.gpu.report import write_check
 from benchmarks.gpu.rows import loader_rows, training_rows

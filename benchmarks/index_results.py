@@ -11,8 +11,8 @@ from pathlib import Path
 if not __package__:  # started as a file: the repository is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.comparison.contenders import CEILING
 from benchmarks.comparison.report import brief
-from benchmarks.comparison.rows import CEILING
 from benchmarks.reporting.machine import REPOSITORY
 from benchmarks.reporting.page import markdown_table
 from benchmarks.reporting.result import ORIGIN, Record, Spread

@@ -13,9 +13,10 @@ from pathlib import Path
 if not __package__:  # started as a file, also in its own child processes: the repository is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.comparison.contenders import TABLE
 from benchmarks.comparison.measure import Task
 from benchmarks.comparison.rounds import Measured, measure
-from benchmarks.comparison.rows import TABLE, Row
+from benchmarks.comparison.rows import Row
 from benchmarks.reporting.machine import num_cores
 from pipelines.loaders import LoaderConfig
 from preprocessing.cli import Triple, main

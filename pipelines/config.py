@@ -29,8 +29,9 @@ class LoaderConfig:
     loops that are then done with it.
 
     The ``dali`` loader cuts patches (``crop``) on the ``host``, or from whole volumes that lie on the ``device``; auto
-    takes the device when that is a GPU. ``gpu_cache`` limits the memory for these volumes: auto (up to half of what is
-    free), a number of GiB, or 0 for none, which leaves the host. (On the CPU, ``device`` means a buffer in its memory.)
+    takes the device when that is a GPU, or when ``gpu_cache`` is a number above 0. ``gpu_cache`` limits the memory for
+    these volumes: auto (up to half of what is free), a number of GiB, or 0 for none, which leaves the host. On the CPU,
+    ``device`` means a buffer in its memory.
     ``read`` is how it gets at files: ``mmap``, DALI's own reader of patches (``dali``), or the same on the GPU, through
     GPUDirect Storage where the machine has it (``gds``).
     """
@@ -70,6 +71,8 @@ class LoaderConfig:
             raise InputError(f'read "gds" reads into a GPU, the device is "{self.device}"; take read "dali" or "mmap"')
         if self.read != "mmap" and self.gpu_cache_gib:
             raise InputError(f'read "{self.read}" reads patches, gpu_cache {self.gpu_cache} is for volumes; drop one')
+        if self.gpu_cache_gib and self.crop == "host":
+            raise InputError(f'crop "host" keeps no volumes, gpu_cache {self.gpu_cache} is for volumes; drop one')
         if self.gpu_cache_gib == 0 and self.crop == "device":
             raise InputError('gpu_cache 0 leaves no memory for crop "device"; give a number of GiB, or crop "host"')
         for name, least in (("batch_size", 1), ("num_threads", 1), ("num_workers", 0)):
@@ -81,7 +84,9 @@ class LoaderConfig:
         """Decide between ``host`` and ``device``."""
         if self.crop != "auto":
             return self.crop
-        return "device" if self.device == "gpu" and self.gpu_cache_gib != 0 and self.read == "mmap" else "host"
+        if self.gpu_cache_gib is not None:
+            return "device" if self.gpu_cache_gib > 0 else "host"
+        return "device" if self.device == "gpu" and self.read == "mmap" else "host"
 
     @property
     def gpu_cache_gib(self) -> float | None:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from benchmarks.comparison.check_drawn import CheckError, DrawnPatches
-from benchmarks.comparison.rows import CEILING, Row
+from benchmarks.comparison.contenders import CEILING
+from benchmarks.comparison.rows import Row
 from pipelines.batch import Batch
 from pipelines.loaders import open_plan
 from pipelines.plan import Sample

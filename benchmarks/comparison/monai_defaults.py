@@ -1,4 +1,4 @@
-"""MONAI's CacheDataset and DataLoader as they come, with worker processes: what most of its users run."""
+"""MONAI's CacheDataset and DataLoader as they come: what most of its users run."""
 
 from __future__ import annotations
 

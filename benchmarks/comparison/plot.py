@@ -6,8 +6,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.comparison.contenders import CEILING, FLOOR, OWN_DRAWS
 from benchmarks.comparison.record import Record
-from benchmarks.comparison.rows import CEILING, FLOOR, OWN_DRAWS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,10 +12,11 @@ import numpy as np
 
 from benchmarks.comparison.check_batches import TOLERANCE
 from benchmarks.comparison.check_drawn import TOLERANCE as DRAWN_TOLERANCE
+from benchmarks.comparison.contenders import CEILING
 from benchmarks.comparison.measure import CHECKED, Run
 from benchmarks.comparison.process_tree import memory_kind
 from benchmarks.comparison.rounds import Measured
-from benchmarks.comparison.rows import CEILING, SAMPLES_PER_VOLUME, LeftOut
+from benchmarks.comparison.rows import SAMPLES_PER_VOLUME, LeftOut
 from benchmarks.comparison.schema import FORMAT_VERSION, METRICS, SCHEMA
 from benchmarks.reporting.machine import num_cores
 from benchmarks.reporting.noise import QUIET_CORES

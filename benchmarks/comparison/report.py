@@ -9,9 +9,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.comparison.contenders import CEILING, FLOOR
 from benchmarks.comparison.plot import plot
 from benchmarks.comparison.record import Record
-from benchmarks.comparison.rows import CEILING, FLOOR
 from benchmarks.reporting.files import write_files
 
 Writer = Callable[[float], str]

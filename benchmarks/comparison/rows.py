@@ -5,20 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 
-from pipelines.batch import Loader
-from pipelines.loaders import LOADERS, MONAI, LoaderBuilder, LoaderConfig
-from pipelines.plan import Plan
+from benchmarks.comparison.contenders import (
+    CEILING,
+    DEFAULTS,
+    FLOOR,
+    OWN_DRAWS,
+    PEERS,
+    TABLE,
+    chosen_names,
+    is_installed,
+)
+from pipelines.loaders import LoaderBuilder, LoaderConfig
 from preprocessing.errors import InputError
-from preprocessing.shards import Store
 
-FLOOR, CEILING, DEFAULTS, SMART = "numpy-floor", "synthetic", "monai-defaults", "monai-smartcache"
-PEERS = {"torchio": "torchio", "nnunet": "nnunetv2"}  # loader and the package it needs
-OWN_DRAWS = (*MONAI, DEFAULTS, *PEERS)
 THREADED = ("dali", FLOOR)
 WITHOUT_WORKERS = (*THREADED, CEILING, "monai-thread")
-USUAL = ("dali", "torch", "monai-cache", CEILING, FLOOR)
 DEVICES = ("auto", "cpu", "gpu")
 SAMPLES_PER_VOLUME, QUEUE_LENGTH = 4, 16  # patches that TorchIO's queue cuts from a volume, and those it holds
 NUM_CACHED = 6  # batches that nnU-Net's augmenter keeps, in two queues (nnUNetTrainer.get_dataloaders)
@@ -118,40 +120,6 @@ class Sweep:
     workers: Sequence[int] = ()
 
 
-def _floor(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
-    from benchmarks.comparison.numpy_floor import NumpyFloor
-
-    return NumpyFloor(store, plan, config, rank, world_size)
-
-
-def _monai_defaults(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
-    from benchmarks.comparison.monai_defaults import DEFAULT
-    from pipelines.monai_loader import MonaiLoader
-
-    return MonaiLoader(store, plan, config, rank, world_size, DEFAULT)
-
-
-def _torchio(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
-    from benchmarks.comparison.torchio_loader import TorchioLoader
-
-    return TorchioLoader(store, plan, config, rank, world_size)
-
-
-def _nnunet(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
-    from benchmarks.comparison.nnunet_loader import NnunetLoader
-
-    return NnunetLoader(store, plan, config, rank, world_size)
-
-
-TABLE: dict[str, LoaderBuilder] = {
-    **LOADERS,
-    DEFAULTS: _monai_defaults,
-    "torchio": _torchio,
-    "nnunet": _nnunet,
-    FLOOR: _floor,
-}
-
-
 def choose_rows(
     names: str,
     config: LoaderConfig,
@@ -193,26 +161,8 @@ def choose_rows(
     return on_cpu + (on_gpu if has_gpu else []), left_out
 
 
-def is_installed(loader: str) -> bool:
-    """Tell whether the package that a loader needs is there."""
-    return loader not in PEERS or find_spec(PEERS[loader]) is not None
-
-
 def _not_installed(name: str) -> LeftOut:
     return LeftOut(label=name, reason=f'needs the package {PEERS[name]}: pip install -e ".[peers]"')
-
-
-def chosen_names(names: str, table: Mapping[str, LoaderBuilder]) -> Sequence[str]:
-    """Return the keys of ``table`` that ``names`` lists, or all; raises ``InputError`` for unknown ones."""
-    if names == "all":
-        return list(table)
-    if names == "auto":
-        return [name for name in USUAL if name in table]
-    chosen = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-    unknown = [name for name in chosen if name not in table]
-    if unknown or not chosen:
-        raise InputError(f"--loaders {names}: unknown {', '.join(unknown)!r}; known: auto, all, {', '.join(table)}")
-    return chosen
 
 
 def _rows_of(name: str, config: LoaderConfig, sweep: Sweep) -> Iterator[Row]:
@@ -235,8 +185,8 @@ def _rows_of(name: str, config: LoaderConfig, sweep: Sweep) -> Iterator[Row]:
 
 
 def _usual_workers(name: str, config: LoaderConfig) -> Sequence[int]:
-    """With a cache in memory MONAI's guide advises no workers where the random part is light; else one per core."""
-    return sorted({0, config.num_workers}) if name == "monai-cache" else [config.num_workers]
+    """One per core. Caches of MONAI also without: its DataLoader's default, and its guide's advice for light work."""
+    return sorted({0, config.num_workers}) if name in ("monai-cache", DEFAULTS) else [config.num_workers]
 
 
 def _count(number: int, unit: str) -> str:

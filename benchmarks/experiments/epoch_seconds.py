@@ -78,8 +78,9 @@ def _reason(code: int, errors: str) -> str:
 def _measure(loader_name: str, config: Mapping[str, Any], epochs: int) -> Values:
     """Measure in this process."""
     from benchmarks.comparison.check_batches import Specification
+    from benchmarks.comparison.contenders import TABLE
     from benchmarks.comparison.measure import CHECKED, endless
-    from benchmarks.comparison.rows import TABLE, Row
+    from benchmarks.comparison.rows import Row
     from pipelines.loaders import build_loader
 
     made = LoaderConfig(**{**config, "patch": tuple(config["patch"]), "cases": None})

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.comparison import schema as loader_schema
+from benchmarks.comparison.contenders import CEILING
 from benchmarks.comparison.report import TRAINING_HEADINGS, cells, headings, training_cells
-from benchmarks.comparison.rows import CEILING
 from benchmarks.comparison.schema import COUNT
 from benchmarks.reporting.figure import INK, new_figure
 from benchmarks.reporting.files import write_files

@@ -15,7 +15,7 @@ import pytest
 import tyro
 
 from benchmarks.article import Options, repeat
-from benchmarks.comparison import rows
+from benchmarks.comparison import contenders
 from benchmarks.comparison.check_batches import CheckError
 from benchmarks.convert_rows import Work, empty
 from benchmarks.experiments import epoch_seconds
@@ -77,7 +77,7 @@ def test_epochs_are_timed_and_what_fails_is_a_finding(msd_folder: Path, tmp_path
 
 
 def test_a_loader_that_cheats_is_caught(coordinate_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(rows.TABLE, "same-batch", same_batch)
+    monkeypatch.setitem(contenders.TABLE, "same-batch", same_batch)
     config = {"store": str(coordinate_store), "patch": [16, 16, 16], "num_workers": 0}
     with pytest.raises(CheckError, match="batch 1, slot 0"):
         epoch_seconds._measure("same-batch", config, 1)

@@ -17,11 +17,12 @@ import torch
 
 from benchmarks import loader_compare
 from benchmarks.comparison.check_batches import CheckError, Specification
+from benchmarks.comparison.contenders import DEFAULTS, FLOOR, PEERS, TABLE, USUAL, is_installed
 from benchmarks.comparison.measure import CHECKED, Run, endless
 from benchmarks.comparison.record import Protocol, make_record
 from benchmarks.comparison.report import cells, markdown
 from benchmarks.comparison.rounds import Measured
-from benchmarks.comparison.rows import DEFAULTS, FLOOR, PEERS, TABLE, USUAL, Row, Sweep, choose_rows, is_installed
+from benchmarks.comparison.rows import Row, Sweep, choose_rows
 from benchmarks.comparison.schema import SCHEMA
 from benchmarks.comparison.training_step import train
 from benchmarks.loader_compare import Options, compare

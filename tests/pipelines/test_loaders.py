@@ -20,6 +20,9 @@ import torch
 
 from pipelines import loaders
 from pipelines.batch import Batch, Loader
+from pipelines.dali_loader import DaliLoader
+from pipelines.device_path import DevicePath
+from pipelines.host_path import HostPath
 from pipelines.loaders import LOADERS, MONAI, LoaderConfig
 from pipelines.plan import Sample
 from pipelines.reference import crop, flip, intensity_of, normalize, region_channels
@@ -344,6 +347,11 @@ def test_workers_that_are_not_forked_open_the_store_themselves(coordinate_store:
         ("dali", {"gpu_cache": "much"}, "gpu_cache 'much': auto, a number of GiB, or 0 for none"),
         ("dali", {"gpu_cache": "-1"}, "gpu_cache '-1': auto, a number of GiB, or 0 for none"),
         ("dali", {"gpu_cache": "0", "crop": "device"}, 'gpu_cache 0 leaves no memory for crop "device"'),
+        (
+            "dali",
+            {"gpu_cache": "8", "crop": "host"},
+            'crop "host" keeps no volumes, gpu_cache 8 is for volumes',
+        ),
         ("dali", {"read": "disk"}, "unknown read 'disk'; known: mmap, dali, gds"),
         ("dali", {"read": "dali", "crop": "device"}, 'read "dali" reads patches, crop "device" needs volumes'),
         ("dali", {"read": "dali", "gpu_cache": "8"}, 'read "dali" reads patches, gpu_cache 8 is for volumes; drop one'),
@@ -366,6 +374,15 @@ def test_wrong_settings_are_one_clear_line(
 
     with pytest.raises(InputError, match=message):
         use()
+
+
+@pytest.mark.parametrize(("gpu_cache", "where"), [("auto", "host"), ("0", "host"), ("0.5", "device")])
+def test_memory_that_is_given_for_volumes_is_used(coordinate_store: Path, gpu_cache: str, where: str) -> None:
+    config = config_for(coordinate_store, gpu_cache=gpu_cache)
+    assert config.where_to_crop == where
+    with build_loader("dali", config) as loader:
+        assert isinstance(loader, DaliLoader)
+        assert isinstance(loader.slots, {"host": HostPath, "device": DevicePath}[where])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -260,7 +260,7 @@ def test_the_pool_delivers_what_the_host_path_does(
     config = config_of(coordinate_store, augment=augment, gpu_cache=cache, device=device)
     with (
         build_loader("dali", config) as pooled,
-        build_loader("dali", config_of(coordinate_store, augment=augment, crop="host")) as read,
+        build_loader("dali", config_of(coordinate_store, augment=augment, crop="host", gpu_cache="auto")) as read,
     ):
         for _ in range(3):
             for left, right in zip(pooled, read, strict=True):
