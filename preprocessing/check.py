@@ -26,6 +26,7 @@ from preprocessing.shards import (
     npy_header,
     open_store,
     parse_json,
+    read_sealed,
 )
 
 log = logging.getLogger(__name__)
@@ -72,11 +73,22 @@ def find_problems(store: Store, *, fast: bool) -> Iterator[str]:
     if store.manifest.errors is not None:
         size = sizes.get(store.manifest.errors.name)
         yield from _check_file(root, store.manifest.errors, size, "the list of refused cases", fast=fast)
+    yield from _check_source(root / SOURCE, is_there=SOURCE in sizes)
     for shard in store.manifest.shards:
         yield from _check_shard(root / shard.name, shard, fast=fast)
     shards = {shard.name for shard in store.manifest.shards}
     expected = shards | {MANIFEST, SOURCE} | ({ERRORS} if store.manifest.errors else set())
     yield from (f"{root / name}: not part of the store" for name in sorted(sizes) if name not in expected)
+
+
+def _check_source(path: Path, *, is_there: bool) -> Iterator[str]:
+    if not is_there:
+        yield f"{path}: missing"
+        return
+    try:
+        read_sealed(path)
+    except InputError as error:
+        yield str(error)
 
 
 def _check_shard(folder: Path, shard: ShardEntry, *, fast: bool) -> Iterator[str]:

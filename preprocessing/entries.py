@@ -86,10 +86,11 @@ class ShardEntry:
 class Manifest:
     """What the whole store holds; ``image_dtype`` is the smallest dtype that holds every case without loss.
 
-    ``channels`` summarises each channel over all cases: mean and standard deviation pooled exactly, percentiles as the
-    voxel-weighted mean of the cases' own. ``label_remap`` gives the stored id of each id in the label files (empty
-    where they were kept). ``regions`` is ``None`` for a data set without overlapping regions. ``ignore_label`` is the
-    id of voxels that nobody annotated: they are in label files, not among ``label_names``, and do not count anywhere.
+    ``channels`` summarises each channel over all cases (CT: over the labelled ones, unless there are none): mean and
+    standard deviation pooled exactly, percentiles as the voxel-weighted mean of the cases' own. ``label_remap`` gives
+    the stored id of each id in the label files (empty where they were kept). ``regions`` is ``None`` for a data set
+    without overlapping regions. ``ignore_label`` is the id of voxels that nobody annotated: they are in label files,
+    not among ``label_names``, and do not count anywhere.
     """
 
     format_version: int

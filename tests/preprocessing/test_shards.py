@@ -200,11 +200,22 @@ def test_a_changed_manifest_is_refused(coordinate_store: Path, tmp_path: Path, f
         open_store(tmp_path)
 
 
-def test_a_store_of_a_newer_format_is_refused(coordinate_store: Path, tmp_path: Path) -> None:
-    manifest = open_store(coordinate_store).manifest
-    write_manifest(tmp_path, dataclasses.replace(manifest, format_version=FORMAT_VERSION + 1))
-    with pytest.raises(InputError, match=r"store format 3, this version reads 2; use the voxelfeed that wrote it"):
-        open_store(tmp_path)
+def test_a_store_of_another_format_is_refused_until_it_is_closed_anew(
+    small_msd: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = Options(input=small_msd, output=tmp_path / "store", workers=1, cases_per_shard=2)
+    assert convert(options) == 0
+    manifest, wanted = open_store(tmp_path / "store").manifest, tree_bytes(tmp_path / "store")
+    for version in (FORMAT_VERSION - 1, FORMAT_VERSION + 1):
+        write_manifest(tmp_path / "store", dataclasses.replace(manifest, format_version=version))
+        message = rf"store format {version}, this version reads 3; .* or give the same to_shards command again"
+        with pytest.raises(InputError, match=message):
+            open_store(tmp_path / "store")
+        with caplog.at_level("INFO"):
+            assert convert(options) == 0
+        assert "2 of 2 shards are there already" in caplog.text
+        assert tree_bytes(tmp_path / "store") == wanted
+        caplog.clear()
 
 
 @pytest.mark.parametrize("content", [b"{", b'{"cases": [{}]}', b'{"cases": 3}'])
