@@ -19,6 +19,7 @@ import functools
 import json
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,16 +71,16 @@ def write_json(path: Path, content: dict[str, Any]) -> FileRecord:
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
     """Write the manifest, which checks itself."""
-    _write_sealed(root / MANIFEST, dataclasses.asdict(manifest))
+    write_sealed(root / MANIFEST, dataclasses.asdict(manifest))
 
 
 def write_source(root: Path, place: str | None) -> None:
     """Keep the folder that the data set was read from; nothing where it is not known."""
     if place is not None:
-        _write_sealed(root / SOURCE, {"root": place})
+        write_sealed(root / SOURCE, {"root": place})
 
 
-def _write_sealed(path: Path, content: dict[str, Any]) -> None:
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
     """Write JSON with a checksum over its own bytes (taken with zeros in the checksum's place)."""
     unsealed = content | {"checksum": NO_CHECKSUM}
     text = json.dumps(unsealed, indent=1) + "\n"
@@ -184,11 +185,7 @@ class Store:
 
     def _read_index(self, shard: str) -> dict[str, CaseEntry]:
         path = location(self.root) / shard / INDEX
-        content = parse_json(str(path), _read(path))
-        try:
-            return {entry["case_id"]: CaseEntry.from_json(entry) for entry in content["cases"]}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: damaged ({error!r}); run preprocessing.check, then convert again") from error
+        return {entry.case_id: entry for entry in parse_index(path, _read(path))}
 
 
 def open_store(path: str | Path) -> Store:
@@ -208,7 +205,23 @@ def open_store(path: str | Path) -> Store:
             "use the voxelfeed that wrote it, or give the same to_shards command again, which keeps whole shards"
         )
     absolute = root if is_remote(root) else root.absolute()
-    return Store(root=str(absolute), manifest=Manifest.from_json(content))
+    with _undamaged(manifest_path):
+        return Store(root=str(absolute), manifest=Manifest.from_json(content))
+
+
+def parse_index(path: Path, raw: bytes) -> list[CaseEntry]:
+    """Parse the content of an index; raises ``InputError`` naming it where it cannot be one."""
+    content = parse_json(str(path), raw)
+    with _undamaged(path):
+        return [CaseEntry.from_json(entry) for entry in content["cases"]]
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path}: damaged ({error!r}); run preprocessing.check, then convert again") from error
 
 
 def read_sealed(path: Path) -> dict[str, Any]:

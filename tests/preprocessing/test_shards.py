@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from preprocessing.errors import InputError
+from preprocessing.location import is_file_name
 from preprocessing.shards import (
     DATA_OFFSET,
     FORMAT_VERSION,
     CaseEntry,
+    FileRecord,
     Manifest,
     ShardEntry,
     Store,
@@ -77,18 +79,22 @@ def written(content: object) -> dict[str, Any]:
     return made
 
 
+NAMES = st.text(min_size=1).filter(is_file_name)
+RECORDS = st.builds(FileRecord, name=NAMES)
+MAYBE = st.none() | RECORDS
+SHARDS = st.builds(ShardEntry, name=NAMES, case_ids=st.lists(NAMES))
 SLOW = settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @SLOW
-@given(st.builds(CaseEntry))
+@given(st.builds(CaseEntry, case_id=NAMES, image=RECORDS, label=MAYBE, foreground=MAYBE))
 def test_case_entries_come_back_from_json(entry: CaseEntry) -> None:
     made = CaseEntry.from_json(written(entry))
     assert repr(made) == repr(entry)  # as text, in which nan equals nan
 
 
 @SLOW
-@given(st.builds(Manifest, options=st.just({"dtype": "auto"})))
+@given(st.builds(Manifest, options=st.just({"dtype": "auto"}), shards=st.lists(SHARDS)))
 def test_manifests_come_back_from_json(manifest: Manifest) -> None:
     assert repr(Manifest.from_json(written(manifest))) == repr(manifest)
 
