@@ -67,6 +67,19 @@ def test_merged_shares_are_the_store_of_one_run(
     assert check(CheckOptions(shards=tmp_path / "store")) == 0
 
 
+def test_a_report_of_shares_is_made_when_they_are_merged(
+    source: Path, wanted: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (1, 2):
+        share(source, tmp_path / "store", f"{number}/2")
+    assert merge(MergeOptions(shards=tmp_path / "store")) == 3
+    with caplog.at_level("INFO"):
+        assert share(source, tmp_path / "store", "1/1", report=True) == 3
+    assert "7 of 7 shards are there already" in caplog.messages
+    assert tree_bytes(tmp_path / "store") == wanted
+    assert "case_006" in (tmp_path / "store_report.html").read_text()
+
+
 def test_merging_goes_on_after_a_kill_at_any_step(source: Path, wanted: dict[str, bytes], tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     for number in (1, 2):

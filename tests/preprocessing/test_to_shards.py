@@ -323,6 +323,13 @@ def test_stop_on_error_ends_in_one_line_and_can_go_on(small_msd: Path, tmp_path:
         ),
         (["--layout", "bids"], "unknown layout 'bids'; known: auto, msd, nnunet, brats, list"),
         (["--dtype", "int12"], "--dtype int12: unknown; known: auto, uint8, int16, uint16, float32, float16"),
+        (["--max-volume-gib", "inf"], "--max-volume-gib inf: give a positive number of GiB"),
+        (["--max-volume-gib", "nan"], "--max-volume-gib nan: give a positive number of GiB"),
+        (["--max-volume-gib", "0"], "--max-volume-gib 0: give a positive number of GiB"),
+        (
+            ["--report", "true", "--partition", "2/4"],
+            "--report true --partition 2/4: a share is no store; merge, then give this again without --partition",
+        ),
         (["--on-error", "cry"], "--on-error cry: unknown; known: skip, stop"),
         (["--workers", "-1"], "--cases-per-shard and --workers are 0 (choose) or positive"),
         (["--cases-per-shard", "-1"], "--cases-per-shard and --workers are 0 (choose) or positive"),
