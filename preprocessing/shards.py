@@ -30,7 +30,7 @@ import xxhash
 
 from preprocessing.entries import CaseEntry, FileRecord, Manifest, ShardEntry
 from preprocessing.errors import InputError
-from preprocessing.location import answering, is_remote, location, read_file, replace_file, write_file
+from preprocessing.location import absolute, answering, is_remote, location, read_file, replace_file, write_file
 
 __all__ = ["Case", "CaseEntry", "FileRecord", "Manifest", "ShardEntry", "Store", "open_store"]
 Array = npt.NDArray[Any]
@@ -204,9 +204,8 @@ def open_store(path: str | Path) -> Store:
             f"{manifest_path}: store format {content['format_version']}, this version reads {FORMAT_VERSION}; "
             "use the voxelfeed that wrote it, or give the same to_shards command again, which keeps whole shards"
         )
-    absolute = root if is_remote(root) else root.absolute()
     with _undamaged(manifest_path):
-        return Store(root=str(absolute), manifest=Manifest.from_json(content))
+        return Store(root=str(absolute(root)), manifest=Manifest.from_json(content))
 
 
 def parse_index(path: Path, raw: bytes) -> list[CaseEntry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
@@ -15,7 +16,7 @@ from preprocessing.engine import run_jobs
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
 from preprocessing.finish import finish_store, refused_in
 from preprocessing.layouts import read_dataset
-from preprocessing.location import is_remote, make_folder
+from preprocessing.location import absolute, is_remote, make_folder
 from preprocessing.partition import Partition, Plan, write_part
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
 from preprocessing.regions import describe_regions, resolve_regions
@@ -95,6 +96,8 @@ def convert(options: Options) -> int:
     if options.input == DEFAULT_FOLDER and not options.input.exists():
         log.info("%s does not exist: making the synthetic phantom data set there", options.input)
         make_phantom(PhantomOptions(output=options.input))
+    if options.engine == "dask":  # whose workers may run in another folder
+        options = dataclasses.replace(options, input=absolute(options.input), output=absolute(options.output))
     dataset = read_dataset(options.input, options.layout)
     regions = resolve_regions(dataset.label_names, options.regions, dataset.regions)
     if regions:
