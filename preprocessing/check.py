@@ -46,12 +46,12 @@ def check(options: Options) -> int:
     """Run the command; returns the exit code."""
     try:
         store = open_store(options.shards)
-        problems = list(find_problems(store, fast=options.fast))
     except InputError as error:
         if is_remote(options.shards) or not options.shards.is_dir():
             raise
         log.error("%s", error)
         return EXIT_UNEXPECTED
+    problems = list(find_problems(store, fast=options.fast))
     for problem in problems:
         log.error("%s", problem)
     log.info(
@@ -102,9 +102,14 @@ def check_shard(folder: Path, shard: ShardEntry, *, fast: bool) -> Iterator[str]
     if xxhash.xxh3_64_hexdigest(raw) != shard.index_xxh3:
         yield f"{index}: checksum does not match the manifest (index of cases {names})"
         return
+    try:
+        cases = parse_index(index, raw)
+    except InputError as error:
+        yield str(error)
+        return
     sizes = sizes_in(folder)
     expected = {INDEX}
-    for case in parse_index(index, raw):
+    for case in cases:
         expected |= {record.name for record in case.files}
         for record in case.files:
             yield from _check_file(folder, record, sizes.get(record.name), f"case {case.case_id}", fast=fast)

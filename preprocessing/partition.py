@@ -103,10 +103,11 @@ def read_part(folder: Path) -> tuple[Plan, list[str]]:
     path = folder / PART
     try:
         content = parse_json(str(path), read_file(path))
-        plan, shards = Plan.from_json(content["plan"]), list(content["shards"])
-        check_names(*plan.shard_names, *shards)
     except FileNotFoundError as error:
         raise InputError(f"{folder}: this share is not finished; give its --partition again") from error
+    try:
+        plan, shards = Plan.from_json(content["plan"]), list(content["shards"])
+        check_names(*plan.shard_names, *shards)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: damaged ({error!r}); delete it and give its --partition again") from error
     return plan, shards

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 import xxhash
 
-from preprocessing.check import Options as CheckOptions
-from preprocessing.check import check
+from preprocessing.check import find_problems
 from preprocessing.errors import InputError
 from preprocessing.merge import Options as MergeOptions
 from preprocessing.merge import merge
@@ -53,7 +52,10 @@ def test_a_file_name_that_leads_out_of_its_folder_is_refused(
     assert ended.errors.startswith(f"error: {index}: damaged (InputError(")
     assert "cannot name a file or folder in a store" in ended.errors
     assert list((tmp_path / "a").rglob("*.npy")) == []
-    assert check(CheckOptions(shards=small_store)) == 1
+    (small_store / "shard-00001" / "case_002.label.npy").unlink()
+    bad_name, missing = find_problems(open_store(small_store), fast=False)
+    assert bad_name.startswith(f"{index}: damaged")
+    assert missing.endswith("case_002.label.npy: missing")
 
 
 @pytest.mark.parametrize("change", [{"name": OUTWARDS}, {"case_ids": ["case_000", OUTWARDS]}])
