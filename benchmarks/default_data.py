@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,28 @@ def ensure_source(source: Path) -> Path:
     if source == DEFAULT_FOLDER and not source.exists():
         make_phantom(PhantomOptions(output=source))
     return source
+
+
+def ensure_store(shards: Path) -> Store:
+    """Open a store; the default one is made of the synthetic phantom where it does not exist."""
+    to_shards.ensure_phantom(shards)
+    return open_store(shards)
+
+
+@contextlib.contextmanager
+def repeat_cases(store: Store, num_cases: int) -> Iterator[Store]:
+    """Yield a store of ``num_cases``: ``store`` if it has so many, else a copy beside it, gone afterwards.
+
+    In the copy the cases repeat, as hard links.
+    """
+    if len(store.labelled_ids) == num_cases:
+        yield store
+        return
+    root = Path(store.root).resolve()
+    with tempfile.TemporaryDirectory(dir=root.parent) as folder:  # where hard links reach
+        copy = Path(folder) / root.name
+        replicate.replicate(replicate.Options(input=root, output=copy, cases=num_cases))
+        yield open_store(copy)
 
 
 def make_store(source: Path, num_cases: int, folder: Path) -> Store:

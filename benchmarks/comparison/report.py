@@ -12,7 +12,7 @@ from rich.table import Table
 from benchmarks.comparison.contenders import CEILING, FLOOR
 from benchmarks.comparison.plot import plot
 from benchmarks.comparison.record import Record
-from benchmarks.reporting.files import write_files
+from benchmarks.reporting.files import free_paths, write_files
 
 Writer = Callable[[float], str]
 NARROWEST = 17  # characters that a column of the table needs where there is no terminal to ask
@@ -107,14 +107,11 @@ def describe(record: Record) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     gpu = machine["gpu"] or "none"
     changed = " with changes" if commit and commit["dirty"] else ""
-    left_out: dict[str, list[str]] = {}
-    for row in record["left_out"]:
-        left_out.setdefault(row["reason"], []).append(row["label"])
     sizes = ", ".join(str(size) for size in sorted({row["batch_size"] for row in record["rows"]}))
     return [
         *(f"NOISY MACHINE: {doubt}" for doubt in record["noisy"]),
         *(f"FAILED: {row['label']}: {row['failure']}" for row in record["rows"] if row["failure"]),
-        *(f"Left out, {reason}: {'; '.join(labels)}" for reason, labels in left_out.items()),
+        *left_out_lines(record),
         f"Numbers: median (least..most) of {options['runs']} runs of {options['seconds']:g} s",
         f"Data: {data['name']}, {data['cases']} cases of about {median}, {data['channels']} x {data['image_dtype']}",
         f"Work: patch {patch}, batch {sizes}, augment {options['augment']}",
@@ -122,6 +119,14 @@ def describe(record: Record) -> list[str]:
         f"Code: commit {commit['hash'][:12] + changed if commit else 'unknown'}, {record['date']}",
         f"Versions: Python {machine['python']}, {versions}; memory measured as {record['memory_kind'].upper()}",
     ]
+
+
+def left_out_lines(record: Record) -> list[str]:
+    """Name what is not measured, a line for each reason."""
+    left_out: dict[str, list[str]] = {}
+    for row in record["left_out"]:
+        left_out.setdefault(row["reason"], []).append(row["label"])
+    return [f"Left out, {reason}: {'; '.join(labels)}" for reason, labels in left_out.items()]
 
 
 def show(record: Record) -> None:
@@ -152,4 +157,4 @@ def markdown(record: Record, picture: str) -> str:
 
 def write(record: Record, folder: Path) -> list[Path]:
     """Write MACHINE_DATE.json, .md and .png into ``folder``; another result of the day stays, this one is numbered."""
-    return write_files(record, "", lambda picture: markdown(record, picture), plot, folder)
+    return write_files(record, free_paths(record, "", folder), lambda picture: markdown(record, picture), plot)
