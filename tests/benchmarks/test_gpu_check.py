@@ -11,10 +11,12 @@ import pytest
 
 from benchmarks import gpu_check
 from benchmarks.comparison.contenders import PEERS, TABLE
+from benchmarks.comparison.rows import Row
+from benchmarks.gpu.bus import measure_bus
 from benchmarks.gpu.report import SCHEMA
 from benchmarks.gpu.rows import loader_rows, training_rows
 from benchmarks.gpu_check import Options, check
-from pipelines.loaders import LoaderConfig
+from pipelines.loaders import LoaderConfig, open_plan
 from preprocessing.errors import EXIT_DONE, InputError
 
 PATCH = (16, 16, 16)
@@ -89,6 +91,16 @@ def test_all_leaves_out_what_is_not_installed_and_says_so(
     assert 'Left out, needs the package voxelfeed_without_torchio: pip install -e ".[peers]": torchio' in page
     with pytest.raises(InputError, match="--loaders torchio: torchio needs the package voxelfeed_without_torchio"):
         check(options_for(coordinate_store, tmp_path, loaders="torchio"))
+
+
+def test_the_rate_of_filling_leaves_out_what_was_read_before_it(coordinate_store: Path) -> None:
+    """The clock of filling starts when the first batch is there, and with it the volumes of that batch."""
+    config = LoaderConfig(store=coordinate_store, patch=PATCH, crop="device", num_threads=1, window=1)
+    store, plan = open_plan(config)
+    bus = measure_bus(Row(loader="dali", config=config))
+    fill_s = (plan.steps_per_epoch - 1) * config.batch_size / bus["fill_patches_per_s"]
+    least = min(sum(record.size_bytes for record in entry.files) for _, entry in store.entries()) / 1e9
+    assert bus["fill_gb_per_s"] * fill_s < bus["filled_gb"] - least
 
 
 def test_every_source_is_measured(coordinate_store: Path) -> None:
