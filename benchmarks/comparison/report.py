@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.comparison.contenders import CEILING, FLOOR
+from benchmarks.comparison.contenders import CEILING, FLOOR, WITHOUT_EPOCHS
 from benchmarks.comparison.plot import plot
 from benchmarks.comparison.record import Record
 from benchmarks.reporting.files import free_paths, write_files
@@ -52,7 +52,6 @@ def _has_training(record: Record) -> bool:
 
 def cells(record: Record, gap: str) -> list[list[str]]:
     """Return the table's rows: the median and, after ``gap``, the range of the runs; a failed row says so."""
-    floor = _floor_rate(record)
     made = []
     for row in record["rows"]:
         name = gap.join((row["loader"], ", ".join(filter(None, (row["device"], row["settings"])))))
@@ -61,7 +60,8 @@ def cells(record: Record, gap: str) -> list[list[str]]:
             made.append([name, "FAILED", *[""] * (len(COLUMNS) + 1), *training])
             continue
         rate = row["summary"]["patches_per_s"]["median"]
-        numbers = [_spread(row["summary"][metric], write, gap) for metric, (_, write) in COLUMNS.items()]
+        numbers = [_number(row, metric, gap) for metric in COLUMNS]
+        floor = _floor_rate(record, row["batch_size"])
         share = "" if floor is None or row["loader"] == CEILING else f"{rate / floor:.0%}"
         made.append([name, *numbers, share, _lead(record, row), *training])
     return made
@@ -90,10 +90,19 @@ def _lead(record: Record, row: Record) -> str:
     return f"{ours[0] / row['summary']['patches_per_s']['median']:.1f}x"
 
 
-def _floor_rate(record: Record) -> float | None:
-    """Return the patches per second of plain numpy with the most threads, if it was measured."""
-    floors = [row for row in record["rows"] if row["loader"] == FLOOR and row["summary"]]
+def _floor_rate(record: Record, batch_size: int) -> float | None:
+    """Return the patches per second of plain numpy with the most threads at this batch size, if it was measured."""
+    floors = [
+        row for row in record["rows"] if row["loader"] == FLOOR and row["summary"] and row["batch_size"] == batch_size
+    ]
     return floors[-1]["summary"]["patches_per_s"]["median"] if floors else None
+
+
+def _number(row: Record, metric: str, gap: str) -> str:
+    """Return a cell; an empty one for the first batch of a loader that has no epochs."""
+    if metric == "first_batch_s" and row["loader"] in WITHOUT_EPOCHS:
+        return ""
+    return _spread(row["summary"][metric], COLUMNS[metric][1], gap)
 
 
 def _spread(values: dict[str, float], write: Writer, gap: str) -> str:
