@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 from benchmarks.comparison.record import describe_data
 from pipelines.plan import Int3
 from preprocessing import replicate, to_shards
+from preprocessing.dataset import Dataset
+from preprocessing.errors import InputError
+from preprocessing.layouts import read_dataset
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
 from preprocessing.shards import Store, open_store
 
@@ -22,6 +26,21 @@ def ensure_source(source: Path) -> Path:
     if source == DEFAULT_FOLDER and not source.exists():
         make_phantom(PhantomOptions(output=source))
     return source
+
+
+def read_labelled(source: Path) -> Dataset:
+    """Read the labelled cases of the data set at ``source``, which has one image file each: MSD layout.
+
+    Raises ``InputError`` for another layout, and where no case has a label.
+    """
+    try:
+        dataset = read_dataset(ensure_source(source), "msd")
+    except InputError as error:
+        raise InputError(f"--source {source} has to be in MSD layout: {error}") from error
+    labelled = [case for case in dataset.sources if case.label is not None]
+    if not labelled:
+        raise InputError(f"--source {source}: no labelled case in it")
+    return dataclasses.replace(dataset, sources=labelled)
 
 
 def ensure_store(shards: Path) -> Store:
