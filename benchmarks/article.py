@@ -14,7 +14,7 @@ if not __package__:  # started as a file: the repository is not on the path yet
 import tyro
 
 from benchmarks.experiments import plot
-from benchmarks.experiments.epoch import Epoch, Workers, measure_epoch, measure_workers
+from benchmarks.experiments.epoch import Epoch, Workers, is_unexpected, measure_epoch, measure_workers
 from benchmarks.experiments.load import Load, measure_load
 from benchmarks.experiments.project import Project, measure_project
 from benchmarks.experiments.split import Split, measure_split
@@ -22,7 +22,7 @@ from benchmarks.reporting.noise import NoiseWatch
 from benchmarks.reporting.page import publish
 from benchmarks.reporting.result import Record, make_record
 from preprocessing.cli import main
-from preprocessing.errors import EXIT_DONE, InputError
+from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
 
 ExperimentT = TypeVar("ExperimentT")
 Named = Annotated[ExperimentT, tyro.conf.subcommand(prefix_name=False)]
@@ -32,7 +32,8 @@ Named = Annotated[ExperimentT, tyro.conf.subcommand(prefix_name=False)]
 class Options:
     """Repeat one experiment of AWS's article on scalable medical computer vision (2022); table, JSON and PNG.
 
-    What was projected or published, not measured here, is in italics.
+    What was projected or published, not measured here, is in italics. Exit code 1 when a loader fails, unless its
+    memory was limited: that is a finding.
     """
 
     experiment: tyro.conf.OmitArgPrefixes[Named[Load] | Named[Epoch] | Named[Workers] | Named[Split] | Named[Project]]
@@ -64,7 +65,7 @@ def repeat(options: Options) -> int:
     kind, watch = KINDS[type(experiment)], NoiseWatch()
     record = make_record(f"article-{type(experiment).__name__.lower()}", kind.measure(experiment), watch)
     publish(record, f"{kind.title}: {record['data']['name']}", kind.draw, experiment.output)
-    return EXIT_DONE
+    return EXIT_UNEXPECTED if any(is_unexpected(row) for row in record["rows"]) else EXIT_DONE
 
 
 if __name__ == "__main__":

@@ -17,9 +17,11 @@ if not __package__:  # started as a file: the repository is not on the path yet
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.default_data import ensure_store
 from preprocessing.cli import main
 from preprocessing.errors import EXIT_DONE
-from preprocessing.shards import Store, open_store
+from preprocessing.shards import Store
+from preprocessing.to_shards import DEFAULT_SHARDS
 
 PAGE = 4096
 Bytes = npt.NDArray[np.uint8]
@@ -29,8 +31,8 @@ Bytes = npt.NDArray[np.uint8]
 class Options:
     """Drop the files of a store from the page cache and read them in one way after the other."""
 
-    shards: Path = Path("data/shards")
-    """Shard store on the disk in question."""
+    shards: Path = DEFAULT_SHARDS
+    """Shard store on the disk in question. The default is the synthetic phantom, made on first use."""
     runs: int = 5
     """Rounds over all ways."""
 
@@ -72,7 +74,7 @@ WAYS: dict[str, Callable[[Path, Bytes], None]] = {
 
 def compare(options: Options) -> int:
     """Run the command; returns the exit code."""
-    paths = volume_paths(open_store(options.shards))
+    paths = volume_paths(ensure_store(options.shards))
     buffer = np.frombuffer(mmap.mmap(-1, _whole_pages(max(path.stat().st_size for path in paths))), np.uint8)
     rates: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(options.runs):

@@ -15,7 +15,7 @@ if not __package__:  # started as a file, also in its own child processes: the r
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.convert_rows import Work, conversions_here, empty
-from benchmarks.default_data import ensure_source
+from benchmarks.default_data import read_labelled
 from benchmarks.repeat import time_rounds
 from benchmarks.reporting.figure import OURS as BLUE
 from benchmarks.reporting.figure import PEER as GREY
@@ -28,7 +28,6 @@ from preprocessing import replicate
 from preprocessing.cli import main
 from preprocessing.dataset import Dataset
 from preprocessing.errors import EXIT_DONE, InputError
-from preprocessing.layouts import read_dataset
 from preprocessing.phantom import DEFAULT_FOLDER
 
 OURS, FLOOR = "voxelfeed", "floor: inflate + write"
@@ -46,7 +45,7 @@ class Options:
     """Time converting a case: floors, voxelfeed, nibabel, MONAI, nnU-Net; table, JSON and PNG."""
 
     source: Path = DEFAULT_FOLDER
-    """Data set in any layout. The default is the synthetic phantom, made on first use."""
+    """Data set folder in MSD layout. The default is the synthetic phantom, made on first use."""
     output: Path = Path("benchmarks/results")
     """Folder for convert_MACHINE_DATE.json, .md and .png."""
     cases: int = 3
@@ -61,10 +60,8 @@ def compare(options: Options) -> int:
     """Run the command; returns the exit code."""
     if options.runs < 1 or options.cases < 1 or options.scaling_cases < 0:
         raise InputError("--runs and --cases are at least 1, --scaling-cases at least 0")
-    dataset = read_dataset(ensure_source(options.source))
-    sources = [source for source in dataset.sources if source.label is not None][: options.cases]
-    if not sources:
-        raise InputError(f"{options.source}: no labelled case in it")
+    dataset = read_labelled(options.source)
+    sources = dataset.sources[: options.cases]
     watch = NoiseWatch()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "case"

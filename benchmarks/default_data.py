@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison.record import describe_data
 from pipelines.plan import Int3
 from preprocessing import replicate, to_shards
+from preprocessing.dataset import Dataset
+from preprocessing.errors import InputError
+from preprocessing.layouts import read_dataset
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
 from preprocessing.shards import Store, open_store
 
@@ -19,6 +26,43 @@ def ensure_source(source: Path) -> Path:
     if source == DEFAULT_FOLDER and not source.exists():
         make_phantom(PhantomOptions(output=source))
     return source
+
+
+def read_labelled(source: Path) -> Dataset:
+    """Read the labelled cases of the data set at ``source``, which has one image file each: MSD layout.
+
+    Raises ``InputError`` for another layout, and where no case has a label.
+    """
+    try:
+        dataset = read_dataset(ensure_source(source), "msd")
+    except InputError as error:
+        raise InputError(f"--source {source} has to be in MSD layout: {error}") from error
+    labelled = [case for case in dataset.sources if case.label is not None]
+    if not labelled:
+        raise InputError(f"--source {source}: no labelled case in it")
+    return dataclasses.replace(dataset, sources=labelled)
+
+
+def ensure_store(shards: Path) -> Store:
+    """Open a store; the default one is made of the synthetic phantom where it does not exist."""
+    to_shards.ensure_phantom(shards)
+    return open_store(shards)
+
+
+@contextlib.contextmanager
+def repeat_cases(store: Store, num_cases: int) -> Iterator[Store]:
+    """Yield a store of ``num_cases``: ``store`` if it has so many, else a copy beside it, gone afterwards.
+
+    In the copy the cases repeat, as hard links.
+    """
+    if len(store.labelled_ids) == num_cases:
+        yield store
+        return
+    root = Path(store.root).resolve()
+    with tempfile.TemporaryDirectory(dir=root.parent) as folder:  # where hard links reach
+        copy = Path(folder) / root.name
+        replicate.replicate(replicate.Options(input=root, output=copy, cases=num_cases))
+        yield open_store(copy)
 
 
 def make_store(source: Path, num_cases: int, folder: Path) -> Store:

@@ -8,9 +8,10 @@ import multiprocessing
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -21,22 +22,26 @@ if not __package__:  # started as a file, also in its own child processes: the r
 import torch
 
 from benchmarks.comma_lists import parse_numbers
-from benchmarks.comparison.contenders import FLOOR, TABLE, chosen_names
+from benchmarks.comparison.contenders import FLOOR, TABLE
 from benchmarks.comparison.measure import Task
 from benchmarks.comparison.record import Protocol, Record, describe_data, make_record, without_paths
 from benchmarks.comparison.rounds import Measured, measure
-from benchmarks.comparison.rows import Row
+from benchmarks.comparison.rows import LeftOut, Row, choose_installed
+from benchmarks.default_data import ensure_store, repeat_cases
 from benchmarks.gpu.bus import measure_bus
-from benchmarks.gpu.report import write_check
-from benchmarks.gpu.rows import loader_rows, training_rows
+from benchmarks.gpu.report import BENCHMARK, begin_check, write_check
+from benchmarks.gpu.rows import Comparison, loader_rows, training_rows
+from benchmarks.reporting.files import free_paths
 from benchmarks.reporting.machine import REPOSITORY, num_cores
-from pipelines.loaders import LoaderConfig
-from preprocessing import replicate
+from pipelines.loaders import LoaderConfig, open_plan
+from pipelines.plan import AUGMENTS
 from preprocessing.cli import Triple, main
 from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
-from preprocessing.shards import Store, open_store
+from preprocessing.shards import Store
+from preprocessing.to_shards import DEFAULT_SHARDS
 
 log = logging.getLogger(__name__)
+TEST_PACKAGES = ("pytest", "pytest_timeout", "hypothesis")  # some of the extra dev: where one is missing, all are
 PARTS = ("tests", "bus", "loaders", "training")
 THREADS = 2  # of dali: what the targets are for
 
@@ -48,8 +53,9 @@ class Options:
     About two hours on one GPU with the defaults. Exit code 1 when a test or a row fails. --device cpu rehearses it.
     """
 
-    shards: Path = Path("data/shards")
-    """Shard store, best of real cases; repeated until it has --cases."""
+    shards: Path = DEFAULT_SHARDS
+    """Shard store, best of real cases; repeated until it has --cases. The default is the synthetic phantom, made on
+    first use."""
     cases: int = 64
     """Cases to have."""
     patch: Triple = (128, 128, 128)
@@ -63,7 +69,7 @@ class Options:
     cores: str = "16,8,4,2,1"
     """Comma list of processor cores to train with, as far as there are so many; torch takes the same as workers."""
     loaders: str = "all"
-    """Comma list of loaders; training needs synthetic, its ceiling."""
+    """all that are installed, auto, or a comma list of loaders; training needs synthetic, its ceiling."""
     parts: str = ",".join(PARTS)
     """Comma list of tests, bus, loaders and training."""
     runs: int = 5
@@ -77,14 +83,15 @@ class Options:
 
 
 def check(options: Options) -> int:
-    """Run the command; returns the exit code."""
-    parts = _parts(options.parts)
-    if options.device == "gpu" and not torch.cuda.is_available():
-        raise InputError("--device gpu: there is no CUDA device here; --device cpu rehearses the measurement")
-    with tempfile.TemporaryDirectory(dir=options.shards.resolve().parent) as folder:  # where hard links reach
-        store = _enough_cases(options, Path(folder))
+    """Run the command; returns the exit code. What cannot be run is refused before anything is measured."""
+    parts = _check_options(options)
+    names, left_out = choose_installed(options.loaders)
+    for missing in left_out:
+        log.warning("left out: %s %s", missing.label, missing.reason)
+    store = ensure_store(options.shards)
+    with repeat_cases(store, max(options.cases, len(store.labelled_ids))) as enough:
         config = LoaderConfig(
-            store=store.root,
+            store=enough.root,
             patch=options.patch,
             batch_size=parse_numbers("--batch-sizes", options.batch_sizes, least=1)[0],
             augment=options.augments.split(",")[-1],
@@ -92,14 +99,27 @@ def check(options: Options) -> int:
             num_threads=THREADS,
             reuse_buffers=True,
         )
-        measured = {
-            "tests": run_tests() if "tests" in parts else None,
-            "bus": _bus(config) if "bus" in parts else None,
-            "loaders": _loaders(options, config, store) if "loaders" in parts else [],
-            "training": _training(options, config, store) if "training" in parts else [],
-        }
-        described = {"data": describe_data(store), "options": _plain(options)}
-    record = write_check(described | measured, options.output)
+        open_plan(config)
+        comparisons = list(_comparisons(options, parts, config, [name for name in names if name != FLOOR]))
+        record = begin_check(describe_data(enough), _plain(options))
+        paths = free_paths(record, f"{BENCHMARK}_", options.output)
+        write_check(record, paths)
+        if "tests" in parts:
+            record["tests"] = run_tests()
+            write_check(record, paths)
+        if "bus" in parts:
+            record["bus"] = _bus(config)
+            write_check(record, paths)
+        for comparison in comparisons:
+            compared = _compare(comparison, options, enough, left_out)
+            if comparison.net:
+                record["training"].append({"cores": comparison.num_cores, "comparison": compared})
+            else:
+                record["loaders"].append(compared)
+            write_check(record, paths)
+    del record["unfinished"]
+    write_check(record, paths)
+    log.info("written: %s", ", ".join(map(str, paths)))
     return EXIT_UNEXPECTED if _has_failures(record) else EXIT_DONE
 
 
@@ -108,7 +128,10 @@ def run_tests() -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", f"--junitxml={report}", "--timeout=600"]
-        subprocess.run(command, cwd=REPOSITORY, check=False)
+        code = subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+        if not report.exists():
+            log.error("the tests ended without a report (exit code %d)", code)
+            return {"tests": 0, "failures": 0, "errors": 1, "skipped": 0}
         suite = ET.parse(report).getroot()[0]
     return {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
 
@@ -118,28 +141,30 @@ def _bus(config: LoaderConfig) -> dict[str, Any]:
     return _alone(measure_bus, row, str(config.store))
 
 
-def _loaders(options: Options, config: LoaderConfig, store: Store) -> list[Record]:
-    """Measure every row of every augmentation and batch size."""
-    records = []
-    for augment in options.augments.split(","):
+def _comparisons(
+    options: Options, parts: Sequence[str], config: LoaderConfig, names: Sequence[str]
+) -> Iterator[Comparison]:
+    """Choose the rows of every augmentation and batch size, then of every network and number of cores.
+
+    Raises ``InputError`` where the plan of one cannot be made.
+    """
+    cores = _possible(options.cores)
+    for augment in options.augments.split(",") if "loaders" in parts else ():
         for batch_size in parse_numbers("--batch-sizes", options.batch_sizes, least=1):
             this = dataclasses.replace(config, augment=augment, batch_size=batch_size)
-            rows = loader_rows(this, _names(options), _possible(options.cores))
-            measured = [_measure(row, options) for row in rows]
-            records.append(make_record(store, this, _protocol(options, "none"), measured, []))
-    return records
+            open_plan(this)
+            yield Comparison(config=this, rows=loader_rows(this, names, cores))
+    for net in options.nets.split(",") if "training" in parts else ():
+        for count in cores:
+            yield Comparison(config=config, rows=training_rows(config, names, count), net=net, num_cores=count)
 
 
-def _training(options: Options, config: LoaderConfig, store: Store) -> list[Record]:
-    """Train each network from each loader with each number of cores."""
-    records = []
-    for net in options.nets.split(","):
-        for count in _possible(options.cores):
-            rows = training_rows(config, _names(options), count)
-            measured = [_measure(row, options, net, count) for row in rows]
-            compared = make_record(store, config, _protocol(options, net), measured, [])
-            records.append({"cores": count, "comparison": compared})
-    return records
+def _compare(comparison: Comparison, options: Options, store: Store, left_out: Sequence[LeftOut]) -> Record:
+    measured = [_measure(row, options, comparison.net, comparison.num_cores) for row in comparison.rows]
+    protocol = Protocol(
+        runs=options.runs, seconds=options.seconds, device=options.device, train=comparison.net or "none"
+    )
+    return make_record(store, comparison.config, protocol, measured, left_out)
 
 
 def _measure(row: Row, options: Options, net: str = "", num_cores: int = 0) -> Measured:
@@ -157,10 +182,6 @@ def _measure(row: Row, options: Options, net: str = "", num_cores: int = 0) -> M
     return measured
 
 
-def _protocol(options: Options, net: str) -> Protocol:
-    return Protocol(runs=options.runs, seconds=options.seconds, device=options.device, train=net)
-
-
 def _alone(work: Callable[[Any], dict[str, Any]], task: Any, root: str) -> dict[str, Any]:
     """Do ``work`` in a fresh process; what it raises becomes its ``failure``."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -170,24 +191,31 @@ def _alone(work: Callable[[Any], dict[str, Any]], task: Any, root: str) -> dict[
             return {"failure": without_paths(f"{type(error).__name__}: {error}", root)}
 
 
-def _enough_cases(options: Options, folder: Path) -> Store:
-    """Open the store, or a copy of it (hard links) whose cases repeat."""
-    store = open_store(options.shards)
-    if len(store.labelled_ids) >= options.cases:
-        return store
-    replicate.replicate(replicate.Options(input=options.shards, output=folder / "store", cases=options.cases))
-    return open_store(folder / "store")
+def _check_options(options: Options) -> list[str]:
+    """Return the parts to measure; raises ``InputError`` for what the store need not be opened to refuse."""
+    parts = options.parts.split(",")
+    _check_names("--parts", options.parts, PARTS)
+    _check_names("--augments", options.augments, AUGMENTS)
+    if "training" in parts:
+        from training.networks import NETWORKS  # MONAI's, not needed in the processes that this one starts
+
+        _check_names("--nets", options.nets, NETWORKS)
+    if options.runs < 1 or options.seconds <= 0:
+        raise InputError(f"--runs {options.runs} --seconds {options.seconds:g}: at least 1 run of more than 0 s")
+    missing = [name for name in TEST_PACKAGES if find_spec(name) is None]
+    if "tests" in parts and missing:
+        raise InputError(
+            f'--parts {options.parts}: the tests need {", ".join(missing)}: pip install -e ".[dev]", or leave tests out'
+        )
+    if options.device == "gpu" and not torch.cuda.is_available():
+        raise InputError("--device gpu: there is no CUDA device here; --device cpu rehearses the measurement")
+    return parts
 
 
-def _names(options: Options) -> list[str]:
-    return [name for name in chosen_names(options.loaders, TABLE) if name != FLOOR]
-
-
-def _parts(given: str) -> list[str]:
-    unknown = [part for part in given.split(",") if part not in PARTS]
+def _check_names(flag: str, given: str, known: Collection[str]) -> None:
+    unknown = [name for name in given.split(",") if name not in known]
     if unknown:
-        raise InputError(f"--parts {given}: unknown {', '.join(unknown)!r}; known: {', '.join(PARTS)}")
-    return given.split(",")
+        raise InputError(f"{flag} {given}: unknown {', '.join(unknown)!r}; known: {', '.join(known)}")
 
 
 def _possible(cores: str) -> list[int]:

@@ -167,6 +167,7 @@ def readme_table(result: Result) -> str:
         f"{options['runs']} runs on {machine['cpu']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}; "
         f"[page](benchmarks/results/{result.path.with_suffix('.md').name})."
     )
+    caption = " ".join([caption, *(f"NOISY MACHINE: {doubt}." for doubt in record["noisy"])])
     return "\n".join([*markdown_table([head, *rows]), "", caption])
 
 

@@ -61,7 +61,7 @@ class Options:
     output: Path = Path("benchmarks/results")
     """Folder for MACHINE_DATE.json, .md and .png."""
     runs: int = 5
-    """Timed runs of each loader, after its warm-up."""
+    """Timed runs of each loader, after its warm-up, and as many stretches of training."""
     seconds: float = 2.0
     """Length of a run."""
     threads: int = 0
@@ -151,14 +151,13 @@ def _measure(rows: Sequence[Row], options: Options, table: Mapping[str, LoaderBu
     ]
     log.info("measuring %s", "; ".join(row.label for row in rows))
     with Progress(disable=not get_console().is_terminal, transient=True) as progress:
-        bar = progress.add_task(
-            "measuring", total=len(rows) * (1 + options.runs) + sum(bool(task.net) for task in tasks)
-        )
+        steps = len(tasks) * (1 + options.runs) + sum(bool(task.net) for task in tasks) * options.runs
+        bar = progress.add_task("measuring", total=steps)
 
         def done(label: str) -> None:
             progress.update(bar, advance=1, description=label)
 
-        return measure(tasks, options.runs, done)
+        return measure(tasks, options.runs, done, trainings=options.runs)
 
 
 if __name__ == "__main__":

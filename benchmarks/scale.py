@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from benchmarks.comma_lists import parse_numbers
 from benchmarks.comparison.check_batches import CheckError
-from benchmarks.default_data import describe_cases, median_patch
+from benchmarks.default_data import describe_cases, ensure_store, median_patch
 from benchmarks.experiments.assumptions import CASE_MB, GPUS, LARGE_CASES, PATCH_MB, SAMPLES_PER_CASE, STORAGES
 from benchmarks.reporting.machine import num_cores
 from benchmarks.reporting.noise import NoiseWatch
@@ -31,8 +31,8 @@ from benchmarks.scaling.throttled_reads import measure_points, patch_bytes
 from pipelines.loaders import LoaderConfig
 from preprocessing.cli import main
 from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
-from preprocessing.shards import Store, open_store
-from preprocessing.to_shards import DEFAULT_SHARDS, ensure_phantom
+from preprocessing.shards import Store
+from preprocessing.to_shards import DEFAULT_SHARDS
 
 BATCH_SIZE, MAX_RANKS = 2, 64
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the unthrottled reading rate: where the storage model is checked
@@ -82,8 +82,7 @@ def measure_scale(options: Options) -> int:
     sizes = parse_numbers("--cases", options.cases, least=1)
     if options.runs < 1 or options.seconds <= 0:
         raise InputError(f"--runs {options.runs} --seconds {options.seconds:g}: at least 1 run of more than 0 s")
-    ensure_phantom(options.shards)
-    store = open_store(options.shards)
+    store = ensure_store(options.shards)
     watch = NoiseWatch()
     rows = []
     with Progress(disable=not get_console().is_terminal, transient=True) as progress:

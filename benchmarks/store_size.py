@@ -6,7 +6,6 @@ import logging
 import multiprocessing
 import statistics
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +16,13 @@ from benchmarks.comparison.contenders import TABLE
 from benchmarks.comparison.measure import Task
 from benchmarks.comparison.rounds import Measured, measure
 from benchmarks.comparison.rows import Row
+from benchmarks.default_data import ensure_store, repeat_cases
 from benchmarks.reporting.machine import num_cores
 from pipelines.loaders import LoaderConfig
 from preprocessing.cli import Triple, main
 from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED
-from preprocessing.replicate import Options as ReplicateOptions
-from preprocessing.replicate import replicate
+from preprocessing.shards import Store
+from preprocessing.to_shards import DEFAULT_SHARDS
 
 log = logging.getLogger(__name__)
 FEW = 10
@@ -33,8 +33,8 @@ SAMPLES_PER_CASE = 16  # so that ten cases make an epoch of which starting and e
 class Options:
     """Repeat the cases of a store (hard links) until there are 10, and --cases, and compare patches/s on both."""
 
-    shards: Path = Path("data/shards")
-    """Shard store."""
+    shards: Path = DEFAULT_SHARDS
+    """Shard store. The default is the synthetic phantom, made on first use."""
     cases: int = 48_884
     """Cases of the large store."""
     patch: Triple = (128, 128, 128)
@@ -47,8 +47,9 @@ class Options:
 
 def compare(options: Options) -> int:
     """Run the command; returns the exit code."""
-    with tempfile.TemporaryDirectory(dir=options.shards.resolve().parent) as folder:
-        tasks = [_task(options, Path(folder), count) for count in (FEW, options.cases)]
+    store = ensure_store(options.shards)
+    with repeat_cases(store, FEW) as small, repeat_cases(store, options.cases) as large:
+        tasks = [_task(options, copy) for copy in (small, large)]
         few, many = measure(tasks, options.runs, lambda _: None)
     for count, measured in ((FEW, few), (options.cases, many)):
         if measured.failure:
@@ -64,11 +65,9 @@ def compare(options: Options) -> int:
     return EXIT_DONE
 
 
-def _task(options: Options, folder: Path, count: int) -> Task:
-    store = folder / str(count)
-    replicate(ReplicateOptions(input=options.shards, output=store, cases=count))
+def _task(options: Options, store: Store) -> Task:
     config = LoaderConfig(
-        store=store,
+        store=store.root,
         patch=options.patch,
         samples_per_case=SAMPLES_PER_CASE,
         num_threads=num_cores(),

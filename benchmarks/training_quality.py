@@ -16,7 +16,7 @@ from rich import get_console
 from rich.progress import track
 
 from benchmarks.comma_lists import parse_numbers
-from benchmarks.default_data import describe_cases, median_patch
+from benchmarks.default_data import describe_cases, ensure_store, median_patch
 from benchmarks.reporting.figure import INK, OURS, PEER, finish, new_figure
 from benchmarks.reporting.noise import NoiseWatch
 from benchmarks.reporting.page import publish
@@ -25,8 +25,7 @@ from benchmarks.training_run import run_training
 from pipelines.plan import Int3
 from preprocessing.cli import AutoTriple, main
 from preprocessing.errors import EXIT_DONE
-from preprocessing.shards import open_store
-from preprocessing.to_shards import DEFAULT_SHARDS, ensure_phantom
+from preprocessing.to_shards import DEFAULT_SHARDS
 from training.record import read_metrics
 
 log = logging.getLogger(__name__)
@@ -66,8 +65,7 @@ class Options:
 def measure_quality(options: Options) -> int:
     """Run the command; returns the exit code."""
     loaders, seeds = options.loaders.split(","), parse_numbers("--seeds", options.seeds, least=0)
-    ensure_phantom(options.shards)
-    store, watch = open_store(options.shards), NoiseWatch()
+    store, watch = ensure_store(options.shards), NoiseWatch()
     patch = options.patch or median_patch(store)
     wanted = [(loader, seed) for seed in seeds for loader in loaders]
     finished = {

@@ -13,6 +13,7 @@ from preprocessing.shards import Store
 
 FLOOR, CEILING, DEFAULTS, SMART = "numpy-floor", "synthetic", "monai-defaults", "monai-smartcache"
 PEERS = {"torchio": "torchio", "nnunet": "nnunetv2"}  # loader and the package it needs
+WITHOUT_EPOCHS = tuple(PEERS)  # their streams go on where they are: no epoch of theirs has a first batch to wait for
 OWN_DRAWS = (*MONAI, DEFAULTS, *PEERS)
 USUAL = ("dali", "torch", "monai-cache", CEILING, FLOOR)
 

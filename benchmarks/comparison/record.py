@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.comparison.check_batches import TOLERANCE
 from benchmarks.comparison.check_drawn import TOLERANCE as DRAWN_TOLERANCE
-from benchmarks.comparison.contenders import CEILING
+from benchmarks.comparison.contenders import CEILING, WITHOUT_EPOCHS
 from benchmarks.comparison.measure import CHECKED, Run
 from benchmarks.comparison.process_tree import memory_kind
 from benchmarks.comparison.rounds import Measured
@@ -33,6 +33,7 @@ Checked: the first {CHECKED} batches, a patch of each run's last; with plan and 
 where a loader draws for itself, by finding each patch in its volume (to {DRAWN_TOLERANCE:g}) and counting the cases.
 MONAI's Dataset and PersistentDataset read a volume for each patch; TorchIO cuts {SAMPLES_PER_VOLUME} patches from one.
 A run starts an epoch, waits for its first batch, lets what was made in advance flow by untimed, then times.
+The streams of {" and ".join(WITHOUT_EPOCHS)} have no epochs: they go on, and no first batch of theirs is shown.
 The consumer touches nothing; dali and numpy-floor reuse their buffers.
 CPU time is of the loader's process and its workers; memory is the peak of the same, sampled in each run before timing.
 "others" is what the rest of the machine used meanwhile, in cores: the less, the better the numbers.

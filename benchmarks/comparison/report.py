@@ -9,10 +9,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.comparison.contenders import CEILING, FLOOR
+from benchmarks.comparison.contenders import CEILING, FLOOR, WITHOUT_EPOCHS
 from benchmarks.comparison.plot import plot
 from benchmarks.comparison.record import Record
-from benchmarks.reporting.files import write_files
+from benchmarks.reporting.files import free_paths, write_files
 
 Writer = Callable[[float], str]
 NARROWEST = 17  # characters that a column of the table needs where there is no terminal to ask
@@ -52,7 +52,6 @@ def _has_training(record: Record) -> bool:
 
 def cells(record: Record, gap: str) -> list[list[str]]:
     """Return the table's rows: the median and, after ``gap``, the range of the runs; a failed row says so."""
-    floor = _floor_rate(record)
     made = []
     for row in record["rows"]:
         name = gap.join((row["loader"], ", ".join(filter(None, (row["device"], row["settings"])))))
@@ -61,7 +60,8 @@ def cells(record: Record, gap: str) -> list[list[str]]:
             made.append([name, "FAILED", *[""] * (len(COLUMNS) + 1), *training])
             continue
         rate = row["summary"]["patches_per_s"]["median"]
-        numbers = [_spread(row["summary"][metric], write, gap) for metric, (_, write) in COLUMNS.items()]
+        numbers = [_number(row, metric, gap) for metric in COLUMNS]
+        floor = _floor_rate(record, row["batch_size"])
         share = "" if floor is None or row["loader"] == CEILING else f"{rate / floor:.0%}"
         made.append([name, *numbers, share, _lead(record, row), *training])
     return made
@@ -90,10 +90,19 @@ def _lead(record: Record, row: Record) -> str:
     return f"{ours[0] / row['summary']['patches_per_s']['median']:.1f}x"
 
 
-def _floor_rate(record: Record) -> float | None:
-    """Return the patches per second of plain numpy with the most threads, if it was measured."""
-    floors = [row for row in record["rows"] if row["loader"] == FLOOR and row["summary"]]
+def _floor_rate(record: Record, batch_size: int) -> float | None:
+    """Return the patches per second of plain numpy with the most threads at this batch size, if it was measured."""
+    floors = [
+        row for row in record["rows"] if row["loader"] == FLOOR and row["summary"] and row["batch_size"] == batch_size
+    ]
     return floors[-1]["summary"]["patches_per_s"]["median"] if floors else None
+
+
+def _number(row: Record, metric: str, gap: str) -> str:
+    """Return a cell; an empty one for the first batch of a loader that has no epochs."""
+    if metric == "first_batch_s" and row["loader"] in WITHOUT_EPOCHS:
+        return ""
+    return _spread(row["summary"][metric], COLUMNS[metric][1], gap)
 
 
 def _spread(values: dict[str, float], write: Writer, gap: str) -> str:
@@ -107,14 +116,11 @@ def describe(record: Record) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     gpu = machine["gpu"] or "none"
     changed = " with changes" if commit and commit["dirty"] else ""
-    left_out: dict[str, list[str]] = {}
-    for row in record["left_out"]:
-        left_out.setdefault(row["reason"], []).append(row["label"])
     sizes = ", ".join(str(size) for size in sorted({row["batch_size"] for row in record["rows"]}))
     return [
         *(f"NOISY MACHINE: {doubt}" for doubt in record["noisy"]),
         *(f"FAILED: {row['label']}: {row['failure']}" for row in record["rows"] if row["failure"]),
-        *(f"Left out, {reason}: {'; '.join(labels)}" for reason, labels in left_out.items()),
+        *left_out_lines(record),
         f"Numbers: median (least..most) of {options['runs']} runs of {options['seconds']:g} s",
         f"Data: {data['name']}, {data['cases']} cases of about {median}, {data['channels']} x {data['image_dtype']}",
         f"Work: patch {patch}, batch {sizes}, augment {options['augment']}",
@@ -122,6 +128,14 @@ def describe(record: Record) -> list[str]:
         f"Code: commit {commit['hash'][:12] + changed if commit else 'unknown'}, {record['date']}",
         f"Versions: Python {machine['python']}, {versions}; memory measured as {record['memory_kind'].upper()}",
     ]
+
+
+def left_out_lines(record: Record) -> list[str]:
+    """Name what is not measured, a line for each reason."""
+    left_out: dict[str, list[str]] = {}
+    for row in record["left_out"]:
+        left_out.setdefault(row["reason"], []).append(row["label"])
+    return [f"Left out, {reason}: {'; '.join(labels)}" for reason, labels in left_out.items()]
 
 
 def show(record: Record) -> None:
@@ -152,4 +166,4 @@ def markdown(record: Record, picture: str) -> str:
 
 def write(record: Record, folder: Path) -> list[Path]:
     """Write MACHINE_DATE.json, .md and .png into ``folder``; another result of the day stays, this one is numbered."""
-    return write_files(record, "", lambda picture: markdown(record, picture), plot, folder)
+    return write_files(record, free_paths(record, "", folder), lambda picture: markdown(record, picture), plot)

@@ -102,11 +102,10 @@ class Child:
         return answer
 
 
-def measure(tasks: Sequence[Task], runs: int, done: Callable[[str], None], trainings: int = 1) -> list[Measured]:
+def measure(tasks: Sequence[Task], runs: int, done: Callable[[str], None], trainings: int = 0) -> list[Measured]:
     """Measure every task ``runs`` times alone, then those with a network ``trainings`` times inside training.
 
     ``done`` is told the label of a row after each of its steps.
-
     A row that fails takes no further part; the others go on.
     """
     children: list[Child] = []

@@ -120,6 +120,19 @@ class Sweep:
     workers: Sequence[int] = ()
 
 
+def choose_installed(names: str, table: Mapping[str, LoaderBuilder] = TABLE) -> tuple[list[str], list[LeftOut]]:
+    """Return the loaders that ``names`` lists (``chosen_names``), and those left out whose package is not installed.
+
+    Raises ``InputError`` for unknown names, and for one left out that was asked for by name.
+    """
+    chosen = chosen_names(names, table)
+    installed = [name for name in chosen if is_installed(name)]
+    left_out = [_not_installed(name) for name in chosen if name not in installed]
+    if left_out and names != "all":
+        raise InputError(f"--loaders {names}: {left_out[0].label} {left_out[0].reason}")
+    return installed, left_out
+
+
 def choose_rows(
     names: str,
     config: LoaderConfig,
@@ -135,15 +148,11 @@ def choose_rows(
     auto measures on the CPU, and on the GPU as well where there is one. Raises ``InputError`` for unknown names, for a
     GPU that is not there, and for a loader that is asked for by name and whose package is not installed.
     """
-    chosen = chosen_names(names, table)
+    installed, left_out = choose_installed(names, table)
     if device not in DEVICES:
         raise InputError(f"--device {device}: unknown; known: {', '.join(DEVICES)}")
     if device == "gpu" and not has_gpu:
         raise InputError("--device gpu: there is no CUDA device here; use --device cpu")
-    installed = [name for name in chosen if is_installed(name)]
-    left_out = [_not_installed(name) for name in chosen if name not in installed]
-    if left_out and names != "all":
-        raise InputError(f"--loaders {names}: {left_out[0].label} {left_out[0].reason}")
     on_cpu = [row for name in installed for row in _rows_of(name, config, sweep)] if device != "gpu" else []
     on_gpu = [
         dataclasses.replace(row, config=dataclasses.replace(row.config, device="gpu", crop=crop))
@@ -157,7 +166,7 @@ def choose_rows(
     if not has_gpu:
         left_out += [LeftOut(label=row.label, reason="needs a GPU") for row in on_gpu]
     if names == "auto":
-        left_out += [LeftOut(label=name, reason="needs --loaders all") for name in table if name not in chosen]
+        left_out += [LeftOut(label=name, reason="needs --loaders all") for name in table if name not in installed]
     return on_cpu + (on_gpu if has_gpu else []), left_out
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.comma_lists import parse_numbers
-from benchmarks.comparison.rows import THREADED
+from benchmarks.comparison.rows import THREADED, choose_installed
 from benchmarks.default_data import describe_cases, make_store, median_patch
 from benchmarks.experiments.epoch_seconds import EpochError, measure_epochs
 from benchmarks.experiments.experiment import Experiment
@@ -19,6 +20,8 @@ from benchmarks.reporting.result import Record, make_row
 from pipelines.loaders import LoaderConfig
 from preprocessing.shards import Store
 
+log = logging.getLogger(__name__)
+LIMIT = "memory limited to"  # in a row's group: what fails there is a finding
 LOADERS = "monai,monai-persistent,monai-cache,monai-smartcache,torch,dali"
 METHOD = [
     "Loading alone, into the host's memory, no training step; one patch per case and epoch, as in the article.",
@@ -65,7 +68,7 @@ class Workers(Experiment):
 def measure_epoch(options: Epoch) -> Record:
     """Run the experiment; returns data, options, runs, rows and method."""
     limits = [limit for limit in parse_numbers("--memory-mb", options.memory_mb, least=0) if limit]
-    loaders = options.loaders.split(",")
+    loaders = installed_here(options.loaders)
     for limit_mb in limits:
         with memory_limit(limit_mb):
             pass  # where it cannot be made, that is said before minutes are spent
@@ -76,7 +79,7 @@ def measure_epoch(options: Epoch) -> Record:
         if limits:
             large = make_store(options.source, options.large_cases, Path(scratch) / "large")
             for limit_mb in limits:
-                group = f"{options.large_cases} cases ({_size_mb(large):,.0f} MB of shards) in {limit_mb:,} MB"
+                group = f"{options.large_cases} cases ({_size_mb(large):,.0f} MB of shards), {LIMIT} {limit_mb:,} MB"
                 rows += [_row(group, name, name, epoch_config(large), options.runs, limit_mb) for name in loaders]
         return _content(store, rows, options.runs, [*METHOD, LIMIT_METHOD] if limits else METHOD)
 
@@ -84,15 +87,29 @@ def measure_epoch(options: Epoch) -> Record:
 def measure_workers(options: Workers) -> Record:
     """Run the experiment; returns data, options, runs, rows and method."""
     counts = parse_numbers("--workers", options.workers, least=0)
+    loaders = installed_here(options.loaders)
     with tempfile.TemporaryDirectory() as scratch:
         store = make_store(options.source, options.cases, Path(scratch))
         rows = []
-        for name in options.loaders.split(","):
+        for name in loaders:
             for count in counts:
                 if count or name not in THREADED:
                     config = replace(epoch_config(store), num_workers=count, num_threads=max(count, 1))
                     rows.append(_row(name, str(count), name, config, options.runs))
         return _content(store, rows, options.runs, METHOD)
+
+
+def installed_here(names: str) -> list[str]:
+    """Return the loaders that ``names`` lists, saying what all leaves out; raises ``InputError`` for unknown ones."""
+    installed, left_out = choose_installed(names)
+    for missing in left_out:
+        log.warning("left out: %s %s", missing.label, missing.reason)
+    return installed
+
+
+def is_unexpected(row: Record) -> bool:
+    """Tell whether a row failed that had memory enough."""
+    return bool(row["failure"]) and LIMIT not in row["group"]
 
 
 def epoch_config(store: Store) -> LoaderConfig:
@@ -109,7 +126,7 @@ def epoch_config(store: Store) -> LoaderConfig:
 
 
 def _row(group: str, label: str, loader: str, config: LoaderConfig, runs: int, limit_mb: int = 0) -> Record:
-    """Measure one row; a loader that does not get through is a failed row, and a finding."""
+    """Measure one row; a loader that does not get through is a failed row, under a limit of memory a finding."""
     try:
         with _limited(limit_mb, config) as prefix:
             return make_row(group, label, measure_epochs(loader, config, runs, prefix))

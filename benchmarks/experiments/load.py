@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.convert_rows import Work, empty, voxelfeed
-from benchmarks.default_data import ensure_source
+from benchmarks.default_data import read_labelled
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.repeat import Seconds, time_rounds
 from benchmarks.reporting.result import Record, make_row
-from preprocessing.errors import InputError
-from preprocessing.layouts import read_dataset
 
 GROUP = "loading one image"
 PATCH = 128
@@ -33,13 +31,10 @@ class Load(Experiment):
 
 def measure_load(options: Load) -> Record:
     """Run the experiment; returns data, options, runs, rows and method."""
-    dataset = read_dataset(ensure_source(options.source))
-    labelled = [source for source in dataset.sources if source.label is not None]
-    if not labelled:
-        raise InputError(f"{options.source}: no labelled case in it")
+    dataset = read_labelled(options.source)
     with tempfile.TemporaryDirectory() as scratch:
         folder = empty(Path(scratch) / "case")
-        loads = prepare_loads(Work(dataset=dataset, source=labelled[0], folder=folder))
+        loads = prepare_loads(Work(dataset=dataset, source=dataset.sources[0], folder=folder))
         timed = time_rounds(loads, options.runs, 1)
     return {
         "data": {"name": dataset.name, "cases": 1},

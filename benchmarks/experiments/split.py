@@ -5,15 +5,22 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from benchmarks.comparison.contenders import chosen_names
 from benchmarks.default_data import describe_cases, make_store, median_patch
+from benchmarks.experiments.epoch import epoch_config
+from benchmarks.experiments.epoch_seconds import EpochError, measure_epochs
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.reporting.result import Record, make_row
 from benchmarks.training_run import run_training
+from pipelines.loaders import LOADERS, LoaderConfig
 from preprocessing.cli import AutoTriple
+from preprocessing.errors import RunError
 from training.record import read_metrics
 
 log = logging.getLogger(__name__)
@@ -24,6 +31,11 @@ METHOD = [
         "epoch is left out. Only waiting counts: what a loader does while the model computes costs nothing."
     ),
     "A loader that cannot tell reading from preprocessing books all as preprocessing.",
+    (
+        "Checked before training: each loader's first batches, on this store and at this patch and batch size, as in "
+        "loader_compare; afterwards, that all took equal numbers of steps. The batches inside the trainer are not "
+        "looked at, nor any after the first few."
+    ),
 ]
 
 
@@ -41,18 +53,27 @@ class Split(Experiment):
 
 def measure_split(options: Split) -> Record:
     """Run the experiment; returns data, options, runs, rows and method."""
+    loaders = chosen_names(options.loaders, LOADERS)
     rows = []
+    steps: dict[str, list[int]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         store = make_store(options.source, options.cases, Path(scratch))
         patch = options.patch or median_patch(store)
-        for name in options.loaders.split(","):
+        device = "gpu" if torch.cuda.is_available() else "cpu"  # as the trainer chooses
+        config = replace(epoch_config(store), patch=patch, device=device)
+        for name in loaders:
+            check_loader(name, config)
+        for name in loaders:
             output = Path(scratch) / name
             log.info("training %d epochs with %s", 1 + options.runs, name)
             epochs = options.runs + 1
             flags = {"loader": name, "shards": Path(store.root), "output": output, "preset": "article"}
             flags |= {"patch": ",".join(map(str, patch)), "epochs": epochs, "val-every": epochs, "samples-per-case": 1}
             run_training(flags)
-            rows.append(make_row("milliseconds of a step", name, _parts(read_metrics(output)[1:])))
+            lines = read_metrics(output)
+            steps[name] = [line["split"]["steps"] for line in lines]
+            rows.append(make_row("milliseconds of a step", name, _parts(lines[1:])))
+        check_steps(steps)
         data = describe_cases(store)
     return {
         "data": data,
@@ -61,6 +82,24 @@ def measure_split(options: Split) -> Record:
         "rows": rows,
         "method": METHOD,
     }
+
+
+def check_loader(name: str, config: LoaderConfig) -> None:
+    """Deliver an epoch in a process of its own and check the first batches; raises ``EpochError`` for a wrong one."""
+    try:
+        measure_epochs(name, config, 0)
+    except EpochError as error:
+        raise EpochError(f"{name}: {error}") from error
+
+
+def check_steps(steps: Mapping[str, Sequence[int]]) -> None:
+    """Raise ``RunError`` where a loader's epochs had other numbers of steps than the first one's."""
+    first, *others = steps
+    for name in others:
+        if steps[name] != steps[first]:
+            raise RunError(
+                f"steps of each epoch: {first} took {steps[first]}, {name} {steps[name]}; they must be equal"
+            )
 
 
 def _parts(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

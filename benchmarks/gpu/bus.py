@@ -21,7 +21,7 @@ def measure_bus(row: Row) -> dict[str, Any]:
         batches = iter(loader)
         next(batches)
         _finish(row)
-        first_batch_s = time.perf_counter() - begin
+        first_batch_s, read_before = time.perf_counter() - begin, loader.stages.read_bytes
         begin = time.perf_counter()
         for _ in batches:
             pass
@@ -35,7 +35,7 @@ def measure_bus(row: Row) -> dict[str, Any]:
         "copy_gb_per_s": _copy_rate(torch.device("cuda" if row.config.device == "gpu" else "cpu")),
         "first_batch_s": first_batch_s,
         "filled_gb": filled / 1e9,
-        "fill_gb_per_s": filled / fill_s / 1e9,
+        "fill_gb_per_s": (filled - read_before) / fill_s / 1e9,
         "fill_patches_per_s": (count - 1) * row.config.batch_size / fill_s,
         "later_patches_per_s": count * row.config.batch_size / epoch_s,
         "later_read_gb": read_again / 1e9,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.comparison import schema as loader_schema
 from benchmarks.comparison.contenders import CEILING
-from benchmarks.comparison.report import TRAINING_HEADINGS, cells, headings, training_cells
+from benchmarks.comparison.report import TRAINING_HEADINGS, cells, headings, left_out_lines, training_cells
 from benchmarks.comparison.schema import COUNT
 from benchmarks.reporting.figure import INK, new_figure
 from benchmarks.reporting.files import write_files
@@ -25,6 +25,7 @@ SCHEMA: Record = {
     "properties": {
         **ORIGIN,
         "benchmark": {"const": BENCHMARK},
+        "unfinished": {"const": True},
         "tests": {"anyOf": [{"type": "object", "additionalProperties": COUNT}, {"type": "null"}]},
         "bus": {"anyOf": [{"type": "object", "required": ["failure"]}, {"type": "null"}]},
         "loaders": {"type": "array", "items": loader_schema.SCHEMA},
@@ -40,14 +41,19 @@ SCHEMA: Record = {
 }
 
 
-def write_check(content: Record, folder: Path) -> Record:
-    """Write gpu-check_MACHINE_DATE.json, .md, .png; returns the record. Raises ``ValidationError`` off the schema."""
+def begin_check(data: Record, options: Record) -> Record:
+    """Return the record of a check in which nothing is measured yet, ``unfinished`` until that is taken out of it."""
+    empty: Record = {"unfinished": True, "tests": None, "bus": None, "loaders": [], "training": []}
+    head = {"benchmark": BENCHMARK, **describe_origin(), "method": METHOD}
+    return {**head, "data": data, "options": options, **empty}
+
+
+def write_check(record: Record, paths: list[Path]) -> None:
+    """Write the record as it is by now, its page and its picture; raises ``ValidationError`` off the schema."""
     import jsonschema
 
-    record = {"benchmark": BENCHMARK, **describe_origin(), "method": METHOD, **content}
     jsonschema.validate(record, SCHEMA)
-    write_files(record, f"{BENCHMARK}_", lambda picture: _page(record, picture), _draw, folder)
-    return record
+    write_files(record, paths, lambda picture: _page(record, picture), _draw)
 
 
 def _draw(record: Record, picture: Path) -> None:
@@ -58,6 +64,8 @@ def _draw(record: Record, picture: Path) -> None:
 def _page(record: Record, picture: str) -> str:
     machine, options = record["machine"], record["options"]
     lines = [f"# GPU check: {machine['gpu'] or 'no GPU, a rehearsal'}", ""]
+    if record.get("unfinished"):
+        lines += ["NOT FINISHED: this is what was measured before it stopped.", ""]
     if record["tests"]:
         lines += ["Tests marked gpu: " + ", ".join(f"{count} {name}" for name, count in record["tests"].items()), ""]
     if record["bus"]:
@@ -66,12 +74,12 @@ def _page(record: Record, picture: str) -> str:
     for part in record["loaders"]:
         chosen = part["options"]
         lines += [f"## Loaders alone, {chosen['augment']}, batch {chosen['batch_size']}", ""]
-        lines += [*markdown_table([headings(part), *cells(part, " ")]), "", *_failures(part)]
+        lines += [*markdown_table([headings(part), *cells(part, " ")]), "", *_omissions(part)]
     for part in record["training"]:
         compared = part["comparison"]
         lines += [f"## Training {compared['options']['train']} on {part['cores']} cores", ""]
         rows = [[row["label"], *training_cells(row, " "), _memory(row)] for row in compared["rows"]]
-        lines += [*markdown_table([["loader", *TRAINING_HEADINGS, "GPU memory, MB"], *rows]), "", *_failures(compared)]
+        lines += [*markdown_table([["loader", *TRAINING_HEADINGS, "GPU memory, MB"], *rows]), "", *_omissions(compared)]
     if record["training"]:
         lines += [f"![share of the ceiling]({picture})", ""]
     patch = " x ".join(map(str, options["patch"]))
@@ -85,9 +93,11 @@ def _page(record: Record, picture: str) -> str:
     return "\n".join([*lines, *(f"- {fact}" for fact in facts), ""])
 
 
-def _failures(compared: Record) -> list[str]:
+def _omissions(compared: Record) -> list[str]:
+    """Say what the table has no figures of."""
     failed = [f"FAILED: {row['label']}: {row['failure']}" for row in compared["rows"] if row["failure"]]
-    return [*failed, ""] if failed else []
+    lines = [*failed, *left_out_lines(compared)]
+    return [*lines, ""] if lines else []
 
 
 def _memory(row: Record) -> str:

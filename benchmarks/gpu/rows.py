@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from benchmarks.comparison.rows import Row
 from pipelines.loaders import LoaderConfig, open_plan
 from pipelines.pool_budget import measure_need
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Rows that stand in one table: alone, or in training ``net`` on ``num_cores`` processor cores."""
+
+    config: LoaderConfig
+    rows: list[Row]
+    net: str = ""
+    num_cores: int = 0
 
 
 def loader_rows(config: LoaderConfig, names: Sequence[str], workers: Sequence[int]) -> list[Row]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.comparison.report import NARROWEST, brief
-from benchmarks.reporting.files import write_files
+from benchmarks.reporting.files import free_paths, write_files
 from benchmarks.reporting.result import MEASURED, METRICS, Record, Spread
 
 log = logging.getLogger(__name__)
@@ -99,4 +99,5 @@ def publish(record: Record, title: str, draw: Callable[[Record, Path], None], fo
 
 def write(record: Record, title: str, draw: Callable[[Record, Path], None], folder: Path) -> list[Path]:
     """Write BENCHMARK_MACHINE_DATE.json, .md and .png; another result of the day stays, this one is numbered."""
-    return write_files(record, f"{record['benchmark']}_", lambda picture: page(record, title, picture), draw, folder)
+    paths = free_paths(record, f"{record['benchmark']}_", folder)
+    return write_files(record, paths, lambda picture: page(record, title, picture), draw)

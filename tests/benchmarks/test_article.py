@@ -20,7 +20,7 @@ from benchmarks.comparison.check_batches import CheckError
 from benchmarks.convert_rows import Work, empty
 from benchmarks.experiments import epoch_seconds
 from benchmarks.experiments.assumptions import INSTANCES
-from benchmarks.experiments.epoch import Epoch, Workers
+from benchmarks.experiments.epoch import LIMIT, Epoch, Workers, is_unexpected
 from benchmarks.experiments.epoch_seconds import EpochError, measure_epochs
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.load import Load, prepare_loads
@@ -28,10 +28,10 @@ from benchmarks.experiments.memory_limit import forget, memory_limit
 from benchmarks.experiments.model import Way
 from benchmarks.experiments.model import epoch_seconds as projected
 from benchmarks.experiments.project import Project
-from benchmarks.experiments.split import Split
-from benchmarks.reporting.result import PROJECTED, PUBLISHED, Record
-from pipelines.loaders import LoaderConfig
-from preprocessing.errors import EXIT_DONE, InputError
+from benchmarks.experiments.split import Split, check_steps
+from benchmarks.reporting.result import PROJECTED, PUBLISHED, Record, make_row
+from pipelines.loaders import LOADERS, LoaderConfig
+from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError, RunError
 from preprocessing.layouts import read_dataset
 from tests.benchmarks.faulty_loaders import same_batch
 
@@ -39,9 +39,9 @@ P3, P3_LARGE, P4 = INSTANCES
 EAT = "import sys; held = bytearray(int(sys.argv[1]) * 10**6); held[::4096] = b'x' * len(held[::4096])"
 
 
-def record_of(experiment: Any) -> Record:
-    """Run an experiment; check what every one leaves behind, and return its record."""
-    assert repeat(Options(experiment=experiment)) == EXIT_DONE
+def record_of(experiment: Any, code: int = EXIT_DONE) -> Record:
+    """Run an experiment; check its exit code and what every one leaves behind, and return its record."""
+    assert repeat(Options(experiment=experiment)) == code
     (path,) = experiment.output.glob("*.json")
     assert path.name.startswith(f"article-{type(experiment).__name__.lower()}_")
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
@@ -66,14 +66,33 @@ def test_loads_end_with_the_voxels(msd_folder: Path, tmp_path: Path) -> None:
     assert patch == (20, 24, 28, 4)
 
 
-def test_epochs_are_timed_and_what_fails_is_a_finding(msd_folder: Path, tmp_path: Path) -> None:
-    experiment = Epoch(source=msd_folder, output=tmp_path, loaders="dali,nope", cases=5, memory_mb="0", runs=2)
-    record = record_of(experiment)
-    dali, nope = record["rows"]
+def test_epochs_are_timed(msd_folder: Path, tmp_path: Path) -> None:
+    (dali,) = record_of(Epoch(source=msd_folder, output=tmp_path, loaders="dali", cases=5, runs=2))["rows"]
     assert (dali["label"], dali["group"]) == ("dali", "5 cases, memory not limited")
     assert all(dali["summary"][name]["median"] > 0 for name in ("epoch_s", "first_epoch_s"))
     assert dali["summary"]["peak_memory_mb"]["median"] > 100
-    assert "unknown loader 'nope'" in nope["failure"]
+
+
+def test_a_loader_that_fails_fails_the_run(msd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known here and, not being installed, unknown to the process that measures it."""
+    monkeypatch.setitem(contenders.TABLE, "same-batch", same_batch)
+    experiment = Epoch(source=msd_folder, output=tmp_path, loaders="same-batch,dali", cases=4, runs=1)
+    failed, dali = record_of(experiment, EXIT_UNEXPECTED)["rows"]
+    assert "unknown loader 'same-batch'" in failed["failure"]
+    assert dali["failure"] is None
+
+
+def test_a_loader_that_fails_within_a_limit_of_memory_is_a_finding() -> None:
+    failed = [make_row(group, "dali", {}, failure="killed") for group in (f"4 cases, {LIMIT} 60 MB", "4 cases", "dali")]
+    assert [is_unexpected(row) for row in failed] == [False, True, True]
+    assert not is_unexpected(make_row("4 cases", "dali", {"epoch_s": [1.0]}))
+
+
+@pytest.mark.parametrize("kind", [Epoch, Workers, Split])
+def test_unknown_loaders_are_refused_at_once(tmp_path: Path, kind: Any) -> None:
+    experiment = kind(source=tmp_path / "nowhere", output=tmp_path, loaders="dali,nope")
+    with pytest.raises(InputError, match="--loaders dali,nope: unknown 'nope'; known: auto, all, dali, torch"):
+        repeat(Options(experiment=experiment))
 
 
 def test_a_loader_that_cheats_is_caught(coordinate_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +117,22 @@ def test_a_training_step_is_split(msd_folder: Path, tmp_path: Path) -> None:
     assert list(parts) == ["disk_ms", "preprocessing_ms", "transfer_ms", "model_ms", "other_ms"]
     assert parts["transfer_ms"] >= 0
     assert all(parts[name] > 0 for name in ("model_ms", "preprocessing_ms"))
+
+
+def test_no_training_is_split_before_its_loaders_are_checked(
+    msd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loader that is known here only: the process that checks it refuses it before a trainer could."""
+    monkeypatch.setitem(LOADERS, "same-batch", same_batch)
+    experiment = Split(source=msd_folder, output=tmp_path, loaders="same-batch", patch=(16, 16, 16), cases=4)
+    with pytest.raises(EpochError, match=r"^same-batch: InputError: unknown loader 'same-batch'"):
+        repeat(Options(experiment=experiment))
+
+
+def test_trainings_of_other_lengths_are_not_compared() -> None:
+    check_steps({"dali": [4, 4], "torch": [4, 4]})
+    with pytest.raises(RunError, match=r"dali took \[4, 4\], torch \[4, 3\]"):
+        check_steps({"dali": [4, 4], "torch": [4, 3]})
 
 
 def test_projections_stand_beside_the_article(msd_folder: Path, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from benchmarks.reporting.machine import REPOSITORY
 from preprocessing.errors import InputError
 from preprocessing.layouts import read_dataset
 from tests.conftest import coordinate_image, coordinate_label
+from tests.preprocessing.test_layout_files import write_brats, write_nnunet
 
 
 @pytest.fixture
@@ -69,6 +72,25 @@ def test_every_row_keeps_every_voxel_it_promises(work: Work, name: str) -> None:
         made: Any = torch.load(work.folder / "case.pt")
         assert made["image"].shape == (4, 28, 24, 20)
         assert abs(float(made["image"][0].mean())) < 1e-4
+
+
+@pytest.mark.parametrize("write", [write_brats, write_nnunet])
+def test_other_layouts_are_refused_at_the_start(tmp_path: Path, write: Callable[..., Path]) -> None:
+    """The peers' rows take one image file per case, and copies of the cases are made in MSD layout only."""
+    volumes = {"case_0": (coordinate_image((8, 9, 10), 0), coordinate_label((8, 9, 10)))}
+    source = write(tmp_path / "set", volumes)
+    with pytest.raises(InputError, match=r"--source .*set has to be in MSD layout: .*dataset\.json"):
+        compare(Options(source=source, output=tmp_path / "output", cases=1, runs=1))
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_source_without_labels_is_refused(msd_folder: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(msd_folder, tmp_path / "set")
+    described = json.loads((source / "dataset.json").read_text())
+    described |= {"training": [], "test": [entry["image"] for entry in described["training"]]}
+    (source / "dataset.json").write_text(json.dumps(described))
+    with pytest.raises(InputError, match="set: no labelled case in it"):
+        compare(Options(source=source))
 
 
 def test_wrong_usage_and_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,40 +4,51 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
 
+from benchmarks import gpu_check
+from benchmarks.comparison.contenders import PEERS, TABLE
+from benchmarks.comparison.rows import Row
+from benchmarks.gpu.bus import measure_bus
 from benchmarks.gpu.report import SCHEMA
 from benchmarks.gpu.rows import loader_rows, training_rows
 from benchmarks.gpu_check import Options, check
-from pipelines.loaders import LoaderConfig
+from pipelines.loaders import LoaderConfig, open_plan
 from preprocessing.errors import EXIT_DONE, InputError
 
 PATCH = (16, 16, 16)
 
 
-def test_a_rehearsal_trains_and_fills_the_pool(coordinate_store: Path, tmp_path: Path) -> None:
-    options = Options(
-        shards=coordinate_store,
-        cases=6,
-        patch=PATCH,
-        batch_sizes="2",
-        augments="basic",
-        nets="segresnet",
-        cores="1",
-        loaders="synthetic",
-        parts="bus,training",
-        runs=2,
-        seconds=0.1,
-        device="cpu",
-        output=tmp_path,
-    )
-    assert check(options) == EXIT_DONE
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".png"}
-    (path,) = tmp_path.glob("*.json")
-    record = json.loads(path.read_text())
+def options_for(store: Path, output: Path, **changes: Any) -> Options:
+    tiny: dict[str, Any] = {
+        "cases": 6,
+        "patch": PATCH,
+        "batch_sizes": "2",
+        "augments": "basic",
+        "nets": "segresnet",
+        "cores": "1",
+        "loaders": "synthetic",
+        "runs": 2,
+        "seconds": 0.1,
+        "device": "cpu",
+    }
+    return Options(shards=store, output=output, **(tiny | changes))
+
+
+def read_record(output: Path) -> tuple[dict[str, Any], str]:
+    (path,) = output.glob("*.json")
+    record: dict[str, Any] = json.loads(path.read_text())
     jsonschema.validate(record, SCHEMA)
+    return record, path.with_suffix(".md").read_text()
+
+
+def test_a_rehearsal_trains_and_fills_the_pool(coordinate_store: Path, tmp_path: Path) -> None:
+    assert check(options_for(coordinate_store, tmp_path, parts="bus,training")) == EXIT_DONE
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md", ".png"}
+    record, page = read_record(tmp_path)
     assert record["data"]["cases"] == 6
     assert record["bus"]["filled_gb"] > 0
     assert record["bus"]["later_read_gb"] == 0
@@ -46,9 +57,50 @@ def test_a_rehearsal_trains_and_fills_the_pool(coordinate_store: Path, tmp_path:
     assert (part["cores"], row["label"], row["failure"]) == (1, "synthetic, cpu", None)
     assert row["training"]["of_ceiling"] == 1
     assert row["training"]["steps"] >= 6  # at least 3 in each of 2 runs
-    page = path.with_suffix(".md").read_text()
     assert "synthetic, cpu" in page
-    assert str(coordinate_store) not in page + path.read_text()
+    assert str(coordinate_store) not in page + json.dumps(record)
+    assert "unfinished" not in record
+    assert "NOT FINISHED" not in page
+
+
+def test_what_was_measured_is_kept_when_it_stops(
+    coordinate_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu_check, "_compare", stop)
+    with pytest.raises(KeyboardInterrupt):
+        check(options_for(coordinate_store, tmp_path, parts="bus,loaders"))
+    record, page = read_record(tmp_path)
+    assert record["bus"]["failure"] is None
+    assert record["unfinished"]
+    assert "NOT FINISHED" in page
+
+
+def test_all_leaves_out_what_is_not_installed_and_says_so(
+    coordinate_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PEERS, "torchio", "voxelfeed_without_torchio")
+    for name in set(TABLE) - {"synthetic", "torchio"}:
+        monkeypatch.delitem(TABLE, name)
+    assert check(options_for(coordinate_store, tmp_path, parts="loaders", loaders="all", runs=1)) == EXIT_DONE
+    record, page = read_record(tmp_path)
+    (compared,) = record["loaders"]
+    assert [row["label"] for row in compared["rows"]] == ["synthetic, cpu"]
+    assert 'Left out, needs the package voxelfeed_without_torchio: pip install -e ".[peers]": torchio' in page
+    with pytest.raises(InputError, match="--loaders torchio: torchio needs the package voxelfeed_without_torchio"):
+        check(options_for(coordinate_store, tmp_path, loaders="torchio"))
+
+
+def test_the_rate_of_filling_leaves_out_what_was_read_before_it(coordinate_store: Path) -> None:
+    """The clock of filling starts when the first batch is there, and with it the volumes of that batch."""
+    config = LoaderConfig(store=coordinate_store, patch=PATCH, crop="device", num_threads=1, window=1)
+    store, plan = open_plan(config)
+    bus = measure_bus(Row(loader="dali", config=config))
+    fill_s = (plan.steps_per_epoch - 1) * config.batch_size / bus["fill_patches_per_s"]
+    least = min(sum(record.size_bytes for record in entry.files) for _, entry in store.entries()) / 1e9
+    assert bus["fill_gb_per_s"] * fill_s < bus["filled_gb"] - least
 
 
 def test_every_source_is_measured(coordinate_store: Path) -> None:
@@ -80,12 +132,34 @@ def test_every_source_is_measured(coordinate_store: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("changes", "message"),
     [
-        (Options(parts="tests,all"), "--parts tests,all: unknown 'all'; known: tests, bus, loaders, training"),
-        (Options(batch_sizes="2,none", device="cpu"), "--batch-sizes 2,none: give a whole number from 1 on"),
+        ({"parts": "tests,all"}, "--parts tests,all: unknown 'all'; known: tests, bus, loaders, training"),
+        ({"batch_sizes": "2,none"}, "--batch-sizes 2,none: give a whole number from 1 on"),
+        ({"augments": "basic,loud"}, "--augments basic,loud: unknown 'loud'; known: none, basic, full"),
+        ({"nets": "segresnet,vnet"}, "--nets segresnet,vnet: unknown 'vnet'; known: segresnet"),
+        ({"loaders": "dali,nope"}, "--loaders dali,nope: unknown 'nope'"),
+        ({"runs": 0}, "--runs 0 --seconds 0.1: at least 1 run"),
+        ({"patch": (4000, 4000, 4000)}, "needs about .* GiB"),
     ],
 )
-def test_wrong_options_are_one_line(coordinate_store: Path, options: Options, message: str) -> None:
+def test_wrong_options_are_one_line_before_anything_is_measured(
+    coordinate_store: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
-        check(Options(**(vars(options) | {"shards": coordinate_store, "cases": 1})))
+        check(options_for(coordinate_store, tmp_path / "output", **changes))
+    assert not (tmp_path / "output").exists()
+
+
+def test_without_pytest_there_is_one_line(
+    coordinate_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_check, "TEST_PACKAGES", ("pytest", "voxelfeed_without_pytest"))
+    with pytest.raises(InputError, match=r'the tests need voxelfeed_without_pytest: pip install -e "\.\[dev\]"'):
+        check(options_for(coordinate_store, tmp_path))
+
+
+def test_tests_that_leave_no_report_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check, "REPOSITORY", tmp_path)
+    (tmp_path / "conftest.py").write_text("import os\nos._exit(11)\n")
+    assert gpu_check.run_tests()["errors"] == 1

@@ -62,6 +62,17 @@ def test_a_newer_result_changes_both(checkout: Path) -> None:
     assert index.index("later.md") < index.index(path.with_suffix(".md").name)
 
 
+def test_the_table_in_the_readme_says_that_the_machine_was_noisy(checkout: Path) -> None:
+    path, readme = newest(checkout), checkout / "README.md"
+    record = json.loads(path.read_text())
+    for doubts in ([], ["other processes took some of the 2 cores from dali", "runs lie far apart of torch"]):
+        path.write_text(json.dumps(record | {"noisy": doubts}))
+        write_index(Options(root=checkout))
+        table = readme.read_text().partition(BEGIN)[2].partition(END)[0]
+        assert table.count("NOISY MACHINE") == len(doubts)
+        assert all(f"NOISY MACHINE: {doubt}." in table for doubt in doubts)
+
+
 def test_committed_results_are_in_the_form_of_today() -> None:
     results = read_results(RESULTS)
     assert results
