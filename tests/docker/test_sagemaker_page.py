@@ -76,6 +76,17 @@ def test_the_page_has_what_it_promises() -> None:
     assert len(aws_commands()) > 15
 
 
+def test_every_image_that_a_job_takes_is_built_and_pushed_before() -> None:
+    """A base in a registry is preceded by a login there; an image, once built and pushed, can be named by a job."""
+    text = "\n".join(BLOCKS).replace("\\\n", " ")
+    for tag in {re.search(r"--image \$IMAGE:(\S+)", command)[1] for command in launcher_commands()}:  # type: ignore[index]
+        built, pushed = text.find(f"-t $IMAGE:{tag} ."), text.find(f"docker push $IMAGE:{tag}\n")
+        assert -1 < built < pushed < text.index(f"--image $IMAGE:{tag}"), tag
+    for base in re.findall(r"BASE_IMAGE=\$(\w+)", text):
+        given, login = text.find(f"{base}="), text.find(f"docker login --username AWS --password-stdin ${{{base}%%/*}}")
+        assert -1 < given < login < text.index(f"BASE_IMAGE=${base}"), base
+
+
 def test_the_blocks_are_bash() -> None:
     subprocess.run(["bash", "-n"], input="\n".join(BLOCKS), text=True, check=True)
 
