@@ -93,7 +93,7 @@ def convert_all(options: Options) -> None:
 
 def convert(options: Options) -> int:
     """Run the command; returns the exit code."""
-    _check_options(options)
+    check_options(options)
     if options.input == DEFAULT_FOLDER and not options.input.exists():
         log.info("%s does not exist: making the synthetic phantom data set there", options.input)
         make_phantom(PhantomOptions(output=options.input))
@@ -143,7 +143,8 @@ def convert(options: Options) -> int:
     return conclude(root, store, note)
 
 
-def _check_options(options: Options) -> None:
+def check_options(options: Options) -> None:
+    """Raise ``InputError`` for the first flag whose value cannot be; reads no file, so a launcher may ask it too."""
     if options.dtype not in DTYPES:
         raise InputError(f"--dtype {options.dtype}: unknown; known: {', '.join(DTYPES)}")
     if options.orientation not in ("source", *ORIENTATIONS):
