@@ -20,7 +20,7 @@ from training_request import Train, training_request
 from preprocessing.cli import main
 from preprocessing.errors import EXIT_DONE
 
-SET_BY_TRAINING = ("shards", "output")
+SET_BY_TRAINING = ("shards", "output", "resume")
 SET_BY_PROCESSING = ("input", "output", "partition", "engine", "scheduler")
 
 
@@ -50,12 +50,15 @@ def launch(passed: Sequence[str], options: Options) -> int:
 def build_request(job: Train | Process, passed: Sequence[str]) -> tuple[str, Request]:
     """Return the kind of job in SageMaker's words, and the whole request."""
     if isinstance(job, Train):
-        from training.options import Options as TrainingOptions  # seconds of torch
+        from training.check_options import check_options as check_training  # seconds of torch
+        from training.options import Options as TrainingOptions
 
-        return "Training", training_request(job, read_flags(passed, TrainingOptions, SET_BY_TRAINING))
+        return "Training", training_request(job, read_flags(passed, TrainingOptions, check_training, SET_BY_TRAINING))
     from preprocessing.to_shards import Options as ConversionOptions
+    from preprocessing.to_shards import check_options as check_conversion
 
-    return "Processing", processing_request(job, read_flags(passed, ConversionOptions, SET_BY_PROCESSING))
+    flags = read_flags(passed, ConversionOptions, check_conversion, SET_BY_PROCESSING)
+    return "Processing", processing_request(job, flags)
 
 
 if __name__ == "__main__":
