@@ -14,7 +14,7 @@ from job_request import Request, region_of
 from passed_flags import read_flags, split_at_dashes
 from processing_request import Process, processing_request
 from service_model import check_request
-from submit import follow, load_sdk, submit
+from submit import follow, submit
 from training_request import Train, training_request
 
 from preprocessing.cli import main
@@ -41,8 +41,6 @@ def launch(passed: Sequence[str], options: Options) -> int:
         print(json.dumps(request, indent=2))
         return EXIT_DONE
     region = region_of(job.image)
-    if job.wait:
-        load_sdk()  # or its lack would show after the job was sent
     name = submit(kind, request, region)
     return follow(kind, name, region) if job.wait else EXIT_DONE
 
