@@ -48,7 +48,7 @@ class Job:
     name: str = "auto"
     """Name of the job. auto takes voxelfeed, the kind of job and the time."""
     wait: Switch = False
-    """Follow the job's log until it ends; exit with 1 when it failed (needs sagemaker-core)."""
+    """Follow the job's log until it ends; exit with 1 when it failed."""
     dry_run: Switch = False
     """Print the request as JSON and send nothing: no credentials, no network."""
 

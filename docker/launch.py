@@ -14,13 +14,13 @@ from job_request import Request, region_of
 from passed_flags import read_flags, split_at_dashes
 from processing_request import Process, processing_request
 from service_model import check_request
-from submit import follow, load_sdk, submit
+from submit import follow, submit
 from training_request import Train, training_request
 
 from preprocessing.cli import main
 from preprocessing.errors import EXIT_DONE
 
-SET_BY_TRAINING = ("shards", "output")
+SET_BY_TRAINING = ("shards", "output", "resume")
 SET_BY_PROCESSING = ("input", "output", "partition", "engine", "scheduler")
 
 
@@ -41,8 +41,6 @@ def launch(passed: Sequence[str], options: Options) -> int:
         print(json.dumps(request, indent=2))
         return EXIT_DONE
     region = region_of(job.image)
-    if job.wait:
-        load_sdk()  # or its lack would show after the job was sent
     name = submit(kind, request, region)
     return follow(kind, name, region) if job.wait else EXIT_DONE
 
@@ -50,12 +48,15 @@ def launch(passed: Sequence[str], options: Options) -> int:
 def build_request(job: Train | Process, passed: Sequence[str]) -> tuple[str, Request]:
     """Return the kind of job in SageMaker's words, and the whole request."""
     if isinstance(job, Train):
-        from training.options import Options as TrainingOptions  # seconds of torch
+        from training.check_options import check_options as check_training  # seconds of torch
+        from training.options import Options as TrainingOptions
 
-        return "Training", training_request(job, read_flags(passed, TrainingOptions, SET_BY_TRAINING))
+        return "Training", training_request(job, read_flags(passed, TrainingOptions, check_training, SET_BY_TRAINING))
     from preprocessing.to_shards import Options as ConversionOptions
+    from preprocessing.to_shards import check_options as check_conversion
 
-    return "Processing", processing_request(job, read_flags(passed, ConversionOptions, SET_BY_PROCESSING))
+    flags = read_flags(passed, ConversionOptions, check_conversion, SET_BY_PROCESSING)
+    return "Processing", processing_request(job, flags)
 
 
 if __name__ == "__main__":

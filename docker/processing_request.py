@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from job_request import Job, Request, check_job, check_s3, job_name, seconds, tags, vpc
 
+from preprocessing.cli import parse_flag
+from preprocessing.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Process(Job):
@@ -31,7 +34,11 @@ def processing_request(job: Process, flags: Mapping[str, str]) -> Request:
     by object (ShardedByS3Key), which can part the modalities of a case.
     """
     check_job(job)
+    if parse_flag(flags.get("report", "false")):
+        raise InputError(f"-- --report {flags['report']}: the store goes to S3; stage it and report from the copy")
     places = {"input": check_s3("--input", job.input), "output": check_s3("--output", job.output)}
+    if places["input"] == places["output"]:
+        raise InputError(f"--output {job.output} is the input folder; give another one")
     words = [word for name, value in {**places, **flags}.items() for word in (f"--{name}", value)]
     network = vpc(job)
     return {

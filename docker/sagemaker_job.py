@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ CONFIG = {"train": "input/config", "process": "config"}
 MESSAGE = {"train": "output/failure", "process": "output/message"}
 PLATFORM = "sagemaker_"  # hyperparameters of this name are the platform's own
 SMDDP = "sagemaker_distributed_dataparallel_enabled"
+HAS_GPU = re.compile(r"ml\.(p|g)\d")  # names of machines
 UPLOADING = "*.sagemaker-uploading"
 LONGEST_MESSAGE_BYTES = 1024  # SageMaker cuts there
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
-from sagemaker_job import Job
+from sagemaker_job import HAS_GPU, Job
 from supervise import Command, Stop
 
 from preprocessing.errors import InputError
@@ -21,18 +21,19 @@ PORT_VARIABLE, PORT = "MASTER_PORT", "29500"
 ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 FIND_HOST_S = 300.0
 FRAME = "\u2500\u2502\u256d\u256e\u256f\u2570"  # of the box that tyro draws
+# device_count alone would not do: it asks the driver's management library, which answers when CUDA itself cannot start
 CHECK = """
 import sys, torch, tyro
 from training.options import Options
-tyro.cli(Options, args=sys.argv[1:])
-print(torch.cuda.device_count())
+device = tyro.cli(Options, args=sys.argv[1:]).device
+print(torch.cuda.device_count() if torch.cuda.is_available() else 0, device, torch.version.cuda)
 """
 
 
 def torchrun(job: Job, arguments: Sequence[str], error_file: Path, stop: Stop) -> Command:
     """Start as many processes on this host as it has GPUs, one where it has none; raises ``InputError``."""
     wait_for(job.hosts[0], lambda: socket.getaddrinfo(job.hosts[0], None), stop)
-    num_processes = processes_per_host(arguments)
+    num_processes = processes_per_host(job, arguments)
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_processes)]
     words += ["--nnodes", str(len(job.hosts)), "--node-rank", str(job.host_index)]
     words += ["--master-addr", job.hosts[0], "--master-port", os.environ.get(PORT_VARIABLE, PORT)]
@@ -56,24 +57,35 @@ def children(pid: int) -> set[int]:
         return set()
 
 
-def processes_per_host(arguments: Sequence[str]) -> int:
+def processes_per_host(job: Job, arguments: Sequence[str]) -> int:
     """Return how many processes a host gets, all hosts of a job being alike: one for each GPU, or what is wished.
 
-    Raises ``InputError`` for an odd wish, and for ``arguments`` that the trainer does not take.
+    Raises ``InputError`` for an odd wish, for ``arguments`` that the trainer does not take, and for a machine with GPUs
+    that torch cannot use: the CPU would train at their price.
     """
-    num_gpus = _count_gpus(arguments)
-    text = os.environ.get(PER_HOST_VARIABLE, "") or str(max(num_gpus, 1))
-    if not text.isdigit() or int(text) < 1:
-        raise InputError(f"{PER_HOST_VARIABLE}={text}: expected a number of processes, at least 1")
-    return int(text)
+    wish = os.environ.get(PER_HOST_VARIABLE, "")
+    if wish and (not wish.isdigit() or int(wish) < 1):
+        raise InputError(f"{PER_HOST_VARIABLE}={wish}: expected a number of processes, at least 1")
+    num_gpus, device, cuda, said = _look(arguments)
+    if not num_gpus and HAS_GPU.match(job.instance_type) and device != "cpu" and not wish:
+        raise InputError(
+            f"{job.instance_type} has GPUs, but torch, built for CUDA {cuda}, can use none: the driver is too old (13 "
+            "needs R580, 12 R525; the image of constraints-v100.txt has 12) or the container sees no GPU; --device cpu "
+            f"trains without {said}".rstrip()
+        )
+    return int(wish or num_gpus or 1)
 
 
-def _count_gpus(arguments: Sequence[str]) -> int:
-    """Let a process that has torch count, and look at the trainer's flags: once, not once in every rank."""
+def _look(arguments: Sequence[str]) -> tuple[int, str, str, str]:
+    """Let a process that has torch look at GPUs and at the trainer's flags: once, not once in every rank.
+
+    Returns the number of GPUs, ``--device``, the version of CUDA, and what torch had to say.
+    """
     checked = subprocess.run([sys.executable, "-c", CHECK, *arguments], capture_output=True, text=True, check=False)
     if checked.returncode:
         raise InputError(" ".join(word for word in checked.stderr.split() if word.strip(FRAME)))
-    return int(checked.stdout)
+    num_gpus, device, cuda = checked.stdout.split()
+    return int(num_gpus), device, cuda, " ".join(checked.stderr.split())
 
 
 def network(job: Job) -> dict[str, str]:

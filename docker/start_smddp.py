@@ -40,7 +40,7 @@ def mpirun(job: Job, arguments: Sequence[str], stop: Stop) -> Command:
         raise InputError(f"SMDDP without {' and '.join(lacking)}: use the image of docker/Dockerfile.smddp")
     for host in job.hosts[1:]:
         wait_for(host, partial(_ssh, host), stop)
-    words = mpirun_words(job, processes_per_host(arguments))
+    words = mpirun_words(job, processes_per_host(job, arguments))
     return Command(
         words=[*words, "smddprun", sys.executable, "-m", "training.run", *arguments],
         environment=os.environ,

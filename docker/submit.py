@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +14,9 @@ from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError, RunErro
 
 log = logging.getLogger(__name__)
 CONSOLE = {"Training": "jobs", "Processing": "processing-jobs"}
+ENDED = ("Completed", "Failed", "Stopped")
+LOOK_EVERY_S = 15.0
+LATE_MS = 60_000  # by so much may the lines of one machine come after those of another
 
 
 def submit(kind: str, request: Request, region: str) -> str:
@@ -35,26 +38,52 @@ def submit(kind: str, request: Request, region: str) -> str:
 
 def follow(kind: str, name: str, region: str) -> int:
     """Show the job's log until it ends; returns the exit code. Ctrl-C ends the watching, not the job."""
-    os.environ["AWS_DEFAULT_REGION"] = region  # all that the SDK's client for the logs looks at
-    resources, failed = load_sdk()
-    with _answering(region):
-        job = getattr(resources, f"{kind}Job").get(name, region=region)
+    import boto3
+
+    client = boto3.client("sagemaker", region_name=region)
+    describe = {"Training": client.describe_training_job, "Processing": client.describe_processing_job}[kind]
+    lines = JobLog(boto3.client("logs", region_name=region), f"/aws/sagemaker/{kind}Jobs", f"{name}/")
+    stage = ""
+    while True:
+        with _answering(region):
+            job = describe(**{f"{kind}JobName": name})
+            status: str = job[f"{kind}JobStatus"]
+            for line in lines.new():  # after the status: the last lines are there once it says that the job has ended
+                log.info("%s", line)
+        if stage != (stage := job.get("SecondaryStatus", status)):
+            log.info("%s: %s", name, stage)
+        if status in ENDED:
+            break
+        time.sleep(LOOK_EVERY_S)
+    if status == "Completed":
+        return EXIT_DONE
+    log.error("%s: %s. %s", name, status, job.get("FailureReason") or job.get("ExitMessage") or "")
+    return EXIT_UNEXPECTED
+
+
+class JobLog:
+    """What the machines of a job have written to CloudWatch, each line once."""
+
+    def __init__(self, client: Any, group: str, streams: str) -> None:
+        self.client, self.group, self.streams = client, group, streams
+        self.shown: set[str] = set()
+        self.newest_ms = 0
+
+    def new(self) -> Iterator[str]:
+        """Yield the lines that came since the last call."""
+        pages = self.client.get_paginator("filter_log_events").paginate(
+            logGroupName=self.group,
+            logStreamNamePrefix=self.streams,
+            startTime=max(self.newest_ms - LATE_MS, 0),
+        )
         try:
-            job.wait(poll=15, logs=True)
-        except failed as error:
-            log.error("%s", error)
-            return EXIT_UNEXPECTED
-    return EXIT_DONE
-
-
-def load_sdk() -> tuple[Any, type[Exception]]:
-    """Import the part of AWS's SDK that follows a job, which takes seconds; raises ``InputError`` without it."""
-    try:
-        from sagemaker.core import resources
-        from sagemaker.core.utils.exceptions import FailedStatusError
-    except ImportError as error:
-        raise InputError(f'--wait: {error}; pip install "voxelfeed[sagemaker]", or leave --wait out') from error
-    return resources, FailedStatusError
+            events = [event for page in pages for event in page["events"] if event["eventId"] not in self.shown]
+        except self.client.exceptions.ResourceNotFoundException:  # no job of this kind has written anything yet
+            return
+        for event in events:
+            self.shown.add(event["eventId"])
+            self.newest_ms = max(self.newest_ms, event["timestamp"])
+            yield event["message"].rstrip()
 
 
 @contextmanager

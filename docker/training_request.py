@@ -8,15 +8,14 @@ from dataclasses import dataclass
 
 from job_request import Job, Request, Switch, check_job, check_s3, flavours, job_name, seconds, tags, vpc
 from log_metrics import METRICS
-from sagemaker_job import BASE, SMDDP
+from sagemaker_job import BASE, HAS_GPU, SMDDP
 from train_job import SHARDS, TEST
 
 from preprocessing.errors import InputError
 
 FSX = re.compile(r"fsx://(fs-[0-9a-f]{8,})(/[A-Za-z0-9_-]{1,8}(?:/\S*)?)")
 VOLTA = re.compile(r"ml\.p3(dn)?\.")
-HAS_GPU = re.compile(r"ml\.(p|g)\d")
-SMDDP_INSTANCES = ("ml.p4d.24xlarge", "ml.p4de.24xlarge", "ml.p3dn.24xlarge")  # SMDDP 2.5.0, its last release
+SMDDP_INSTANCES = ("ml.p4d.24xlarge", "ml.p4de.24xlarge", "ml.p3dn.24xlarge")  # of SMDDP 2.5.0
 MOST_WARM_MINUTES = 60
 PATCHWISE = {("crop", "host"), ("read", "dali"), ("read", "gds"), ("device", "cpu")}
 
@@ -106,7 +105,7 @@ def _check_backend(job: Train, backend: str) -> None:
         )
     if job.smddp and job.instance_type not in SMDDP_INSTANCES:
         raise InputError(
-            f"--smddp: its last release (2.5.0) does not know {job.instance_type}, only {', '.join(SMDDP_INSTANCES)}; "
+            f"--smddp: SMDDP 2.5.0 does not know {job.instance_type}, only {', '.join(SMDDP_INSTANCES)}; "
             "leave --smddp out, the processes then talk over NCCL"
         )
     if not job.smddp and "smddp" in flavours(job.image):

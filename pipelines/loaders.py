@@ -15,7 +15,7 @@ from pipelines.plan import Plan, PlanOptions, fits_memory
 from preprocessing.errors import InputError
 from preprocessing.shards import Store, open_store
 
-__all__ = ["LOADERS", "LoaderBuilder", "LoaderConfig", "build_loader", "open_plan"]
+__all__ = ["LOADERS", "LoaderBuilder", "LoaderConfig", "build_loader", "check_config", "open_plan"]
 LoaderBuilder = Callable[[Store, Plan, LoaderConfig, int, int], Loader]
 
 
@@ -61,16 +61,25 @@ def build_loader(
 ) -> Loader:
     """Build the loader ``name`` (a key of ``table``) for one rank.
 
-    Raises ``InputError`` for an unknown name, a setting that is another loader's, a GPU that is not there, a store
-    without labelled cases, or a patch that does not fit in memory.
+    Raises ``InputError`` for what ``check_config`` refuses, a GPU that is not there, a store without labelled cases, or
+    a patch that does not fit in memory.
     """
-    if name not in table:
-        raise InputError(f"unknown loader {name!r}; known: {', '.join(table)}")
-    config.check_for(name)
+    check_config(name, config, table)
     if config.device == "gpu" and not torch.cuda.is_available():
         raise InputError('device "gpu": torch finds no CUDA device here; use device "cpu"')
     store, plan = open_plan(config, world_size)
     return table[name](store, plan, config, rank, world_size)
+
+
+def check_config(name: str, config: LoaderConfig, table: Mapping[str, LoaderBuilder] = LOADERS) -> None:
+    """Raise ``InputError`` for an unknown name, a setting that is another loader's, or samples that cannot be drawn.
+
+    Nothing is opened and no device is looked at.
+    """
+    if name not in table:
+        raise InputError(f"unknown loader {name!r}; known: {', '.join(table)}")
+    config.check_for(name)
+    _plan_options(config, world_size=1)
 
 
 def open_plan(config: LoaderConfig, world_size: int = 1) -> tuple[Store, Plan]:
@@ -92,7 +101,12 @@ def open_plan(config: LoaderConfig, world_size: int = 1) -> tuple[Store, Plan]:
         config.batch_size,
         psutil.virtual_memory().available,
     )
-    options = PlanOptions(
+    options = _plan_options(config, world_size)
+    return store, Plan(store, config.cases or store.labelled_ids, options, len(manifest.channel_names))
+
+
+def _plan_options(config: LoaderConfig, world_size: int) -> PlanOptions:
+    return PlanOptions(
         seed=config.seed,
         global_batch=config.batch_size * world_size,
         patch=config.patch,
@@ -102,4 +116,3 @@ def open_plan(config: LoaderConfig, world_size: int = 1) -> tuple[Store, Plan]:
         augment=config.augment,
         sticky=config.sticky,
     )
-    return store, Plan(store, config.cases or store.labelled_ids, options, len(manifest.channel_names))

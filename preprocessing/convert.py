@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from preprocessing.dataset import Dataset, Source
 from preprocessing.dtypes import DTYPES, choose_dtype
-from preprocessing.errors import CaseError, InputError
+from preprocessing.errors import CaseError, InputError, check_known
 from preprocessing.geometry import ORIENTATIONS, Float3, Geometry, plan_geometry
 from preprocessing.nifti import Volume, read_nifti
 from preprocessing.statistics import (
@@ -47,8 +47,7 @@ class ConvertOptions:
     max_volume_gib: float = 16.0
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise InputError(f"--dtype {self.dtype}: unknown; known: {', '.join(DTYPES)}")
+        check_known("dtype", self.dtype, DTYPES)
         if self.orientation not in ("source", *ORIENTATIONS):
             raise InputError(f"--orientation {self.orientation}: unknown; source, or one of RAS, LPS, LAS ...")
         if not 0 < self.max_volume_gib < math.inf:  # which not-a-number is not either

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 EXIT_DONE = 0
 EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
@@ -10,6 +12,13 @@ EXIT_REFUSED = 3
 
 class InputError(ValueError):
     """Say in one line what the user gave that cannot be used, where, and what to do about it."""
+
+
+def check_known(flag: str, value: str, known: Iterable[str]) -> None:
+    """Raise ``InputError`` when the ``value`` of ``--flag`` is not one of the ``known`` ones."""
+    names = list(known)
+    if value not in names:
+        raise InputError(f"--{flag} {value}: unknown; known: {', '.join(names)}")
 
 
 class RunError(RuntimeError):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from preprocessing.dataset import Dataset, read_description
-from preprocessing.errors import InputError
+from preprocessing.errors import InputError, check_known
 from preprocessing.layout_brats import has_case_folders, read_brats
 from preprocessing.layout_list import SUFFIXES, read_list
 from preprocessing.layout_msd import read_msd
@@ -19,6 +19,7 @@ LAYOUTS: dict[str, Callable[[Path], Dataset]] = {
     "brats": read_brats,
     "list": read_list,
 }
+LAYOUT_NAMES = ("auto", *LAYOUTS)
 
 
 def read_dataset(root: Path, layout: str = "auto") -> Dataset:
@@ -27,8 +28,7 @@ def read_dataset(root: Path, layout: str = "auto") -> Dataset:
     ``root`` is a folder, for ``list`` a CSV or JSON file. Raises ``InputError`` when it is missing, the layout unknown,
     or none fits.
     """
-    if layout not in ("auto", *LAYOUTS):
-        raise InputError(f"unknown layout {layout!r}; known: auto, {', '.join(LAYOUTS)}")
+    check_known("layout", layout, LAYOUT_NAMES)
     with answering(root):
         if not root.exists():
             raise InputError(f"{root}: no such folder; give the data set's folder with --input")

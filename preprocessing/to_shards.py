@@ -13,9 +13,9 @@ from pathlib import Path
 from preprocessing.cli import Flag, Place, Spacing, main
 from preprocessing.convert import ConvertOptions
 from preprocessing.engine import run_jobs
-from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
+from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError, check_known
 from preprocessing.finish import finish_store, refused_in
-from preprocessing.layouts import read_dataset
+from preprocessing.layouts import LAYOUT_NAMES, read_dataset
 from preprocessing.location import absolute, is_remote, make_folder
 from preprocessing.partition import Partition, Plan, write_part
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
@@ -141,10 +141,9 @@ def check_options(options: Options) -> None:
     """Raise ``InputError`` for the first flag whose value cannot be; reads no file, so a launcher may ask it too."""
     _settings(options)
     share = Partition.parse(options.partition)
-    if options.on_error not in ("skip", "stop"):
-        raise InputError(f"--on-error {options.on_error}: unknown; known: skip, stop")
-    if options.engine not in ("process", "dask"):
-        raise InputError(f"--engine {options.engine}: unknown; known: process, dask")
+    check_known("layout", options.layout, LAYOUT_NAMES)
+    check_known("on-error", options.on_error, ("skip", "stop"))
+    check_known("engine", options.engine, ("process", "dask"))
     if options.scheduler and not re.fullmatch(r"(tcp|tls|ws|wss|ucx)://\S+:\d+", options.scheduler):
         raise InputError(f"--scheduler {options.scheduler}: not an address such as tcp://HOST:8786")
     if (options.engine == "dask") != bool(options.scheduler):

@@ -13,8 +13,13 @@ def build_average(network: nn.Module, decay: float) -> AveragedModel | None:
 
     0.999 averages over about the last thousand steps. Raises ``InputError`` outside 0 to 1.
     """
-    if not 0 <= decay < 1:
-        raise InputError(f"--ema {decay:g}: 0 (off), or a decay below 1 such as 0.999")
+    check_decay(decay)
     if decay == 0:
         return None
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=False)  # type: ignore[no-untyped-call]
+
+
+def check_decay(decay: float) -> None:
+    """Raise ``InputError`` outside 0 to 1."""
+    if not 0 <= decay < 1:
+        raise InputError(f"--ema {decay:g}: 0 (off), or a decay below 1 such as 0.999")

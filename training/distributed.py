@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from preprocessing.errors import InputError
+from preprocessing.errors import InputError, check_known
 
 LAUNCHERS = {
     "torchrun": ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     "mpirun": tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "LOCAL_RANK", "SIZE", "LOCAL_SIZE")),
 }
-BACKENDS = ("gloo", "nccl", "smddp")
+DEVICES = ("auto", "cpu", "cuda")
+BACKENDS = ("auto", "gloo", "nccl", "smddp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,7 @@ def choose_device(wanted: str, world: World) -> torch.device:
 
     Raises ``InputError`` for another name, for ``cuda`` where there is none, or for more processes than devices.
     """
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device {wanted}: unknown; known: auto, cpu, cuda")
+    check_known("device", wanted, DEVICES)
     if wanted == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: no CUDA device is visible here; use --device cpu or auto")
     if wanted == "cpu" or not torch.cuda.is_available():
@@ -92,8 +92,7 @@ def choose_backend(wanted: str, device: torch.device, environment: Mapping[str, 
     SageMaker's library can be imported, else nccl; without CUDA gloo. Importing is what registers smddp with PyTorch.
     Raises ``InputError`` for an unknown name, or one that cannot work here.
     """
-    if wanted not in ("auto", *BACKENDS):
-        raise InputError(f"--backend {wanted}: unknown; known: auto, {', '.join(BACKENDS)}")
+    check_known("backend", wanted, BACKENDS)
     if wanted == "auto":
         return _best_for(device, environment)
     if wanted == "smddp" and (reason := _why_not_smddp()):

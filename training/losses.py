@@ -12,7 +12,7 @@ import torch
 from monai.losses import DeepSupervisionLoss, DiceCELoss, DiceFocalLoss, DiceLoss
 from torch import nn
 
-from preprocessing.errors import InputError
+from preprocessing.errors import check_known
 from training.networks import Task
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -82,8 +82,7 @@ def build_loss(name: str, task: Task, ignore_label: int | None = None) -> Loss:
     1/4, ... of their sum. Voxels of ``ignore_label`` do not count; with regions their map is one more channel of the
     label. Raises ``InputError`` for an unknown name.
     """
-    if name not in LOSSES:
-        raise InputError(f"--loss {name}: unknown; known: {', '.join(LOSSES)}")
+    check_known("loss", name, LOSSES)
     loss = LOSSES[name](task)
     if ignore_label is not None:
         loss = _of_counted_voxels(loss, task, ignore_label)

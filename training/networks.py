@@ -11,7 +11,7 @@ from monai.networks.nets import DynUNet, SegResNet, UNet
 from torch import nn
 
 from pipelines.plan import Int3
-from preprocessing.errors import InputError
+from preprocessing.errors import InputError, check_known
 
 Float3 = tuple[float, float, float]
 
@@ -119,12 +119,17 @@ STRIDE = {"segresnet": 8, "unet": 16, "dynunet": 8, "nnunet": 16}
 def build_network(name: str, task: Task, geometry: Geometry) -> nn.Module:
     """Build the network ``name`` (a key of ``NETWORKS``) in channels_last_3d.
 
-    Raises ``InputError`` for an unknown name or a patch that is too small, or whose sides the network cannot
-    halve evenly.
+    Raises ``InputError`` for an unknown name, and what ``check_patch`` raises.
     """
-    if name not in NETWORKS:
-        raise InputError(f"--net {name}: unknown; known: {', '.join(NETWORKS)}")
-    patch = geometry.patch
+    check_known("net", name, NETWORKS)
+    check_patch(name, geometry.patch)
+    network = NETWORKS[name](task, geometry)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return network
+
+
+def check_patch(name: str, patch: Int3) -> None:
+    """Raise ``InputError`` for a patch that is too small, or whose sides the network ``name`` cannot halve evenly."""
     if any(side % STRIDE[name] for side in patch):
         sides = ",".join(str(-(-side // STRIDE[name]) * STRIDE[name]) for side in patch)
         raise InputError(f"--patch {','.join(map(str, patch))}: {name} needs multiples of {STRIDE[name]}; use {sides}")
@@ -132,6 +137,3 @@ def build_network(name: str, task: Task, geometry: Geometry) -> nn.Module:
         raise InputError(
             f"--patch {','.join(map(str, patch))}: {name} needs a side of {2 * STRIDE[name]} voxels at least"
         )
-    network = NETWORKS[name](task, geometry)
-    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return network

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.loaders import MONAI
+from pipelines.loaders import MONAI, LoaderConfig
 from pipelines.plan import Int3
 from preprocessing.cli import AutoTriple, Flag, Place
 from preprocessing.errors import InputError
@@ -114,24 +114,15 @@ class Resolved:
 
 
 def resolve(options: Options, store: Store, num_cases: int, group: Group) -> Resolved:
-    """Decide every ``auto`` for ``num_cases`` training cases; raises ``InputError`` for negative numbers."""
-    preset = PRESETS[options.preset]
-    net = preset.net if options.net == "auto" else options.net
+    """Decide every ``auto`` of options that ``check_options`` has let through, for ``num_cases`` training cases."""
+    preset, net = PRESETS[options.preset], net_of(options)
     optimizer = preset.optimizer if options.optimizer == "auto" else options.optimizer
     limit = CPU_VOXELS if group.device.type == "cpu" else GPU_VOXELS
     shape, spacing = median_sizes(store)
     patch = options.patch or auto_patch(shape, STRIDE.get(net, 1), limit)
-    if options.batch_size < 1 or options.samples_per_case < 1:
-        raise InputError(
-            f"--batch-size {options.batch_size} --samples-per-case {options.samples_per_case}: at least 1 is needed"
-        )
     global_batch = options.batch_size * group.world.world_size
     steps_per_epoch = -(-num_cases // global_batch) * options.samples_per_case
     epochs = options.epochs or -(-preset.steps // steps_per_epoch)
-    if epochs < 1 or options.val_every < 0 or options.lr < 0:
-        raise InputError("--epochs, --val-every and --lr are 0 (choose) or positive")
-    if options.accumulate < 1 or options.batch_size % options.accumulate:
-        raise InputError(f"--accumulate {options.accumulate}: must divide --batch-size {options.batch_size}")
     return Resolved(
         geometry=Geometry(patch=patch, spacing_mm=spacing),
         global_batch=global_batch,
@@ -142,6 +133,32 @@ def resolve(options: Options, store: Store, num_cases: int, group: Group) -> Res
         epochs=epochs,
         val_every=options.val_every or max(epochs // 10, 1),
         preset=preset,
+    )
+
+
+def net_of(options: Options) -> str:
+    """Return the name of the network, the preset's for ``auto``."""
+    return PRESETS[options.preset].net if options.net == "auto" else options.net
+
+
+def loader_config(options: Options) -> LoaderConfig:
+    """Return the settings of the loader as far as they are known without a store and a device.
+
+    Raises ``InputError`` for settings that contradict each other.
+    """
+    return LoaderConfig(
+        store=options.shards,
+        patch=options.patch or (1, 1, 1),
+        batch_size=options.batch_size,
+        seed=options.seed,
+        augment=options.augment,
+        samples_per_case=options.samples_per_case,
+        foreground=options.foreground,
+        sticky=options.sticky,
+        device="cpu" if options.device == "cpu" else "gpu",
+        crop=options.crop,
+        gpu_cache=options.gpu_cache,
+        read=options.read,
     )
 
 

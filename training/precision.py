@@ -6,10 +6,11 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from preprocessing.errors import InputError
+from preprocessing.errors import InputError, check_known
 
 FORMATS: dict[str, torch.dtype | None] = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
 SWITCH = {"true": "auto", "false": "off"}
+AMPS = ("auto", *FORMATS, *SWITCH)
 
 
 def choose_amp(wanted: str, device: torch.device) -> torch.dtype | None:
@@ -18,13 +19,12 @@ def choose_amp(wanted: str, device: torch.device) -> torch.dtype | None:
     ``auto`` takes bfloat16 on GPUs that have it (A100 and later) and on CPUs with matrix units for it (AMX: 2.5 times
     the speed of float32), float16 on older GPUs (V100), float32 elsewhere. Raises ``InputError`` for an unknown name.
     """
+    check_known("amp", wanted, AMPS)
     name = SWITCH.get(wanted, wanted)
     if name == "auto":
         if device.type != "cuda":
             return torch.bfloat16 if has_amx() else None
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if name not in FORMATS:
-        raise InputError(f"--amp {wanted}: unknown; known: auto, {', '.join(FORMATS)}, true, false")
     if FORMATS[name] is torch.float16 and device.type != "cuda":
         raise InputError("--amp fp16: only on a CUDA device; use --amp auto")
     return FORMATS[name]

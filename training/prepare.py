@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from training.group import Group
 from training.inference import ModelSpec
 from training.loop import Training
 from training.losses import build_loss
-from training.options import AUTO, Options, Resolved, check_same, resolve, to_plain
+from training.options import AUTO, Options, Resolved, check_same, loader_config, resolve, to_plain
 from training.precision import build_scaler, choose_amp
 from training.recipes import build_optimizer, build_schedule
 from training.record import keep_metrics, write_run
@@ -107,24 +108,15 @@ def _load_weights(network: nn.Module, path: Path) -> None:
 def _loader_config(
     options: Options, resolved: Resolved, spec: ModelSpec, cases: tuple[str, ...], group: Group
 ) -> LoaderConfig:
-    return LoaderConfig(
-        store=options.shards,
+    return dataclasses.replace(
+        loader_config(options),
         patch=resolved.geometry.patch,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        augment=options.augment,
-        samples_per_case=options.samples_per_case,
-        foreground=options.foreground,
         cases=cases,
-        sticky=options.sticky,
         regions=spec.regions is not None,
         device="cpu" if group.device.type == "cpu" else "gpu",
         num_threads=group.world.num_cores,
         num_workers=group.world.num_cores,
         reuse_buffers=True,
-        crop=options.crop,
-        gpu_cache=options.gpu_cache,
-        read=options.read,
     )
 
 

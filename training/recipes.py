@@ -10,7 +10,7 @@ import torch
 from monai.optimizers import Novograd
 from torch import nn
 
-from preprocessing.errors import InputError
+from preprocessing.errors import check_known
 
 Parameters = Iterable[nn.Parameter]
 
@@ -98,8 +98,7 @@ USUAL_LR = {"adamw": 1e-3, "adam": 1e-3, "sgd": 1e-2, "novograd": 1e-2}  # where
 
 def build_optimizer(name: str, network: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """Build the optimiser ``name`` (a key of ``OPTIMIZERS``) over all parameters; ``InputError`` for another name."""
-    if name not in OPTIMIZERS:
-        raise InputError(f"--optimizer {name}: unknown; known: {', '.join(OPTIMIZERS)}")
+    check_known("optimizer", name, OPTIMIZERS)
     return OPTIMIZERS[name](list(network.parameters()), lr, weight_decay)
 
 

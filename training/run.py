@@ -10,16 +10,16 @@ import logging
 import torch
 
 from preprocessing.cli import main
-from preprocessing.errors import EXIT_DONE, InputError, RunError
+from preprocessing.errors import EXIT_DONE, RunError
 from preprocessing.shards import open_store
 from preprocessing.to_shards import ensure_phantom
+from training.check_options import check_options
 from training.checkpoint import seed_everything
 from training.distributed import read_world
 from training.failure import failure_left
 from training.group import Group, join
 from training.options import Options
 from training.prepare import prepare, run_folder
-from training.recipes import PRESETS
 from training.stop import Stopped, StopRequest, listen_for_stop
 
 log = logging.getLogger(__name__)
@@ -32,8 +32,7 @@ def train(options: Options) -> int:
 
 
 def _train(options: Options, group: Group, stop: StopRequest) -> int:
-    if options.preset not in PRESETS:
-        raise InputError(f"--preset {options.preset}: unknown; known: {', '.join(PRESETS)}")
+    check_options(options)
     if group.is_main:
         ensure_phantom(options.shards)
     group.wait()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import shlex
@@ -30,6 +29,7 @@ from training_request import Train
 from preprocessing.errors import InputError, RunError
 from tests.docker.pin_requests import PINNED, ROOT, made_by
 from tests.preprocessing.test_object_store import endpoint
+from training.check_options import check_options
 from training.options import Options as TrainingOptions
 
 __all__ = ["endpoint"]
@@ -116,7 +116,32 @@ IMPOSSIBLE = {
     f"{TRAIN} --subnets subnet-0a1b2c3d": "--subnets and --security-groups go together",
     f"{TRAIN} --tags brats": "--tags brats: write names and values",
     f"{TRAIN} -- --output runs": "-- --output runs: the job sets this one",
+    f"{TRAIN} --spot -- --resume never": "-- --resume never: the job sets this one",
     f"process {MUST} --input s3://b-1/msd -- --partition=1/2": "-- --partition 1/2: the job sets this one",
+    f"{TRAIN} -- --loader dail": "unknown loader 'dail'; known: dali, torch",
+    f"{TRAIN} -- --preset nope": "--preset nope: unknown; known: fast, nnunet, article",
+    f"{TRAIN} -- --augment x": "unknown augment 'x'; known: none, basic, full",
+    f"{TRAIN} -- --net vnet": "--net vnet: unknown; known: auto, segresnet",
+    f"{TRAIN} -- --loss hinge": "--loss hinge: unknown; known: auto, dice",
+    f"{TRAIN} -- --optimizer lion": "--optimizer lion: unknown; known: auto, adamw",
+    f"{TRAIN} -- --amp int4": "--amp int4: unknown; known: auto, bf16",
+    f"{TRAIN} -- --device gpu": "--device gpu: unknown; known: auto, cpu, cuda",
+    f"{TRAIN} -- --backend mpi": "--backend mpi: unknown; known: auto, gloo",
+    f"{TRAIN} -- --crop gpu": "unknown crop 'gpu'; known: auto, host, device",
+    f"{TRAIN} -- --read fast": "unknown read 'fast'; known: mmap, dali, gds",
+    f"{TRAIN} -- --gpu-cache lots": "gpu_cache 'lots': auto, a number of GiB",
+    f"{TRAIN} -- --loader torch --crop device": 'crop "device" is for the loader dali',
+    f"{TRAIN} -- --patch 100,128,128": "--patch 100,128,128: dynunet needs multiples of 8; use 104,128,128",
+    f"{TRAIN} -- --foreground 2": "foreground is 2; it is a probability",
+    f"{TRAIN} -- --epochs=-1": "--epochs, --val-every and --lr are 0 (choose) or positive",
+    f"{TRAIN} -- --batch-size 3 --accumulate 2": "--accumulate 2: must divide --batch-size 3",
+    f"{TRAIN} -- --batch-size 0": "--batch-size 0 --samples-per-case 4: at least 1 is needed",
+    f"{TRAIN} -- --ema 1": "--ema 1: 0 (off), or a decay below 1",
+    f"process {MUST} --input s3://b-1/msd -- --orientation XYZ": "--orientation XYZ: unknown",
+    f"process {MUST} --input s3://b-1/msd -- --dtype int64": "--dtype int64: unknown; known: auto, uint8",
+    f"process {MUST} --input s3://b-1/msd -- --layout foo": "--layout foo: unknown; known: auto, msd, nnunet",
+    f"process {MUST} --input s3://b-1/msd -- --report true": "-- --report true: the store goes to S3",
+    f"process {MUST} --input s3://team-brats/runs/": "--output s3://team-brats/runs is the input folder",
     f"process {MUST} --input msd": "--input msd: give a place on S3",
     f"{TRAIN} --instance-type ml.p4d.24xlarg": "InstanceType is ml.p4d.24xlarg, unknown; near: ml.p4d.24xlarge",
     f"{TRAIN} --name brats_1": "TrainingJobName is brats_1; it must match",
@@ -145,9 +170,13 @@ def test_flags_of_the_trainer_in_every_spelling(capsys: pytest.CaptureFixture[st
     words = ["train", "--spot", "--", "--batch_size", "4", "--amp=bf16", "--patch", "32,48,64"]
     own, passed = split_at_dashes(words)
     assert own == ["train", "--spot"]
-    assert read_flags(passed, TrainingOptions, ()) == {"batch-size": "4", "amp": "bf16", "patch": "32,48,64"}
+    assert read_flags(passed, TrainingOptions, check_options, ()) == {
+        "batch-size": "4",
+        "amp": "bf16",
+        "patch": "32,48,64",
+    }
     with pytest.raises(SystemExit) as ended:
-        read_flags(["--epoch", "8"], TrainingOptions, ())
+        read_flags(["--epoch", "8"], TrainingOptions, check_options, ())
     assert ended.value.code == 2
     assert "--epochs" in capsys.readouterr().err
 
@@ -155,7 +184,7 @@ def test_flags_of_the_trainer_in_every_spelling(capsys: pytest.CaptureFixture[st
 def test_dry_run_needs_no_credentials_and_no_network(tmp_path: Path) -> None:
     """As typed, in a process that would fail at the first connection."""
     bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "AWS_ENDPOINT_URL": "http://127.0.0.1:1"}
-    bare["AWS_EC2_METADATA_DISABLED"] = "true"
+    bare |= {"AWS_EC2_METADATA_DISABLED": "true", "PYTHONPATH": str(ROOT)}
     convert = f"process {MUST} --input s3://team-brats/msd --name looked-at"
     words = [sys.executable, "docker/launch.py", *convert.split()]
     dry = subprocess.run([*words, "--dry-run"], cwd=ROOT, env=bare, capture_output=True, text=True, check=True)
@@ -211,8 +240,5 @@ def test_the_command_submits(
     assert "by-command: submitted; https://us-west-2.console.aws.amazon.com" in caplog.text
     assert capsys.readouterr().out == ""
     assert launch([], Options(job=dataclasses.replace(job, name="never-sent", dry_run=True))) == 0
-    if importlib.util.find_spec("sagemaker") is None:
-        with pytest.raises(InputError, match="--wait: No module named 'sagemaker'; pip install"):
-            launch([], Options(job=dataclasses.replace(job, name="never-sent", wait=True)))
     assert len(sent) == 1
     assert sagemaker.list_training_jobs(NameContains="never")["TrainingJobSummaries"] == []

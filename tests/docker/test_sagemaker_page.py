@@ -59,14 +59,36 @@ def test_aws_commands_are_in_the_services_models() -> None:
             model = botocore.session.get_session().get_service_model(service)
             names = {xform_name(name, "-"): name for name in model.operation_names}
             known = {xform_name(name, "-") for name in model.operation_model(names[operation]).input_shape.members}
-            assert flags <= known | COMMON_FLAGS | special(service, operation), operation
+            assert flags <= known | COMMON_FLAGS | special(operation), operation
 
 
-def special(service: str, operation: str) -> set[str]:
+def special(operation: str) -> set[str]:
     """Return the shorthands that ``aws`` adds to an operation's own parameters."""
-    return (
-        {"protocol", "source-group"} if (service, operation) == ("ec2", "authorize-security-group-ingress") else set()
-    )
+    return {"protocol", "source-group"} if operation.startswith("authorize-security-group-") else set()
+
+
+def test_every_job_has_its_quota() -> None:
+    """Spot has one of its own; each is for as many machines as the largest of the page's jobs."""
+    wanted: dict[str, int] = {}
+    for command in launcher_commands():
+        kind, request = made_by(string.Template(command).substitute(exported()))
+        use = "spot training" if request.get("EnableManagedSpotTraining") else kind.lower()
+        cluster = request.get("ResourceConfig") or request["ProcessingResources"]["ClusterConfig"]
+        name = f"{cluster['InstanceType']} for {use} job usage"
+        wanted[name] = max(wanted.get(name, 0), cluster["InstanceCount"])
+    named = re.findall(r"\| (ml\.\S+ for [\w ]+ job usage) \| (\d+) \|", PAGE)
+    assert {name: int(num) for name, num in named} == wanted
+
+
+def test_images_are_built_for_sagemaker_on_any_machine() -> None:
+    """An ARM laptop would build for ARM, and docker's attestations make an index that SageMaker does not read."""
+    first = BLOCKS[0]
+    assert {"DOCKER_DEFAULT_PLATFORM=linux/amd64", "BUILDX_NO_DEFAULT_ATTESTATIONS=1"} <= set(first.split())
+
+
+def test_machines_with_efa_may_talk_to_each_other_both_ways() -> None:
+    found = re.findall(r"authorize-security-group-(\w+) --group-id (\S+) --protocol all --source-group (\S+)", PAGE)
+    assert found == [("ingress", "$SG", "$SG"), ("egress", "$SG", "$SG")]
 
 
 def test_the_page_has_what_it_promises() -> None:
@@ -74,6 +96,17 @@ def test_the_page_has_what_it_promises() -> None:
     for machines in ("ml.p3.2xlarge", "ml.p3.16xlarge --instances 2", "ml.p4d.24xlarge", "--smddp", "fsx://", "--spot"):
         assert machines in text
     assert len(aws_commands()) > 15
+
+
+def test_every_image_that_a_job_takes_is_built_and_pushed_before() -> None:
+    """A base in a registry is preceded by a login there; an image, once built and pushed, can be named by a job."""
+    text = "\n".join(BLOCKS).replace("\\\n", " ")
+    for tag in {re.search(r"--image \$IMAGE:(\S+)", command)[1] for command in launcher_commands()}:  # type: ignore[index]
+        built, pushed = text.find(f"-t $IMAGE:{tag} ."), text.find(f"docker push $IMAGE:{tag}\n")
+        assert -1 < built < pushed < text.index(f"--image $IMAGE:{tag}"), tag
+    for base in re.findall(r"BASE_IMAGE=\$(\w+)", text):
+        given, login = text.find(f"{base}="), text.find(f"docker login --username AWS --password-stdin ${{{base}%%/*}}")
+        assert -1 < given < login < text.index(f"BASE_IMAGE=${base}"), base
 
 
 def test_the_blocks_are_bash() -> None:

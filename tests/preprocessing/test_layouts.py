@@ -112,7 +112,7 @@ def test_missing_folders_descriptions_and_layouts_are_refused(tmp_path: Path) ->
         read_dataset(tmp_path)
     with pytest.raises(InputError, match="this layout needs it"):
         read_dataset(tmp_path, "msd")
-    with pytest.raises(InputError, match="unknown layout 'bids'; known: auto, msd, nnunet, brats, list"):
+    with pytest.raises(InputError, match="--layout bids: unknown; known: auto, msd, nnunet, brats, list"):
         read_dataset(tmp_path, "bids")
 
 

@@ -321,7 +321,7 @@ def test_stop_on_error_ends_in_one_line_and_can_go_on(small_msd: Path, tmp_path:
             ["--input", "{root}"],
             "{root}: neither dataset.json nor BraTS folders in it; known layouts: msd, nnunet, brats, list",
         ),
-        (["--layout", "bids"], "unknown layout 'bids'; known: auto, msd, nnunet, brats, list"),
+        (["--layout", "bids"], "--layout bids: unknown; known: auto, msd, nnunet, brats, list"),
         (["--dtype", "int12"], "--dtype int12: unknown; known: auto, uint8, int16, uint16, float32, float16"),
         (["--max-volume-gib", "inf"], "--max-volume-gib inf: give a positive number of GiB"),
         (["--max-volume-gib", "nan"], "--max-volume-gib nan: give a positive number of GiB"),
