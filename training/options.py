@@ -163,8 +163,9 @@ def loader_config(options: Options) -> LoaderConfig:
 
 
 def median_sizes(store: Store) -> tuple[Int3, Float3]:
-    """Return the median shape and voxel size over the cases, D,H,W, in one pass over their entries."""
-    sizes = np.median([(*entry.shape_dhw, *entry.spacing_mm) for _, entry in store.entries()], axis=0)
+    """Return the median shape and voxel size over the labelled cases, D,H,W, in one pass over the entries."""
+    sizes_of = [(*entry.shape_dhw, *entry.spacing_mm) for _, entry in store.entries() if entry.label is not None]
+    sizes = np.median(sizes_of, axis=0)
     d, h, w = sizes[:3].astype(int).tolist()
     spacing_d, spacing_h, spacing_w = sizes[3:].tolist()
     return (d, h, w), (spacing_d, spacing_h, spacing_w)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +19,11 @@ import torch
 from pipelines.loaders import LOADERS
 from preprocessing.errors import InputError, RunError
 from preprocessing.phantom import PhantomOptions, make_phantom
+from preprocessing.shards import open_store
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.options import Options, auto_patch
+from training.options import Options, auto_patch, median_sizes
 from training.recipes import PRESETS
 from training.record import read_metrics, read_run
 from training.run import train
@@ -187,3 +190,15 @@ def test_the_command_line_ends_in_one_line_and_code_2(coordinate_store: Path, tm
 )
 def test_auto_patch(median: tuple[int, int, int], stride: int, limit: int, expected: tuple[int, int, int]) -> None:
     assert auto_patch(median, stride, limit) == expected
+
+
+def test_unlabelled_cases_do_not_size_the_patch(msd_folder: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(msd_folder, tmp_path / "set")
+    described = json.loads((source / "dataset.json").read_text())
+    (kept, *others) = described["training"]
+    described |= {"training": [kept], "test": [other["image"] for other in others]}
+    (source / "dataset.json").write_text(json.dumps(described))
+    assert convert(ConvertOptions(input=source, output=tmp_path / "store", workers=1)) == 0
+    store = open_store(tmp_path / "store")
+    (entry,) = (entry for _, entry in store.entries() if entry.label is not None)
+    assert median_sizes(store) == (entry.shape_dhw, entry.spacing_mm)
