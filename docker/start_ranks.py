@@ -69,9 +69,9 @@ def processes_per_host(job: Job, arguments: Sequence[str]) -> int:
     num_gpus, device, cuda, said = _look(arguments)
     if not num_gpus and HAS_GPU.match(job.instance_type) and device != "cpu" and not wish:
         raise InputError(
-            f"{job.instance_type} has GPUs, but torch, built for CUDA {cuda}, can use none: the driver is too old (13 "
-            "needs R580, 12 R525; the image of constraints-v100.txt has 12) or the container sees no GPU; --device cpu "
-            f"trains without {said}".rstrip()
+            f"{job.instance_type} has GPUs, but torch, built for CUDA {cuda}, can use none: the driver is too old "
+            "(CUDA 13 needs R580, CUDA 12 R525; the image of constraints-v100.txt has 12), or the container sees none; "
+            f"--device cpu trains without them{said and '; torch says: '}{said}"
         )
     return int(wish or num_gpus or 1)
 

@@ -26,7 +26,7 @@ def job_on(machine: str, folder: Path) -> Job:
 
 
 def test_a_machine_whose_gpus_cannot_be_used_is_refused(tmp_path: Path) -> None:
-    said = r"^ml\.p4d\.24xlarge has GPUs, but torch, .* can use none: the driver is too old \(13 needs R580"
+    said = r"^ml\.p4d\.24xlarge has GPUs, but torch, .* can use none: the driver is too old \(CUDA 13 needs R580"
     with pytest.raises(InputError, match=said):
         processes_per_host(job_on("ml.p4d.24xlarge", tmp_path), ["--epochs", "3"])
 
