@@ -25,7 +25,8 @@ from preprocessing.shards import (
     Store,
     npy_header,
     open_store,
-    parse_json,
+    parse_index,
+    read_sealed,
 )
 
 log = logging.getLogger(__name__)
@@ -72,14 +73,26 @@ def find_problems(store: Store, *, fast: bool) -> Iterator[str]:
     if store.manifest.errors is not None:
         size = sizes.get(store.manifest.errors.name)
         yield from _check_file(root, store.manifest.errors, size, "the list of refused cases", fast=fast)
+    yield from _check_source(root / SOURCE, is_there=SOURCE in sizes)
     for shard in store.manifest.shards:
-        yield from _check_shard(root / shard.name, shard, fast=fast)
+        yield from check_shard(root / shard.name, shard, fast=fast)
     shards = {shard.name for shard in store.manifest.shards}
     expected = shards | {MANIFEST, SOURCE} | ({ERRORS} if store.manifest.errors else set())
     yield from (f"{root / name}: not part of the store" for name in sorted(sizes) if name not in expected)
 
 
-def _check_shard(folder: Path, shard: ShardEntry, *, fast: bool) -> Iterator[str]:
+def _check_source(path: Path, *, is_there: bool) -> Iterator[str]:
+    if not is_there:
+        yield f"{path}: missing"
+        return
+    try:
+        read_sealed(path)
+    except InputError as error:
+        yield str(error)
+
+
+def check_shard(folder: Path, shard: ShardEntry, *, fast: bool) -> Iterator[str]:
+    """Yield one line for everything in the folder of a shard that differs from what the manifest and its index say."""
     index = folder / INDEX
     names = ", ".join(shard.case_ids[:3]) + (", ..." if len(shard.case_ids) > 3 else "")
     if not has_shard(folder):
@@ -89,16 +102,19 @@ def _check_shard(folder: Path, shard: ShardEntry, *, fast: bool) -> Iterator[str
     if xxhash.xxh3_64_hexdigest(raw) != shard.index_xxh3:
         yield f"{index}: checksum does not match the manifest (index of cases {names})"
         return
-    cases = parse_json(str(index), raw)["cases"]
+    try:
+        cases = parse_index(index, raw)
+    except InputError as error:
+        yield str(error)
+        return
     sizes = sizes_in(folder)
     expected = {INDEX}
     for case in cases:
-        records = [FileRecord(**case[kind]) for kind in ("image", "label", "foreground") if case[kind] is not None]
-        expected |= {record.name for record in records}
-        for record in records:
-            yield from _check_file(folder, record, sizes.get(record.name), f"case {case['case_id']}", fast=fast)
+        expected |= {record.name for record in case.files}
+        for record in case.files:
+            yield from _check_file(folder, record, sizes.get(record.name), f"case {case.case_id}", fast=fast)
         if not fast:
-            yield from _check_header(folder, CaseEntry.from_json(case))
+            yield from _check_header(folder, case)
     yield from (f"{folder / name}: not part of the store" for name in sorted(sizes) if name not in expected)
 
 

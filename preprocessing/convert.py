@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocessing.dataset import Dataset, Source
-from preprocessing.dtypes import choose_dtype
+from preprocessing.dtypes import DTYPES, choose_dtype
 from preprocessing.errors import CaseError, InputError
-from preprocessing.geometry import Float3, Geometry, plan_geometry
+from preprocessing.geometry import ORIENTATIONS, Float3, Geometry, plan_geometry
 from preprocessing.nifti import Volume, read_nifti
 from preprocessing.statistics import (
     ChannelStatistics,
@@ -34,7 +35,8 @@ class ConvertOptions:
     """What decides the bytes of a store; the manifest keeps it.
 
     ``orientation`` is ``"source"`` or an axis code such as ``"RAS"``; ``spacing`` is x,y,z in millimetres along those.
-    ``dtype`` is one of ``DTYPES``; ``auto`` keeps the smallest lossless one.
+    ``dtype`` is one of ``DTYPES``; ``auto`` keeps the smallest lossless one. Raises ``InputError`` for values that
+    cannot be.
     """
 
     orientation: str = "source"
@@ -43,6 +45,14 @@ class ConvertOptions:
     dtype: str = "auto"
     ignore_affine: bool = False
     max_volume_gib: float = 16.0
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise InputError(f"--dtype {self.dtype}: unknown; known: {', '.join(DTYPES)}")
+        if self.orientation not in ("source", *ORIENTATIONS):
+            raise InputError(f"--orientation {self.orientation}: unknown; source, or one of RAS, LPS, LAS ...")
+        if not 0 < self.max_volume_gib < math.inf:  # which not-a-number is not either
+            raise InputError(f"--max-volume-gib {self.max_volume_gib:g}: give a positive number of GiB")
 
 
 @dataclass(frozen=True, kw_only=True)

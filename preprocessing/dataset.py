@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from preprocessing.errors import InputError
-from preprocessing.location import is_remote
+from preprocessing.location import is_file_name, is_remote
 from preprocessing.regions import Regions
 
 
@@ -67,7 +67,7 @@ def sorted_sources(sources: Iterable[Source], described_in: Path, remedy: str) -
     repeated = [name for name, count in Counter(source.case_id for source in made).items() if count > 1]
     if repeated:
         raise InputError(f"{described_in}: case {repeated[0]} is listed twice; case names must be unique")
-    unfit = [source.case_id for source in made if source.case_id in ("", ".", "..") or "/" in source.case_id]
+    unfit = [source.case_id for source in made if not is_file_name(source.case_id)]
     if unfit:
         raise InputError(f"{described_in}: case name {unfit[0]!r} cannot name a file; give it another")
     return sorted(made, key=lambda source: source.case_id)

@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from preprocessing.errors import InputError
 from preprocessing.geometry import Geometry
+from preprocessing.location import is_file_name
 from preprocessing.statistics import ChannelStatistics, LabelStatistics
+
+
+def check_names(*names: object) -> None:
+    """Raise ``InputError`` for a name that would lead out of a store: whoever copies one writes under these names."""
+    for name in names:
+        if not is_file_name(name):
+            raise InputError(f"{name!r} cannot name a file or folder in a store")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +54,9 @@ class CaseEntry:
     foreground: FileRecord | None
     sources: list[FileRecord]
 
+    def __post_init__(self) -> None:
+        check_names(self.case_id, *(record.name for record in self.files))
+
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> CaseEntry:
         """Build an entry from its JSON form (lists become tuples, text keys become label ids)."""
@@ -81,15 +93,19 @@ class ShardEntry:
     size_bytes: int
     index_xxh3: str
 
+    def __post_init__(self) -> None:
+        check_names(self.name, *self.case_ids)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What the whole store holds; ``image_dtype`` is the smallest dtype that holds every case without loss.
 
-    ``channels`` summarises each channel over all cases: mean and standard deviation pooled exactly, percentiles as the
-    voxel-weighted mean of the cases' own. ``label_remap`` gives the stored id of each id in the label files (empty
-    where they were kept). ``regions`` is ``None`` for a data set without overlapping regions. ``ignore_label`` is the
-    id of voxels that nobody annotated: they are in label files, not among ``label_names``, and do not count anywhere.
+    ``channels`` summarises each channel over all cases (CT: over the labelled ones, unless there are none): mean and
+    standard deviation pooled exactly, percentiles as the voxel-weighted mean of the cases' own. ``label_remap`` gives
+    the stored id of each id in the label files (empty where they were kept). ``regions`` is ``None`` for a data set
+    without overlapping regions. ``ignore_label`` is the id of voxels that nobody annotated: they are in label files,
+    not among ``label_names``, and do not count anywhere.
     """
 
     format_version: int

@@ -55,6 +55,7 @@ def finish_store(
                 index_xxh3=xxhash.xxh3_64_hexdigest(raw),
             )
         )
+    counted = _counted(entries, dataset.modality)
     with answering(root):
         (root / ERRORS).unlink(missing_ok=True)
     manifest = Manifest(
@@ -68,7 +69,7 @@ def finish_store(
         regions=None if regions is None else {region: list(numbers) for region, numbers in regions.items()},
         image_dtype=common_dtype([entry.image_dtype for entry in entries]),
         max_abs_error=max((entry.max_abs_error for entry in entries), default=0.0),
-        channels=[_pool([entry.channels[c] for entry in entries]) for c in range(len(dataset.channel_names))],
+        channels=[_pool([entry.channels[c] for entry in counted]) for c in range(len(dataset.channel_names))],
         options=dataclasses.asdict(options),
         shards=shards,
         errors=write_json(root / ERRORS, {"refused": refused}) if refused else None,
@@ -88,6 +89,12 @@ def common_dtype(names: list[str]) -> str:
     """Return the smallest stored dtype that holds all of ``names`` without loss: uint8 with float32 gives float32."""
     joined = np.result_type(*names) if names else np.dtype("int16")
     return str(joined) if str(joined) in DTYPES else "float32"
+
+
+def _counted(entries: list[CaseEntry], modality: str) -> list[CaseEntry]:
+    """Choose the cases to pool: of CT those with a label, as others count air and table, which would drown them."""
+    labelled = [entry for entry in entries if entry.label is not None]
+    return labelled if labelled and modality == "ct" else entries
 
 
 def _pool(parts: list[ChannelStatistics]) -> ChannelStatistics:

@@ -44,6 +44,16 @@ def is_remote(path: object) -> bool:
     return not isinstance(path, str | Path)
 
 
+def absolute(path: Path) -> Path:
+    """Make a place mean the same in any working folder; an object store's does already."""
+    return path if is_remote(path) else path.absolute()
+
+
+def is_file_name(text: object) -> bool:
+    """Whether ``text`` can name a file or folder in another one, and leads nowhere else."""
+    return isinstance(text, str) and text not in ("", ".", "..") and not set(text) & set("/\\\0")
+
+
 def named_in(folder: Path, text: str) -> Path:
     """Read a path as a list in ``folder`` names it: relative to that folder, or whole."""
     if "://" in text:

@@ -92,7 +92,7 @@ def read_nifti(path: Path, max_volume_gib: float = 16.0) -> Volume:
             f"{path}: its header promises {promised / GIB:.1f} GiB, the limit is {max_volume_gib:g} GiB; "
             "raise --max-volume-gib if that is right"
         )
-    content = _inflate(voxel_path, packed, int(max_volume_gib * GIB)) if _is_gzip(packed) else packed
+    content = _inflate(voxel_path, packed, promised, int(max_volume_gib * GIB)) if _is_gzip(packed) else packed
     if len(content) < promised:
         raise InputError(
             f"{voxel_path}: truncated: its header promises {promised} bytes, it holds {len(content)}; copy it again"
@@ -209,16 +209,18 @@ def _shape_xyzc(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int, int]
     return x, y, z, channels
 
 
-def _inflate(path: Path, packed: bytes, limit_bytes: int) -> bytes | bytearray:
+def _inflate(path: Path, packed: bytes, promised_bytes: int, limit_bytes: int) -> bytes | bytearray:
     """Unpack gzip with length and CRC checked; libdeflate stops after one member, the standard library goes on.
 
-    libdeflate allocates what the last four bytes claim, so they are believed up to ``limit_bytes`` only.
+    The last four bytes are the length of the last member, the first one's own where there are several of one length:
+    so what is shorter than ``promised_bytes`` goes to the standard library too. libdeflate allocates what those bytes
+    claim, so they are believed up to ``limit_bytes`` only.
     """
     length = int.from_bytes(packed[-4:], "little")
     if length <= limit_bytes:
         try:
             content: bytes | bytearray = deflate.gzip_decompress(packed)
-            if len(content) % 2**32 == length:
+            if len(content) % 2**32 == length and len(content) >= promised_bytes:
                 return content
         except (deflate.DeflateError, ValueError):
             pass  # the standard library says what is wrong

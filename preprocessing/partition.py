@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from preprocessing.convert import ConvertOptions
 from preprocessing.dataset import Dataset
+from preprocessing.entries import check_names
 from preprocessing.errors import InputError
 from preprocessing.location import location, read_file
 from preprocessing.regions import Regions
@@ -103,8 +103,11 @@ def read_part(folder: Path) -> tuple[Plan, list[str]]:
     path = folder / PART
     try:
         content = parse_json(str(path), read_file(path))
-        return Plan.from_json(content["plan"]), list(content["shards"])
     except FileNotFoundError as error:
         raise InputError(f"{folder}: this share is not finished; give its --partition again") from error
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    try:
+        plan, shards = Plan.from_json(content["plan"]), list(content["shards"])
+        check_names(*plan.shard_names, *shards)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: damaged ({error!r}); delete it and give its --partition again") from error
+    return plan, shards

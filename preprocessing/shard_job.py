@@ -14,14 +14,14 @@ from preprocessing.convert import ConvertedCase, ConvertOptions, convert_case
 from preprocessing.dataset import Dataset, Source
 from preprocessing.errors import CaseError
 from preprocessing.geometry import stored_spacing
-from preprocessing.location import is_remote
+from preprocessing.location import absolute
 from preprocessing.nifti import parts_of
 from preprocessing.shards import INDEX, CaseEntry, FileRecord, write_json, write_npy
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """One shard to make: its number, its cases, and what decides its bytes."""
+    """One shard to make: its name, its cases, and what decides its bytes; ``dataset`` lists no cases."""
 
     root: Path
     name: str
@@ -40,12 +40,13 @@ def plan_shards(
     """
     count = len(dataset.sources)
     size = cases_per_shard or min(64, -(-count // 64))
+    described = dataclasses.replace(dataset, sources=[])  # or every job would carry every case to its worker
     return [
         ShardJob(
             root=root,
             name=f"shard-{number:05d}",
             sources=dataset.sources[first : first + size],
-            dataset=dataset,
+            dataset=described,
             options=options,
             stop_on_error=stop_on_error,
         )
@@ -96,7 +97,7 @@ def file_size(path: Path) -> int | None:
 
 def name_from(root: Path, path: Path) -> str:
     """Name a source file from the data set's root; one that lies elsewhere by its whole path or URL."""
-    folder, whole = (str(place if is_remote(place) else place.absolute()) for place in (root, path))
+    folder, whole = (str(absolute(place)) for place in (root, path))
     return whole.removeprefix(folder.rstrip("/") + "/")
 
 

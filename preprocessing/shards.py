@@ -8,7 +8,8 @@ STORE/
     BRATS_001.label.npy      [D,H,W,1] uint8
     BRATS_001.foreground.npy [n,3] uint16, sampled voxels grouped by label
   errors.json                refused cases and why (only when there are any); its checksum is in the manifest
-  source.json                folder that the data set was read from; apart, so that all else is the same wherever it lay
+  source.json                folder that the data set was read from; checks itself; apart, so that all else is the same
+                             wherever that folder lay
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import functools
 import json
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,11 @@ import xxhash
 
 from preprocessing.entries import CaseEntry, FileRecord, Manifest, ShardEntry
 from preprocessing.errors import InputError
-from preprocessing.location import answering, is_remote, location, read_file, replace_file, write_file
+from preprocessing.location import absolute, answering, is_remote, location, read_file, replace_file, write_file
 
 __all__ = ["Case", "CaseEntry", "FileRecord", "Manifest", "ShardEntry", "Store", "open_store"]
 Array = npt.NDArray[Any]
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 DATA_OFFSET = 4096  # voxel data starts on a page: O_DIRECT, GPUDirect Storage and page-wise mmap need it
 NPY_MAGIC = b"\x93NUMPY\x01\x00"
 MANIFEST, INDEX, ERRORS, SOURCE = "manifest.json", "index.json", "errors.json", "source.json"
@@ -68,16 +70,21 @@ def write_json(path: Path, content: dict[str, Any]) -> FileRecord:
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
-    """Write the manifest with a checksum over its own bytes (taken with zeros in the checksum's place)."""
-    content = dataclasses.asdict(manifest) | {"checksum": NO_CHECKSUM}
-    text = json.dumps(content, indent=1) + "\n"
-    write_json(root / MANIFEST, content | {"checksum": xxhash.xxh3_64_hexdigest(text.encode())})
+    """Write the manifest, which checks itself."""
+    write_sealed(root / MANIFEST, dataclasses.asdict(manifest))
 
 
 def write_source(root: Path, place: str | None) -> None:
     """Keep the folder that the data set was read from; nothing where it is not known."""
     if place is not None:
-        write_json(root / SOURCE, {"root": place})
+        write_sealed(root / SOURCE, {"root": place})
+
+
+def write_sealed(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON with a checksum over its own bytes (taken with zeros in the checksum's place)."""
+    unsealed = content | {"checksum": NO_CHECKSUM}
+    text = json.dumps(unsealed, indent=1) + "\n"
+    write_json(path, unsealed | {"checksum": xxhash.xxh3_64_hexdigest(text.encode())})
 
 
 # Reading ---------------------------------------------------------------------------------------------------------
@@ -156,7 +163,7 @@ class Store:
         """Folder, or URL, that the sources in the indices are relative to; ``None`` where it is not said."""
         path = location(self.root) / SOURCE
         with answering(path):
-            return parse_json(str(path), _read(path)).get("root") if path.is_file() else None
+            return read_sealed(path)["root"] if path.is_file() else None
 
     @property
     def is_local(self) -> bool:
@@ -178,36 +185,53 @@ class Store:
 
     def _read_index(self, shard: str) -> dict[str, CaseEntry]:
         path = location(self.root) / shard / INDEX
-        content = parse_json(str(path), _read(path))
-        try:
-            return {entry["case_id"]: CaseEntry.from_json(entry) for entry in content["cases"]}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{path}: damaged ({error!r}); run preprocessing.check, then convert again") from error
+        return {entry.case_id: entry for entry in parse_index(path, _read(path))}
 
 
 def open_store(path: str | Path) -> Store:
     """Open the store at ``path`` (local, or any URL that fsspec speaks).
 
-    Raises ``InputError`` when there is no manifest, it fails its own checksum, or it was written by a newer format.
+    Raises ``InputError`` when there is no manifest, it fails its own checksum, or is of another format.
     """
     root = location(path)
     manifest_path = root / MANIFEST
     with answering(root):
         if not manifest_path.exists():
             raise InputError(f"{path}: no {MANIFEST} there; make a store with python -m preprocessing.to_shards")
-    raw = _read(manifest_path)
-    content = parse_json(str(manifest_path), raw)
-    claimed = str(content.get("checksum", ""))
-    zeroed = raw.replace(f'"checksum": "{claimed}"'.encode(), f'"checksum": "{NO_CHECKSUM}"'.encode())
-    if xxhash.xxh3_64_hexdigest(zeroed) != claimed:
-        raise InputError(f"{manifest_path}: checksum does not match its content; restore it or convert again")
+    content = read_sealed(manifest_path)
     if content["format_version"] != FORMAT_VERSION:
         raise InputError(
             f"{manifest_path}: store format {content['format_version']}, this version reads {FORMAT_VERSION}; "
-            "use the voxelfeed that wrote it, or convert again"
+            "use the voxelfeed that wrote it, or give its to_shards command again, without --partition: shards are kept"
         )
-    absolute = root if is_remote(root) else root.absolute()
-    return Store(root=str(absolute), manifest=Manifest.from_json(content))
+    with _undamaged(manifest_path):
+        return Store(root=str(absolute(root)), manifest=Manifest.from_json(content))
+
+
+def parse_index(path: Path, raw: bytes) -> list[CaseEntry]:
+    """Parse the content of an index; raises ``InputError`` naming it where it cannot be one."""
+    content = parse_json(str(path), raw)
+    with _undamaged(path):
+        return [CaseEntry.from_json(entry) for entry in content["cases"]]
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path}: damaged ({error!r}); run preprocessing.check, then convert again") from error
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read the manifest or source.json; raises ``InputError`` naming the file where it fails its own checksum."""
+    raw = _read(path)
+    content = parse_json(str(path), raw)
+    claimed = str(content.get("checksum", ""))
+    zeroed = raw.replace(f'"checksum": "{claimed}"'.encode(), f'"checksum": "{NO_CHECKSUM}"'.encode())
+    if xxhash.xxh3_64_hexdigest(zeroed) != claimed:
+        raise InputError(f"{path}: checksum does not match its content; restore it or convert again")
+    return content
 
 
 def _read(path: Path) -> bytes:

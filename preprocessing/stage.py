@@ -13,12 +13,13 @@ import xxhash
 from rich import get_console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from preprocessing.check import check_shard
 from preprocessing.cli import Place, main
-from preprocessing.commit import clear_unfinished, new_shard
-from preprocessing.entries import CaseEntry, FileRecord, ShardEntry
+from preprocessing.commit import clear_unfinished, has_shard, new_shard
+from preprocessing.entries import FileRecord, ShardEntry
 from preprocessing.errors import EXIT_DONE, InputError, RunError
 from preprocessing.location import location, make_folder, read_chunks, read_file, replace_file, write_file
-from preprocessing.shards import ERRORS, INDEX, MANIFEST, open_store, parse_json, write_source
+from preprocessing.shards import ERRORS, INDEX, MANIFEST, open_store, parse_index, write_source
 from preprocessing.single_writer import only_writer
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ STREAMS = 16  # one S3 connection gives about 50 MB/s, a network card twenty tim
 class Options:
     """Copy a shard store to a folder that training can memory-map, comparing every file with its checksum.
 
-    Shards that are there already are kept: interrupted, the same command goes on. The copy has the same bytes.
+    Shards that are there already are kept if their files have the right sizes: interrupted, the same command goes on.
+    The copy has the same bytes.
     """
 
     shards: Place = Path("data/shards")
@@ -49,8 +51,10 @@ def stage(options: Options) -> int:
         clear_unfinished(root, [])
         shards = store.manifest.shards
         todo = [shard for shard in shards if not _is_staged(root, shard)]
-        if len(todo) < len(shards):
-            log.info("%d of %d shards are there already", len(shards) - len(todo), len(shards))
+        kept, unread = len(shards) - len(todo), ""
+        if kept:
+            log.info("%d of %d shards are there already, their files of the right sizes", kept, len(shards))
+            unread = f" of the {len(todo)} copied now; preprocessing.check reads the others too"
         with ThreadPoolExecutor(STREAMS) as pool, _progress(todo) as advance:
             for shard in todo:
                 _copy_shard(source / shard.name, root / shard.name, shard, pool, advance)
@@ -58,17 +62,17 @@ def stage(options: Options) -> int:
             replace_file(root / ERRORS, read_file(source / ERRORS))
         write_source(root, store.source_root)
         replace_file(root / MANIFEST, read_file(source / MANIFEST))
-    log.info("%s: %d cases in %d shards, every checksum matches", root, len(store.case_ids), len(shards))
+    log.info("%s: %d cases in %d shards, every checksum matches%s", root, len(store.case_ids), len(shards), unread)
     return EXIT_DONE
 
 
 def _is_staged(root: Path, shard: ShardEntry) -> bool:
-    """Tell whether a shard is there; raises ``InputError`` where it is another store's."""
-    index = root / shard.name / INDEX
-    if not index.exists():
+    """Tell whether a shard is there, by its index and sizes; raises ``InputError`` where it is another or damaged."""
+    folder = root / shard.name
+    if not has_shard(folder):
         return False
-    if xxhash.xxh3_64_hexdigest(index.read_bytes()) != shard.index_xxh3:
-        raise InputError(f"{index.parent} is of another store, or damaged; delete it, or give another --output")
+    for problem in check_shard(folder, shard, fast=True):
+        raise InputError(f"{problem}; delete {folder} and give the same command again, or give another --output")
     return True
 
 
@@ -76,8 +80,7 @@ def _copy_shard(source: Path, target: Path, shard: ShardEntry, pool: Executor, a
     index = read_file(source / INDEX)
     if xxhash.xxh3_64_hexdigest(index) != shard.index_xxh3:
         raise _damaged(source / INDEX)
-    cases = [CaseEntry.from_json(entry) for entry in parse_json(str(source / INDEX), index)["cases"]]
-    records = [record for case in cases for record in case.files]
+    records = [record for case in parse_index(source / INDEX, index) for record in case.files]
     with new_shard(target) as folder:
         list(pool.map(lambda record: _copy_file(source, folder, record, advance), records))
         replace_file(folder / INDEX, index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import re
@@ -11,13 +12,11 @@ from pathlib import Path
 
 from preprocessing.cli import Flag, Place, Spacing, main
 from preprocessing.convert import ConvertOptions
-from preprocessing.dtypes import DTYPES
 from preprocessing.engine import run_jobs
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError, check_known
 from preprocessing.finish import finish_store, refused_in
-from preprocessing.geometry import ORIENTATIONS
 from preprocessing.layouts import LAYOUT_NAMES, read_dataset
-from preprocessing.location import is_remote, make_folder
+from preprocessing.location import absolute, is_remote, make_folder
 from preprocessing.partition import Partition, Plan, write_part
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
 from preprocessing.regions import describe_regions, resolve_regions
@@ -97,6 +96,8 @@ def convert(options: Options) -> int:
     if options.input == DEFAULT_FOLDER and not options.input.exists():
         log.info("%s does not exist: making the synthetic phantom data set there", options.input)
         make_phantom(PhantomOptions(output=options.input))
+    if options.engine == "dask":  # whose workers may run in another folder
+        options = dataclasses.replace(options, input=absolute(options.input), output=absolute(options.output))
     dataset = read_dataset(options.input, options.layout)
     regions = resolve_regions(dataset.label_names, options.regions, dataset.regions)
     if regions:
@@ -106,14 +107,7 @@ def convert(options: Options) -> int:
         log.info("label ids are stored in other numbers: %s", changes)
     if dataset.ignore_label is not None:
         log.info("label %d marks voxels that do not count, in training as in scores", dataset.ignore_label)
-    settings = ConvertOptions(
-        orientation=options.orientation,
-        spacing=options.spacing,
-        crop_foreground=options.crop_foreground,
-        dtype=options.dtype,
-        ignore_affine=options.ignore_affine,
-        max_volume_gib=options.max_volume_gib,
-    )
+    settings = _settings(options)
     share = Partition.parse(options.partition)
     folder = options.output if share.is_whole else options.output / share.folder
     root = options.output if is_remote(options.output) else folder  # merging renames, which an object store cannot
@@ -146,9 +140,8 @@ def convert(options: Options) -> int:
 def check_options(options: Options) -> None:
     """Raise ``InputError`` for the first flag whose value cannot be; reads no file, so a launcher may ask it too."""
     check_known("layout", options.layout, LAYOUT_NAMES)
-    check_known("dtype", options.dtype, DTYPES)
-    if options.orientation not in ("source", *ORIENTATIONS):
-        raise InputError(f"--orientation {options.orientation}: unknown; source, or one of RAS, LPS, LAS ...")
+    _settings(options)
+    share = Partition.parse(options.partition)
     check_known("on-error", options.on_error, ("skip", "stop"))
     check_known("engine", options.engine, ("process", "dask"))
     if options.scheduler and not re.fullmatch(r"(tcp|tls|ws|wss|ucx)://\S+:\d+", options.scheduler):
@@ -157,10 +150,26 @@ def check_options(options: Options) -> None:
         raise InputError("--engine dask needs --scheduler tcp://HOST:PORT, and --scheduler needs --engine dask")
     if options.cases_per_shard < 0 or options.workers < 0:
         raise InputError("--cases-per-shard and --workers are 0 (choose) or positive")
+    if options.report and not share.is_whole:
+        raise InputError(
+            f"--report true --partition {options.partition}: a share is no store; merge, then give this again without "
+            "--partition"
+        )
     if options.report and is_remote(options.output):
         raise InputError(f"--report true: {options.output} is an object store; stage it and report from the copy")
     if options.input.resolve() == options.output.resolve():
         raise InputError(f"--output {options.output} is the input folder; give another one")
+
+
+def _settings(options: Options) -> ConvertOptions:
+    return ConvertOptions(
+        orientation=options.orientation,
+        spacing=options.spacing,
+        crop_foreground=options.crop_foreground,
+        dtype=options.dtype,
+        ignore_affine=options.ignore_affine,
+        max_volume_gib=options.max_volume_gib,
+    )
 
 
 def conclude(root: Path, store: tuple[Manifest, list[dict[str, str]]], note: str) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from preprocessing import engine_dask
 from preprocessing.check import Options as CheckOptions
 from preprocessing.check import check
 from preprocessing.convert import ConvertOptions
+from preprocessing.dataset import Source
 from preprocessing.engine import _bytes_read, _bytes_written, _rates
 from preprocessing.errors import InputError
 from preprocessing.layouts import read_dataset
@@ -65,6 +68,19 @@ def test_merged_shares_are_the_store_of_one_run(
     assert merge(MergeOptions(shards=tmp_path / "store")) == 3
     assert tree_bytes(tmp_path / "store") == wanted
     assert check(CheckOptions(shards=tmp_path / "store")) == 0
+
+
+def test_a_report_of_shares_is_made_when_they_are_merged(
+    source: Path, wanted: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (1, 2):
+        share(source, tmp_path / "store", f"{number}/2")
+    assert merge(MergeOptions(shards=tmp_path / "store")) == 3
+    with caplog.at_level("INFO"):
+        assert share(source, tmp_path / "store", "1/1", report=True) == 3
+    assert "7 of 7 shards are there already" in caplog.messages
+    assert tree_bytes(tmp_path / "store") == wanted
+    assert "case_006" in (tmp_path / "store_report.html").read_text()
 
 
 def test_merging_goes_on_after_a_kill_at_any_step(source: Path, wanted: dict[str, bytes], tmp_path: Path) -> None:
@@ -137,6 +153,17 @@ def test_every_shard_is_in_one_share(num_jobs: int, of: int) -> None:
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+def test_a_job_is_as_large_in_any_data_set() -> None:
+    sources = [Source(case_id=f"case_{n:05d}", images=(Path(f"case_{n:05d}.nii.gz"),), label=None) for n in range(640)]
+    sizes = []
+    for count in (64, 640):
+        dataset = dataclasses.replace(dataset_of(), sources=sources[:count])
+        jobs = plan_shards(Path(), dataset, ConvertOptions(), cases_per_shard=64, stop_on_error=False)
+        assert [source for job in jobs for source in job.sources] == dataset.sources
+        sizes.append(len(pickle.dumps(jobs[0])))
+    assert sizes[0] == sizes[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -177,6 +204,14 @@ def test_a_dask_cluster_makes_the_store_of_one_run(
     assert code == 3
     assert tree_bytes(tmp_path / "store") == wanted
     assert "refused" in json.loads(wanted["errors.json"])
+
+
+def test_a_dask_cluster_whose_workers_run_in_another_folder_takes_relative_paths(
+    source: Path, wanted: dict[str, bytes], tmp_path: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # after the workers were started
+    assert share(Path(source.name), Path("store"), "1/1", engine="dask", scheduler=scheduler) == 3
+    assert tree_bytes(tmp_path / "store") == wanted
 
 
 def test_a_dask_cluster_stops_at_the_first_bad_case(source: Path, tmp_path: Path, scheduler: str) -> None:

@@ -73,6 +73,20 @@ def test_gzip_of_several_members_reads_whole(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_nifti(path).channels[0], SMALL)
 
 
+def test_gzip_members_of_one_length_are_read_and_checked_to_the_last(tmp_path: Path) -> None:
+    voxels = np.arange(512, dtype=np.int16).reshape(8, 8, 8)
+    content = nifti_bytes(voxels)
+    path, half = tmp_path / "halves.nii.gz", len(content) // 2
+    first, second = gzip.compress(content[:half]), bytearray(gzip.compress(content[half:]))
+    assert 2 * half == len(content)
+    path.write_bytes(first + second)
+    np.testing.assert_array_equal(read_nifti(path).channels[0], voxels)
+    second[-8] ^= 1  # its CRC
+    path.write_bytes(first + second)
+    with pytest.raises(InputError, match=r"halves\.nii\.gz: broken or truncated gzip \(CRC check failed"):
+        read_nifti(path)
+
+
 def test_trailing_sides_of_one_are_dropped(tmp_path: Path) -> None:
     content = bytearray(nifti_bytes(SMALL))
     struct.pack_into("<8h", content, 40, 6, 5, 4, 3, 1, 1, 1, 1)

@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from preprocessing.errors import InputError
+from preprocessing.location import is_file_name
 from preprocessing.shards import (
     DATA_OFFSET,
     FORMAT_VERSION,
     CaseEntry,
+    FileRecord,
     Manifest,
     ShardEntry,
     Store,
@@ -77,18 +79,22 @@ def written(content: object) -> dict[str, Any]:
     return made
 
 
+NAMES = st.text(min_size=1).filter(is_file_name)
+RECORDS = st.builds(FileRecord, name=NAMES)
+MAYBE = st.none() | RECORDS
+SHARDS = st.builds(ShardEntry, name=NAMES, case_ids=st.lists(NAMES))
 SLOW = settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @SLOW
-@given(st.builds(CaseEntry))
+@given(st.builds(CaseEntry, case_id=NAMES, image=RECORDS, label=MAYBE, foreground=MAYBE))
 def test_case_entries_come_back_from_json(entry: CaseEntry) -> None:
     made = CaseEntry.from_json(written(entry))
     assert repr(made) == repr(entry)  # as text, in which nan equals nan
 
 
 @SLOW
-@given(st.builds(Manifest, options=st.just({"dtype": "auto"})))
+@given(st.builds(Manifest, options=st.just({"dtype": "auto"}), shards=st.lists(SHARDS)))
 def test_manifests_come_back_from_json(manifest: Manifest) -> None:
     assert repr(Manifest.from_json(written(manifest))) == repr(manifest)
 
@@ -200,11 +206,22 @@ def test_a_changed_manifest_is_refused(coordinate_store: Path, tmp_path: Path, f
         open_store(tmp_path)
 
 
-def test_a_store_of_a_newer_format_is_refused(coordinate_store: Path, tmp_path: Path) -> None:
-    manifest = open_store(coordinate_store).manifest
-    write_manifest(tmp_path, dataclasses.replace(manifest, format_version=FORMAT_VERSION + 1))
-    with pytest.raises(InputError, match=r"store format 3, this version reads 2; use the voxelfeed that wrote it"):
-        open_store(tmp_path)
+def test_a_store_of_another_format_is_refused_until_it_is_closed_anew(
+    small_msd: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = Options(input=small_msd, output=tmp_path / "store", workers=1, cases_per_shard=2)
+    assert convert(options) == 0
+    manifest, wanted = open_store(tmp_path / "store").manifest, tree_bytes(tmp_path / "store")
+    for version in (FORMAT_VERSION - 1, FORMAT_VERSION + 1):
+        write_manifest(tmp_path / "store", dataclasses.replace(manifest, format_version=version))
+        message = rf"store format {version}, this version reads 3; .* give its to_shards command again, without"
+        with pytest.raises(InputError, match=message):
+            open_store(tmp_path / "store")
+        with caplog.at_level("INFO"):
+            assert convert(options) == 0
+        assert "2 of 2 shards are there already" in caplog.text
+        assert tree_bytes(tmp_path / "store") == wanted
+        caplog.clear()
 
 
 @pytest.mark.parametrize("content", [b"{", b'{"cases": [{}]}', b'{"cases": 3}'])

@@ -159,6 +159,45 @@ def test_the_manifest_pools_the_statistics_of_all_cases_exactly(coordinate_store
         assert pooled.std == pytest.approx(every.std(), rel=1e-9)
 
 
+def ct_msd(root: Path, *, labelled: int, unlabelled: int) -> Path:
+    """Make CT cases, each of air with a body and a labelled organ in it; those without a label come first."""
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True)
+    training, test = [], []
+    for number in range(unlabelled + labelled):
+        voxels, label = np.full((8, 9, 10), -1000, np.int16), np.zeros((8, 9, 10), np.uint8)
+        voxels[1:7, 1:7, 1:7] = coordinate_image((6, 6, 6), number)[..., 0]
+        label[2:5, 2:5, 2:5] = 1
+        image = f"imagesTr/case_{number:03d}.nii.gz"
+        write_nifti(root / image, voxels)
+        if number < unlabelled:
+            test.append(image)
+            continue
+        write_nifti(root / image.replace("images", "labels"), label)
+        training.append({"image": image, "label": image.replace("images", "labels")})
+    described = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "organ"}}
+    (root / "dataset.json").write_text(json.dumps(described | {"training": training, "test": test}))
+    return root
+
+
+@pytest.mark.parametrize(("labelled", "unlabelled"), [(3, 0), (3, 1), (1, 5), (0, 2)])
+def test_ct_is_normalised_by_labelled_voxels_whatever_else_is_listed(
+    tmp_path: Path, labelled: int, unlabelled: int
+) -> None:
+    source = ct_msd(tmp_path / "msd", labelled=labelled, unlabelled=unlabelled)
+    assert convert(Options(input=source, output=tmp_path / "store", workers=1)) == 0
+    store = open_store(tmp_path / "store")
+    cases = [store.case(name) for name in store.labelled_ids or store.case_ids]
+    chosen = [
+        image[image != 0 if label is None else label > 0] for image, label in ((c.image(), c.label()) for c in cases)
+    ]
+    every, (pooled,) = np.concatenate(chosen).astype(np.float64), store.manifest.channels
+    assert (len(cases), pooled.voxels) == (labelled or unlabelled, every.size)
+    assert pooled.mean == pytest.approx(every.mean(), rel=1e-12)
+    assert pooled.std == pytest.approx(every.std(), rel=1e-9)
+    assert (pooled.percentile_00_5 < 0) == (labelled == 0)  # air, which would take up nearly the whole range
+
+
 @pytest.mark.parametrize(("per_shard", "sizes"), [(0, [1, 1, 1]), (2, [2, 1]), (9, [3])])
 def test_cases_are_dealt_into_shards_in_order(
     small_msd: Path, tmp_path: Path, per_shard: int, sizes: list[int]
@@ -284,6 +323,13 @@ def test_stop_on_error_ends_in_one_line_and_can_go_on(small_msd: Path, tmp_path:
         ),
         (["--layout", "bids"], "--layout bids: unknown; known: auto, msd, nnunet, brats, list"),
         (["--dtype", "int12"], "--dtype int12: unknown; known: auto, uint8, int16, uint16, float32, float16"),
+        (["--max-volume-gib", "inf"], "--max-volume-gib inf: give a positive number of GiB"),
+        (["--max-volume-gib", "nan"], "--max-volume-gib nan: give a positive number of GiB"),
+        (["--max-volume-gib", "0"], "--max-volume-gib 0: give a positive number of GiB"),
+        (
+            ["--report", "true", "--partition", "2/4"],
+            "--report true --partition 2/4: a share is no store; merge, then give this again without --partition",
+        ),
         (["--on-error", "cry"], "--on-error cry: unknown; known: skip, stop"),
         (["--workers", "-1"], "--cases-per-shard and --workers are 0 (choose) or positive"),
         (["--cases-per-shard", "-1"], "--cases-per-shard and --workers are 0 (choose) or positive"),
