@@ -139,9 +139,9 @@ def convert(options: Options) -> int:
 
 def check_options(options: Options) -> None:
     """Raise ``InputError`` for the first flag whose value cannot be; reads no file, so a launcher may ask it too."""
+    check_known("layout", options.layout, LAYOUT_NAMES)
     _settings(options)
     share = Partition.parse(options.partition)
-    check_known("layout", options.layout, LAYOUT_NAMES)
     check_known("on-error", options.on_error, ("skip", "stop"))
     check_known("engine", options.engine, ("process", "dask"))
     if options.scheduler and not re.fullmatch(r"(tcp|tls|ws|wss|ucx)://\S+:\d+", options.scheduler):

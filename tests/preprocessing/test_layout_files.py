@@ -303,6 +303,7 @@ def test_rows_that_are_not_whole_are_named(tmp_path: Path, caplog: pytest.LogCap
         ("a.csv", "id,T1\na,x.nii,y.nii\n", "more fields than the header"),
         ("a.csv", "id,T1\na,x.nii\na,y.nii\n", "case a is listed twice"),
         ("a.csv", "id,T1\na/b,x.nii\n", "case name 'a/b' cannot name a file"),
+        ("a.csv", "id,T1\na\\b,x.nii\n", r"case name 'a\\\\b' cannot name a file"),
         ("a.json", '{"cases": {"a": 1}}', "expected a JSON list of objects"),
         ("a.json", "[1]", "expected a JSON list of objects"),
         ("a.json", '{"labels": ["x"], "cases": [{"T1": "x.nii"}]}', '"labels" and "channel_names" are objects'),
