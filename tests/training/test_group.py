@@ -1,4 +1,4 @@
-"""Leaving a group of processes, in a way that no version of PyTorch makes a wait for ever."""
+"""Leaving a group of processes so that it cannot become a wait for ever."""
 
 from __future__ import annotations
 
