@@ -89,8 +89,26 @@ def join(world: World, backend: str, device: str) -> Iterator[Group]:
     with watched(Watch(world, getattr(store, "clone", lambda: store)())):
         group = _start(world, backend, device, store)
         yield group
-    group.wait()  # the process that holds the store must not leave first
+    _leave(group)
+
+
+def _leave(group: Group) -> None:
+    """End the group once all processes are here: the one that holds the store must not be gone first.
+
+    PyTorch 2.4 drops a group with Python's lock held while it waits for gloo's threads, one of which may need that lock
+    to let go of a tensor: neither ever ends (PyTorch's pull request 154976, of June 2025). Gloo itself is dropped
+    without the lock, so it has to go last, after every variable that holds the group.
+    """
+    group.wait()
+    gloo = _gloo(group.device)
     dist.destroy_process_group()
+    del gloo
+
+
+def _gloo(device: torch.device) -> object:
+    joined = dist.group.WORLD
+    assert joined is not None
+    return joined._get_backend(device) if dist.get_backend() == "gloo" else None  # noqa: SLF001
 
 
 def _start(world: World, backend: str, device: str, store: Any) -> Group:
