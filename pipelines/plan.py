@@ -35,7 +35,7 @@ from pipelines.augmentation import Augmentation, draw_augmentation, num_words, t
 from preprocessing.errors import InputError
 
 AUGMENTS = ("none", "basic", "full")
-STATE_VERSION = 1
+STATE_VERSION = 2
 STREAM_CASES, STREAM_WINDOW, STREAM_SAMPLE, STREAM_SPLIT, STREAM_AUGMENT, STREAM_LANE, STREAM_MONAI = range(1, 8)
 DRAWS = 16  # random numbers reserved for one sample; new parameters take unused ones, so old streams stay as they are
 SCALE_RANGE = 0.1  # MONAI RandScaleIntensityd(factors=0.1) and RandShiftIntensityd(offsets=0.1), as in the article
@@ -134,16 +134,25 @@ def unit(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
 class Plan:
     """The sample stream over ``case_ids`` of ``store``, whose images have ``num_channels``.
 
-    Raises ``InputError`` when there is no case to draw from.
+    ``store_xxh3`` tells stores with the same case ids apart: a saved position belongs to one of them. Raises
+    ``InputError`` when there is no case to draw from.
     """
 
-    def __init__(self, store: PlanStore, case_ids: Sequence[str], options: PlanOptions, num_channels: int = 1) -> None:
+    def __init__(
+        self,
+        store: PlanStore,
+        case_ids: Sequence[str],
+        options: PlanOptions,
+        num_channels: int = 1,
+        store_xxh3: str = "",
+    ) -> None:
         if not case_ids:
             raise InputError("there is no labelled case to draw patches from")
         self.store = store
         self.case_ids = tuple(case_ids)
         self.options = options
         self.num_channels = num_channels
+        self.store_xxh3 = store_xxh3
         cases_per_lane = -(-len(self.case_ids) // options.global_batch)
         self.steps_per_epoch = cases_per_lane * options.samples_per_case
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
@@ -161,6 +170,7 @@ class Plan:
             "num_cases": len(self.case_ids),
             "cases_sha256": cases,
             **named,
+            "store_xxh3": self.store_xxh3,
         }
 
     def lanes_of(self, rank: int, world_size: int) -> range:

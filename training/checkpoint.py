@@ -16,7 +16,7 @@ from preprocessing.location import sync_folder
 
 log = logging.getLogger(__name__)
 VERSION = 2
-LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+LAST, PREVIOUS, BEST, DAMAGED = "last.pt", "previous.pt", "best.pt", "last.damaged"
 
 
 def save_checkpoint(path: Path, content: dict[str, Any], keep_as: Path | None = None) -> None:

@@ -30,6 +30,11 @@ def choose_amp(wanted: str, device: torch.device) -> torch.dtype | None:
     return FORMATS[name]
 
 
+def format_name(dtype: torch.dtype | None) -> str:
+    """Name what ``choose_amp`` returned."""
+    return "float32" if dtype is None else str(dtype).removeprefix("torch.")
+
+
 def has_amx() -> bool:
     """Tell whether this processor multiplies bfloat16 matrices in hardware; no where torch is too old to know."""
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
