@@ -94,8 +94,13 @@ class PlanOptions:
             raise InputError(f"patch is {self.patch}; every side must be at least 1 voxel")
         if self.augment not in AUGMENTS:
             raise InputError(f"unknown augment {self.augment!r}; known: {', '.join(AUGMENTS)}")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed is {self.seed}; it must be between 0 and 2**63 - 1")
+        check_seed(self.seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raise ``InputError`` for a seed that the generators of a run do not take."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed}; it must be between 0 and 2**63 - 1")
 
 
 @dataclass(frozen=True, kw_only=True)

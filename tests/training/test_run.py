@@ -153,6 +153,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_options: Options, tmp_path:
         ({"amp": "int4"}, "--amp int4: unknown; known: auto, bf16, fp16, off"),
         ({"patch": (16, 16, 20)}, "--patch 16,16,20: segresnet needs multiples of 8; use 16,16,24"),
         ({"patch": (8, 8, 8)}, "--patch 8,8,8: segresnet needs a side of 16 voxels at least"),
+        ({"seed": -1}, "seed is -1; it must be between 0 and 2..63 - 1"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; it must be between 0 and"),
         ({"epochs": -1}, "are 0 .choose. or positive"),
         ({"shards": Path("nowhere")}, "nowhere: no manifest.json there; make a store with"),
         ({"resume": "nowhere.pt"}, "nowhere.pt: no such checkpoint"),
