@@ -6,6 +6,7 @@ import logging
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -149,3 +150,10 @@ def _announce(setup: Setup, resolved: Resolved, num_training: int, options: Opti
         resolved.epochs,
         setup.folder,
     )
+    meant, given = resolved.preset.spacing_mm, resolved.geometry.spacing_mm
+    if setup.group.is_main and meant is not None and not np.allclose(meant, given, rtol=0.01):
+        log.warning(
+            "preset %s is meant for voxels of %s mm (x,y,z), the store's median is %s; convert with --spacing %s",
+            options.preset,
+            *(",".join(f"{side:g}" for side in sizes[::-1]) for sizes in (meant, given, meant)),
+        )
