@@ -47,12 +47,22 @@ def test_a_run_leaves_options_split_figures_and_checkpoints(tiny_run: Path) -> N
     assert not list(tiny_run.rglob("*.tmp"))
 
 
+FORMATS = [
+    ("cpu", "auto"),
+    *(pytest.param("cuda", amp, marks=pytest.mark.gpu) for amp in ("fp16", "bf16", "off")),
+]
+
+
+@pytest.mark.parametrize(("device", "amp"), FORMATS)
 @pytest.mark.parametrize("preset", list(PRESETS))
-def test_every_preset_trains_and_resumes(tiny_options: Options, tmp_path: Path, preset: str) -> None:
+def test_every_preset_trains_and_resumes(
+    tiny_options: Options, tmp_path: Path, preset: str, device: str, amp: str
+) -> None:
     auto = dataclasses.replace(tiny_options, preset=preset, net="auto", lr=0.0, ema=0.5, epochs=1, patch=(16, 16, 32))
-    options = dataclasses.replace(auto, output=tmp_path / "run")
+    options = dataclasses.replace(auto, device=device, amp=amp, output=tmp_path / "run")
     assert train(options) == 0
     last, best = (load_checkpoint(options.output / "checkpoints" / name) for name in ("last.pt", "best.pt"))
+    assert bool(last["scaler"]) == (amp == "fp16")
     averaged = {name.removeprefix("module."): value for name, value in last["average"].items()}
     assert all(torch.equal(value, averaged[name]) for name, value in best["model"].items())
     assert any(not torch.equal(value, best["model"][name]) for name, value in last["model"].items())
@@ -111,12 +121,12 @@ def test_loaders_train_the_same_network(tiny_options: Options, tiny_run: Path, t
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
 
-def test_a_run_learns(tiny_options: Options, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("device", "amp"), FORMATS)
+def test_a_run_learns(tiny_options: Options, tmp_path: Path, device: str, amp: str) -> None:
     make_phantom(PhantomOptions(output=tmp_path / "data", cases=4, test_cases=0, shape=(24, 28, 24)))
     assert convert(ConvertOptions(input=tmp_path / "data", output=tmp_path / "store", workers=1)) == 0
-    options = dataclasses.replace(
-        tiny_options, shards=tmp_path / "store", output=tmp_path / "run", epochs=16, lr=4e-3, val_every=16
-    )
+    longer = dataclasses.replace(tiny_options, epochs=16, lr=4e-3, val_every=16)
+    options = dataclasses.replace(longer, device=device, amp=amp, shards=tmp_path / "store", output=tmp_path / "run")
     train(options)
     losses = [line["loss"] for line in read_metrics(options.output)]
     assert losses[-1] < 0.8 * losses[0]
