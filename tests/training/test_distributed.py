@@ -20,7 +20,7 @@ import torch
 from preprocessing.errors import InputError
 from preprocessing.shards import open_store
 from training.checkpoint import load_checkpoint
-from training.distributed import choose_backend, read_world
+from training.distributed import read_world
 from training.group import Group
 from training.inference import ModelSpec
 from training.networks import Geometry
@@ -229,50 +229,3 @@ def test_every_case_is_validated_once_by_some_process(coordinate_store: Path, tm
         scores, rounds = json.loads(output or said)
         assert without_nan(scores) == without_nan(expected)
         assert rounds == 3  # five cases over two processes
-
-
-@pytest.mark.parametrize(
-    ("environment", "place"),
-    [
-        ({}, (0, 0, 1, 1)),
-        ({"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"}, (5, 1, 8, 4)),
-        (
-            {
-                f"OMPI_COMM_WORLD_{name}": value
-                for name, value in (("RANK", "3"), ("LOCAL_RANK", "0"), ("SIZE", "4"), ("LOCAL_SIZE", "2"))
-            },
-            (3, 0, 4, 2),
-        ),
-    ],
-)
-def test_the_place_in_the_world_comes_from_the_launcher(
-    environment: dict[str, str], place: tuple[int, int, int, int]
-) -> None:
-    world = read_world({"MASTER_ADDR": "first", "MASTER_PORT": "1", **environment})
-    assert (world.rank, world.local_rank, world.world_size, world.local_size) == place
-    assert world.num_cores == max(len(os.sched_getaffinity(0)) // place[3], 1)
-
-
-def test_processes_that_cannot_meet_are_refused() -> None:
-    with pytest.raises(InputError, match="started as 2 processes without MASTER_ADDR and MASTER_PORT"):
-        read_world({"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"})
-
-
-@pytest.mark.parametrize(
-    ("wanted", "device", "message"),
-    [
-        ("mpi", "cpu", "--backend mpi: unknown; known: auto, gloo, nccl, smddp"),
-        ("nccl", "cpu", "--backend nccl: cannot work on cpu, where this run is; use --backend gloo"),
-        ("smddp", "cuda", "--backend smddp: SageMaker's library cannot be loaded .No module named 'smdistributed'."),
-    ],
-)
-def test_a_backend_that_cannot_work_is_refused(wanted: str, device: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        choose_backend(wanted, torch.device(device))
-
-
-def test_auto_says_why_it_chose_a_backend() -> None:
-    assert choose_backend("auto", torch.device("cpu")) == ("gloo", "the run is on cpu")
-    name, reason = choose_backend("auto", torch.device("cuda"), {"OMPI_COMM_WORLD_RANK": "0"})
-    assert name == "nccl"
-    assert "no SageMaker library (No module named 'smdistributed')" in reason
