@@ -91,7 +91,8 @@ class Loader(ABC):
         return self.plan.steps_per_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the first batch of ``epoch``."""
+        """Go to the first batch of ``epoch``; an iteration under way ends, and its iterator has no more batches."""
+        self._stop()
         self._epoch, self._step = epoch, 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -119,8 +120,13 @@ class Loader(ABC):
         return {"plan": self.plan.key, "epoch": self._epoch, "step": self._step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a saved position; raises ``InputError`` when it belongs to another plan."""
-        self._epoch, self._step = check_state(self.plan, state)
+        """Go to a saved position; an iteration under way ends, and its iterator has no more batches.
+
+        Raises ``InputError`` when the position belongs to another plan; nothing has changed then.
+        """
+        epoch, step = check_state(self.plan, state)
+        self._stop()
+        self._epoch, self._step = epoch, step
 
     def close(self) -> None:
         """Free threads, processes and buffers; a second call does nothing."""

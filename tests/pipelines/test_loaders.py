@@ -287,6 +287,26 @@ def test_leaving_an_epoch_half_way_goes_on_there(coordinate_store: Path, loader_
             assert_same(left, right)
 
 
+@pytest.mark.parametrize("how", ["set_epoch", "load_state_dict"])
+@pytest.mark.parametrize("loader_name", ALL)
+def test_a_jump_ends_the_iteration_under_way(coordinate_store: Path, loader_name: str, how: str) -> None:
+    """What the old iterator would still deliver belongs to another place than the state tells."""
+    with build_loader(loader_name, config_for(coordinate_store, samples_per_case=1)) as loader:
+        there = loader.state_dict() | {"epoch": 5}
+        old = iter(loader)
+        next(old)
+        if how == "set_epoch":
+            loader.set_epoch(5)
+        else:
+            loader.load_state_dict(there)
+        assert list(old) == []
+        assert loader.state_dict() == there
+        wanted = [loader.plan.case_id_at(5, 0, lane) for lane in loader.lanes]
+        batch = next(iter(loader))
+        assert batch.case_ids == wanted or loader_name in ("monai-smartcache", "synthetic")
+        assert loader.state_dict() == there | {"step": 1}
+
+
 def test_batches_own_their_memory_unless_told_otherwise(coordinate_store: Path) -> None:
     with build_loader("dali", config_for(coordinate_store)) as loader:
         kept = [(batch, batch.image.clone()) for batch in loader]
