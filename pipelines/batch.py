@@ -15,6 +15,7 @@ import torch
 from typing_extensions import Self
 
 from pipelines.plan import Plan, Sample, check_state
+from pipelines.stages import StageSeconds
 
 log = logging.getLogger(__name__)
 
@@ -51,21 +52,6 @@ class Batch:
 def channels_first(batch: torch.Tensor) -> torch.Tensor:
     """View a [N,D,H,W,C] batch as [N,C,D,H,W]: the same memory is what torch calls channels_last_3d."""
     return batch.permute(0, 4, 1, 2, 3)
-
-
-@dataclass
-class StageSeconds:
-    """Seconds the consumer waited, by cause, and busy seconds of the workers behind it; sums since the start.
-
-    ``wait_read_s`` + ``wait_graph_s`` is time in which training stood still; ``read_s`` and ``graph_s`` are work done
-    meanwhile by other threads or processes (``graph_s`` only where it can be told apart).
-    """
-
-    wait_read_s: float = 0.0
-    wait_graph_s: float = 0.0
-    read_s: float = 0.0
-    graph_s: float = 0.0
-    read_bytes: int = 0
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import time
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -81,7 +80,8 @@ class DaliLoader(Loader):
         steps = iter(range(first_step, len(self)))
         in_graph: deque[Filled] = deque()
         delivered: Filled | None = None
-        self.slots.begin(epoch, first_step)
+        with self.stages.waiting("wait_read_s"):
+            self.slots.begin(epoch, first_step)
         try:
             self._read_ahead(epoch, steps)
             while True:
@@ -90,11 +90,10 @@ class DaliLoader(Loader):
                     self._read_ahead(epoch, steps)
                 if not in_graph:
                     return
-                begin = time.perf_counter()
-                outputs = self._outputs(in_graph[0].slot)  # invalidates the batch delivered before
-                delivered = in_graph.popleft()
-                batch = self._batch(delivered, *outputs)
-                self.stages.wait_graph_s += time.perf_counter() - begin
+                with self.stages.waiting("wait_graph_s", on_gpu=self._on_gpu):
+                    outputs = self._outputs(in_graph[0].slot)  # invalidates the batch delivered before
+                    delivered = in_graph.popleft()
+                    batch = self._batch(delivered, *outputs)
                 yield batch
                 self.slots.give_back(delivered.slot)
                 delivered = None
@@ -109,16 +108,17 @@ class DaliLoader(Loader):
             step = next(steps, None)
             if step is None:
                 return
-            self.slots.submit(epoch, step)
+            with self.stages.waiting("wait_read_s"):
+                self.slots.submit(epoch, step)
 
     def _feed(self) -> Filled:
-        begin = time.perf_counter()
-        filled = self.slots.take()
-        self.stages.wait_read_s += time.perf_counter() - begin
+        with self.stages.waiting("wait_read_s"):
+            filled = self.slots.take()
         self.stages.read_s += filled.read_s
         self.stages.read_bytes += filled.read_bytes
-        self._feed_slot(filled.slot)
-        self.pipeline.schedule_run()
+        with self.stages.waiting("wait_graph_s"):
+            self._feed_slot(filled.slot)
+            self.pipeline.schedule_run()
         return filled
 
     def _feed_slot(self, slot: Slot) -> None:

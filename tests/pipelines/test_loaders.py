@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from pipelines.dali_loader import DaliLoader
 from pipelines.device_path import DevicePath
 from pipelines.host_path import HostPath
 from pipelines.loaders import LOADERS, MONAI, LoaderConfig
-from pipelines.plan import Sample
+from pipelines.plan import Plan, Sample
 from pipelines.reference import crop, flip, intensity_of, normalize, region_channels
 from pipelines.torch_loader import SampleDataset
 from preprocessing.errors import InputError
@@ -346,6 +347,25 @@ def test_worker_processes_deliver_the_same(coordinate_store: Path) -> None:
         for _ in range(2):
             for left, right in zip(workers, inline, strict=True):
                 assert_same(left, right)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_first_batch_does_not_wait_for_the_epoch_to_be_drawn(
+    coordinate_store: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """An epoch over tens of thousands of cases takes seconds to draw, after every restore again."""
+    draws, steps = Plan.batch, []
+
+    def batch(plan: Plan, epoch: int, step: int, lanes: Sequence[int]) -> list[Sample]:
+        steps.append(step)
+        return draws(plan, epoch, step, lanes)
+
+    monkeypatch.setattr(Plan, "batch", batch)
+    with build_loader("torch", config_for(coordinate_store, samples_per_case=100, num_workers=workers)) as loader:
+        loader.load_state_dict(loader.state_dict() | {"step": 7})
+        first = next(iter(loader))
+    assert steps == list(range(7, 8 + 2 * workers))  # what DataLoader prefetches
+    assert list(first.samples) == draws(loader.plan, 0, 7, loader.lanes)
 
 
 def test_workers_that_are_not_forked_open_the_store_themselves(coordinate_store: Path) -> None:
