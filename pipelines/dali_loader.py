@@ -160,20 +160,16 @@ class DaliLoader(Loader):
 
 
 def _make_slots(store: Store, plan: Plan, config: LoaderConfig, lanes: Sequence[int]) -> SlotRing:
-    num_slots = 2 * GRAPH_AHEAD + 1
-    if config.read != "mmap":
-        reader_device = "gpu" if config.read == "gds" else "cpu"
-        return ReaderPath(
-            store, plan, lanes, num_slots=num_slots, num_threads=config.num_threads, patch_device=reader_device
-        )
-    if config.where_to_crop == "host":
-        pinned = config.device == "gpu"
-        return HostPath(store, plan, lanes, num_slots=num_slots, num_threads=config.num_threads, pinned=pinned)
+    num_slots, num_threads = 2 * GRAPH_AHEAD + 1, config.num_threads
     device = torch.device("cpu") if config.device == "cpu" else torch.device("cuda", torch.cuda.current_device())
+    if config.read != "mmap":
+        return ReaderPath(store, plan, lanes, config, num_slots=num_slots, device=device)
+    if config.where_to_crop == "host":
+        return HostPath(store, plan, lanes, num_slots=num_slots, num_threads=num_threads, device=device)
     itemsize = np.dtype(store.manifest.image_dtype).itemsize
     budget = choose_budget(measure_need(plan, lanes, itemsize), config.gpu_cache_gib, free_bytes(device))
     pool = VolumePool(store, plan, lanes, budget, DeviceCopies(device))
-    return DevicePath(pool, num_slots=num_slots, num_threads=config.num_threads)
+    return DevicePath(pool, num_slots=num_slots, num_threads=num_threads)
 
 
 def _close(loader: weakref.ref[DaliLoader]) -> None:

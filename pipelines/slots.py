@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipelines.device_copy import use_device
 from pipelines.graph_inputs import InputSpec, fill_augmentation, statistics
 from pipelines.plan import Plan, Sample
 from pipelines.reference import intensity_of
@@ -80,15 +81,25 @@ class SlotRing(ABC):
     A step's samples are drawn while the step before it is filled, in a thread of their own: the first sample of a case
     reads its foreground voxels and its shard's index.
 
-    ``raw_patches`` says whether the graph has to flip, ``patch_device`` (``cpu`` or ``gpu``) where it finds patches.
+    ``device`` is the graph's. ``raw_patches`` says whether the graph has to flip, ``patch_device`` (``cpu`` or ``gpu``)
+    where it finds patches.
     """
 
     raw_patches: bool
     patch_device: str
 
-    def __init__(self, store: Store, plan: Plan, lanes: Sequence[int], slots: Sequence[Slot], num_threads: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        plan: Plan,
+        lanes: Sequence[int],
+        slots: Sequence[Slot],
+        *,
+        num_threads: int,
+        device: torch.device,
+    ) -> None:
         self.store, self.plan, self.lanes = store, plan, lanes
-        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="voxelfeed-read")
+        self._threads = ThreadPoolExecutor(num_threads, "voxelfeed-read", use_device, (device,))
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="voxelfeed-draw")
         self._drawn: tuple[tuple[int, int], Future[list[Sample]]] | None = None
         self._free = list(slots)

@@ -451,6 +451,19 @@ def test_a_warm_loader_never_waits_for_the_gpu(coordinate_store: Path, augment: 
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("settings", [{}, {"crop": "host"}, {"read": "dali"}], ids=["pool", "host path", "reader"])
+def test_the_threads_of_a_loader_are_on_its_gpu(coordinate_store: Path, settings: dict[str, Any]) -> None:
+    with (
+        torch.cuda.device(1),
+        build_loader("dali", config_for(coordinate_store, device="gpu", **settings)) as loader,
+    ):
+        assert isinstance(loader, DaliLoader)
+        next(iter(loader))
+        assert loader.slots._threads.submit(torch.cuda.current_device).result() == 1
+
+
+@pytest.mark.gpu
 def test_batches_lie_on_the_gpu_in_channels_last(coordinate_store: Path) -> None:
     with build_loader("dali", config_for(coordinate_store, device="gpu")) as loader:
         for batch in loader:
