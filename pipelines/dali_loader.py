@@ -154,6 +154,8 @@ class DaliLoader(Loader):
         self.slots.abandon()
 
     def _release(self) -> None:
+        if self._on_gpu:
+            torch.cuda.synchronize()  # DALI may still read from the slots and the volumes
         self.slots.close()
         self.pipeline = None
         atexit.unregister(self._at_exit)

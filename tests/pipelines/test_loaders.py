@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -33,6 +34,7 @@ from preprocessing.shards import Store, open_store, write_manifest
 from preprocessing.to_shards import Options, convert
 
 PATCH = (16, 16, 20)
+QUARTER_SECOND = 500_000_000  # of a GPU's cycles
 DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
 VARIANTS: dict[str, dict[str, Any]] = {"dali/pool": {"crop": "device"}, "dali/reader": {"read": "dali"}}
 GPU_VARIANTS: dict[str, dict[str, Any]] = {
@@ -239,14 +241,30 @@ def test_contract_restores_at_every_step(coordinate_store: Path, loader_name: st
         assert (restored.state_dict()["epoch"], restored.state_dict()["step"]) == (1, 1)
 
 
+def held_files(root: Path) -> list[str]:
+    """Return the files below ``root``, or MONAI's own, that this process holds open or mapped."""
+    process = psutil.Process()
+    held = [file.path for file in process.open_files()] + [place.path for place in process.memory_maps()]
+    return [path for path in held if path.startswith(str(root)) or "voxelfeed-monai-" in path]
+
+
 @pytest.mark.parametrize("loader_name", ALL)
-def test_contract_close_twice_and_leave_no_thread(coordinate_store: Path, loader_name: str) -> None:
-    before = threading.active_count()
-    loader = build_loader(loader_name, config_for(coordinate_store))
-    next(iter(loader))
+def test_contract_close_twice_and_leave_no_thread_file_or_process(
+    coordinate_store: Path, tmp_path: Path, loader_name: str
+) -> None:
+    store = shutil.copytree(coordinate_store, tmp_path / "store")  # no other test's loader maps its files
+    before, children = threading.active_count(), psutil.Process().children(recursive=True)
+    loader = build_loader(loader_name, config_for(store, num_workers=1))
+    batches = iter(loader)
+    next(batches)
+    if loader_name in ("dali", "dali/gpu host path"):
+        assert held_files(store)  # the maps of the cases in use
     loader.close()
     loader.close()
     assert threading.active_count() == before
+    assert held_files(store) == []
+    left = [child for child in psutil.Process().children(recursive=True) if child not in children]
+    assert [child.name() for child in left if "resource_tracker" not in " ".join(child.cmdline())] == []
     with pytest.raises(RuntimeError, match="closed"):
         next(iter(loader))
 
@@ -448,6 +466,17 @@ def test_a_warm_loader_never_waits_for_the_gpu(coordinate_store: Path, augment: 
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert all(torch.isfinite(total) for total in made)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", [{}, {"crop": "host"}], ids=["pool", "host path"])
+def test_closing_waits_for_what_still_reads_the_buffers(coordinate_store: Path, settings: dict[str, Any]) -> None:
+    with build_loader("dali", config_for(coordinate_store, device="gpu", **settings)) as loader:
+        batches = iter(loader)
+        next(batches)
+        torch.cuda._sleep(QUARTER_SECOND)  # type: ignore[no-untyped-call]
+        next(batches)
+    assert torch.cuda.current_stream().query()
 
 
 @pytest.mark.gpu
