@@ -454,15 +454,21 @@ def test_a_gpu_that_is_not_there_is_one_clear_line(coordinate_store: Path, loade
 @pytest.mark.parametrize("settings", [{}, {"crop": "host"}], ids=["pool", "host path"])
 @pytest.mark.parametrize("augment", ["basic", "full"])
 def test_a_warm_loader_never_waits_for_the_gpu(coordinate_store: Path, augment: str, settings: dict[str, Any]) -> None:
-    """Torch raises where the consumer would make the processor wait for the device."""
+    """The next batch comes while the model still works on the last one; torch alone sees only its own waits."""
     config = config_for(coordinate_store, augment=augment, device="gpu", samples_per_case=20, **settings)
+    made = []
     with build_loader("dali", config) as loader:
         batches = iter(loader)
         for _ in range(10):
             next(batches)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            made = [next(batches).image.sum() for _ in range(20)]
+            for _ in range(6):  # more than the loader has slots
+                torch.cuda._sleep(QUARTER_SECOND)  # type: ignore[no-untyped-call]  # the model
+                modelled = torch.cuda.current_stream().record_event()
+                made.append(next(batches).image.sum())
+                assert not modelled.query()
+                modelled.synchronize()
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert all(torch.isfinite(total) for total in made)
