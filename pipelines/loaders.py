@@ -102,4 +102,5 @@ def open_plan(config: LoaderConfig, world_size: int = 1) -> tuple[Store, Plan]:
         augment=config.augment,
         sticky=config.sticky,
     )
-    return store, Plan(store, config.cases or store.labelled_ids, options, len(manifest.channel_names))
+    cases = config.cases or store.labelled_ids
+    return store, Plan(store, cases, options, len(manifest.channel_names), store_xxh3=store.xxh3)

@@ -129,10 +129,15 @@ class Case:
 
 @dataclass
 class Store:
-    """An opened store: the manifest is in memory, a shard's index is read when one of its cases is asked for."""
+    """An opened store: the manifest is in memory, a shard's index is read when one of its cases is asked for.
+
+    ``xxh3`` is the manifest's own checksum. The manifest holds those of the indices and they those of the files, so
+    stores of the same checksum hold the same, wherever they lie.
+    """
 
     root: str
     manifest: Manifest
+    xxh3: str
     _position: dict[str, int] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -207,7 +212,7 @@ def open_store(path: str | Path) -> Store:
             "use the voxelfeed that wrote it, or convert again"
         )
     absolute = root if is_remote(root) else root.absolute()
-    return Store(root=str(absolute), manifest=Manifest.from_json(content))
+    return Store(root=str(absolute), manifest=Manifest.from_json(content), xxh3=claimed)
 
 
 def _read(path: Path) -> bytes:

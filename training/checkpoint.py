@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipelines.plan import check_seed
 from preprocessing.errors import InputError, RunError
 from preprocessing.location import sync_folder
 
 log = logging.getLogger(__name__)
 VERSION = 2
-LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+LAST, PREVIOUS, BEST, DAMAGED = "last.pt", "previous.pt", "best.pt", "last.damaged"
 
 
 def save_checkpoint(path: Path, content: dict[str, Any], keep_as: Path | None = None) -> None:
@@ -110,6 +111,10 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed PyTorch (weights, dropout) and NumPy's global generator (some MONAI parts use it)."""
+    """Seed PyTorch (weights, dropout) and NumPy's global generator (some MONAI parts use it).
+
+    Raises ``InputError`` for a seed that is negative or has more than 63 bits.
+    """
+    check_seed(seed)
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002

@@ -47,7 +47,7 @@ class Options:
     output: Path = AUTO
     """Run folder. auto names it runs/DATASET-DATE-TIME."""
     patch: AutoTriple = None
-    """Patch size. auto takes the median volume, as far as the device can bear."""
+    """Patch size. auto takes the preset's, or else the median volume, as far as the device can bear."""
     batch_size: int = 2
     """Patches per step and process."""
     epochs: int = 0
@@ -120,7 +120,7 @@ def resolve(options: Options, store: Store, num_cases: int, group: Group) -> Res
     optimizer = preset.optimizer if options.optimizer == "auto" else options.optimizer
     limit = CPU_VOXELS if group.device.type == "cpu" else GPU_VOXELS
     shape, spacing = median_sizes(store)
-    patch = options.patch or auto_patch(shape, STRIDE.get(net, 1), limit)
+    patch = options.patch or preset.patch or auto_patch(shape, STRIDE.get(net, 1), limit)
     if options.batch_size < 1 or options.samples_per_case < 1:
         raise InputError(
             f"--batch-size {options.batch_size} --samples-per-case {options.samples_per_case}: at least 1 is needed"

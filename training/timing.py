@@ -97,6 +97,7 @@ REMEDIES = {
     "CPU-to-GPU transfer": "use --loader dali, which moves int16 instead of float32",
     "work outside the steps' stages": "look for another busy process on this machine, and at the disk of --output",
 }
+NOTABLE = 0.05
 MODEL_REMEDY = "for more speed use --amp auto, --compile true or a smaller --net"
 
 
@@ -109,10 +110,18 @@ def total_split(lines: Iterable[Mapping[str, Any]]) -> Split:
 
 
 def describe_limit(split: Split) -> str:
-    """Say in one sentence what limits the run and which flag to turn."""
+    """Say in one sentence what limits the run, the largest part of its time, and which flag to turn.
+
+    Other waits that take ``NOTABLE`` of the time or more follow in clauses of their own.
+    """
     seconds = (split.disk_s, split.preprocessing_s, split.transfer_s, split.other_s)
-    worst, name = max(zip(seconds, REMEDIES, strict=True))
-    if not split.wall_s or worst < 0.05 * split.wall_s:
-        return f"Limited by the model: it waits for data {100 * split.waiting:.1f} % of the time; {MODEL_REMEDY}."
+    waits = sorted(zip(seconds, REMEDIES, strict=True), reverse=True)
+    clauses = [_describe_wait(split, *wait) for wait in waits if wait[0] and wait[0] >= NOTABLE * split.wall_s]
+    if split.model_s >= waits[0][0]:
+        clauses.insert(0, f"the model: it waits for data {100 * split.waiting:.1f} % of the time; {MODEL_REMEDY}")
+    return f"Limited by {'; also by '.join(clauses)}."
+
+
+def _describe_wait(split: Split, seconds: float, name: str) -> str:
     rate = f", data arriving at {split.read_bytes / split.wall_s / 1e6:.0f} MB/s" if name == "disk I/O" else ""
-    return f"Limited by {name} ({100 * worst / split.wall_s:.0f} % of each step waits on it{rate}): {REMEDIES[name]}."
+    return f"{name} ({100 * seconds / split.wall_s:.0f} % of each step waits on it{rate}): {REMEDIES[name]}"

@@ -170,6 +170,19 @@ def test_an_error_in_one_process_is_told_by_all(options: Options, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
+def test_a_failure_while_concluding_is_told_by_all(options: Options, tmp_path: Path) -> None:
+    """One process makes the pictures and the report; here a file lies where its folder should be."""
+    options = dataclasses.replace(options, batch_size=2, epochs=1, output=tmp_path / "run")
+    options.output.mkdir()
+    (options.output / "validation").touch()
+    with processes(tmp_path / "meet", [flags(options)] * 2) as started:
+        said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [1, 1]
+    assert said[1].startswith("error: rank 0: ")
+    assert "File exists" in said[1]
+    assert "Traceback" not in said[1]
+
+
 VALIDATE = """
 import json, sys, torch
 from preprocessing.shards import open_store

@@ -17,10 +17,13 @@ import torch
 from pipelines.loaders import LOADERS
 from preprocessing.errors import InputError, RunError
 from preprocessing.phantom import PhantomOptions, make_phantom
+from preprocessing.shards import open_store
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.options import Options, auto_patch
+from training.distributed import read_world
+from training.group import Group
+from training.options import Options, auto_patch, resolve
 from training.recipes import PRESETS
 from training.record import read_metrics, read_run
 from training.run import train
@@ -55,6 +58,22 @@ def test_every_preset_trains_and_resumes(tiny_options: Options, tmp_path: Path, 
     assert any(not torch.equal(value, best["model"][name]) for name, value in last["model"].items())
     assert train(dataclasses.replace(options, resume="auto", epochs=2)) == 0
     assert len(read_metrics(options.output)) == 2
+
+
+def test_the_article_has_a_patch_and_a_voxel_size_of_its_own(
+    tiny_options: Options, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its 128,128,64 and 1.5,1.5,2.0 are x,y,z. The store has voxels of 1.0,1.5,2.0 mm; a patch that is given wins."""
+    options = dataclasses.replace(tiny_options, preset="article", net="auto", patch=None, output=tmp_path / "run")
+    store, group = open_store(options.shards), Group(world=read_world({}), device=torch.device("cpu"))
+    assert resolve(options, store, 4, group).geometry.patch == (64, 128, 128)
+    assert resolve(dataclasses.replace(options, preset="fast"), store, 4, group).geometry.patch != (64, 128, 128)
+    train(dataclasses.replace(options, patch=(16, 16, 32), epochs=1))
+    assert read_run(options.output)["options"]["patch"] == [16, 16, 32]
+    assert (
+        "meant for voxels of 1.5,1.5,2 mm (x,y,z), the store's median is 1,1.5,2; convert with --spacing 1.5,1.5,2"
+        in caplog.text
+    )
 
 
 def test_fine_tuning_starts_with_the_weights_given(tiny_options: Options, tiny_run: Path, tmp_path: Path) -> None:
@@ -153,6 +172,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_options: Options, tmp_path:
         ({"amp": "int4"}, "--amp int4: unknown; known: auto, bf16, fp16, off"),
         ({"patch": (16, 16, 20)}, "--patch 16,16,20: segresnet needs multiples of 8; use 16,16,24"),
         ({"patch": (8, 8, 8)}, "--patch 8,8,8: segresnet needs a side of 16 voxels at least"),
+        ({"seed": -1}, "seed is -1; it must be between 0 and 2..63 - 1"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; it must be between 0 and"),
         ({"epochs": -1}, "are 0 .choose. or positive"),
         ({"shards": Path("nowhere")}, "nowhere: no manifest.json there; make a store with"),
         ({"resume": "nowhere.pt"}, "nowhere.pt: no such checkpoint"),
