@@ -33,7 +33,7 @@ class Training:
         self.setup, self.learned, self.stop = setup, learned, stop
         self.progress = Progress()
         self.group = setup.group
-        self.timer = StepTimer(learned.loader.stages, self.group.device)
+        self.timer = StepTimer(learned.loader.stages)
         self.line = ProgressLine(setup.epochs * len(learned.loader), is_shown=self.group.is_main)
         self.board: Board | None = None
         self._saved_at = time.monotonic()
@@ -66,7 +66,7 @@ class Training:
             self.timer.batch_arrived()
             loss, *votes = self.group.sum(
                 [
-                    take_step(batch, self.setup, self.learned, self.timer) / self.group.world.world_size,
+                    take_step(batch, self.setup, self.learned) / self.group.world.world_size,
                     *self.stop.votes(),
                 ]
             )

@@ -32,8 +32,7 @@ def test_a_batch_of_dali_goes_to_the_first_convolution_without_a_copy(
             module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with training.learned.loader as loader:
         batch = next(iter(loader))
-        training.timer.batch_arrived()
-        take_step(batch, training.setup, training.learned, training.timer)
+        take_step(batch, training.setup, training.learned)
         assert seen[0].shape == batch.image.shape
         assert seen[0].data_ptr() == batch.image.data_ptr()
         assert seen[0].is_contiguous(memory_format=torch.channels_last_3d)
