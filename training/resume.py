@@ -53,7 +53,8 @@ def resume(training: Training, options: Options) -> None:
         if not _lies_in(path, folder):
             _begin_folder(training)
     setup.group.check_equal("the step to go on from (do all machines see --output?)", training.progress.step)
-    if found is not None and path == folder / PREVIOUS and setup.group.is_main and (folder / LAST).exists():
+    passed_over = options.resume == "auto" and path == folder / PREVIOUS and (folder / LAST).exists()
+    if passed_over and setup.group.is_main:
         (folder / LAST).replace(folder / DAMAGED)  # the next save would keep it in place of the whole one
 
 

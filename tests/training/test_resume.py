@@ -200,6 +200,9 @@ def test_going_on_from_a_file_never_touches_another_run(
     own = dataclasses.replace(onward, resume=str(onward.output / "checkpoints" / "last.pt"))
     assert train(own) == 0
     assert [line["epoch"] for line in read_metrics(onward.output)] == [4]
+    back = shutil.copytree(tiny_run, tmp_path / "back")
+    assert train(dataclasses.replace(own, output=back, resume=str(back / "checkpoints" / "previous.pt"))) == 0
+    assert not (back / "checkpoints" / "last.damaged").exists()  # the one after it is whole
     with caplog.at_level(logging.INFO):
         assert train(dataclasses.replace(onward, output=tmp_path / "none", epochs=3)) == 0
     assert "no validation gave a mean dice here: there is no" in caplog.text
