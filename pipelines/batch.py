@@ -15,6 +15,7 @@ import torch
 from typing_extensions import Self
 
 from pipelines.plan import Plan, Sample, check_state
+from pipelines.stages import StageSeconds
 
 log = logging.getLogger(__name__)
 
@@ -54,21 +55,6 @@ def channels_first(batch: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass
-class StageSeconds:
-    """Seconds the consumer waited, by cause, and busy seconds of the workers behind it; sums since the start.
-
-    ``wait_read_s`` + ``wait_graph_s`` is time in which training stood still; ``read_s`` and ``graph_s`` are work done
-    meanwhile by other threads or processes (``graph_s`` only where it can be told apart).
-    """
-
-    wait_read_s: float = 0.0
-    wait_graph_s: float = 0.0
-    read_s: float = 0.0
-    graph_s: float = 0.0
-    read_bytes: int = 0
-
-
-@dataclass
 class Loader(ABC):
     """Base of all loaders: where it stands in the plan, how it is saved and closed.
 
@@ -91,7 +77,8 @@ class Loader(ABC):
         return self.plan.steps_per_epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the first batch of ``epoch``."""
+        """Go to the first batch of ``epoch``; an iteration under way ends, and its iterator has no more batches."""
+        self._stop()
         self._epoch, self._step = epoch, 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -119,8 +106,13 @@ class Loader(ABC):
         return {"plan": self.plan.key, "epoch": self._epoch, "step": self._step}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go to a saved position; raises ``InputError`` when it belongs to another plan."""
-        self._epoch, self._step = check_state(self.plan, state)
+        """Go to a saved position; an iteration under way ends, and its iterator has no more batches.
+
+        Raises ``InputError`` when the position belongs to another plan; nothing has changed then.
+        """
+        epoch, step = check_state(self.plan, state)
+        self._stop()
+        self._epoch, self._step = epoch, step
 
     def close(self) -> None:
         """Free threads, processes and buffers; a second call does nothing."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import time
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -81,7 +80,8 @@ class DaliLoader(Loader):
         steps = iter(range(first_step, len(self)))
         in_graph: deque[Filled] = deque()
         delivered: Filled | None = None
-        self.slots.begin(epoch, first_step)
+        with self.stages.waiting("wait_read_s"):
+            self.slots.begin(epoch, first_step)
         try:
             self._read_ahead(epoch, steps)
             while True:
@@ -90,11 +90,10 @@ class DaliLoader(Loader):
                     self._read_ahead(epoch, steps)
                 if not in_graph:
                     return
-                begin = time.perf_counter()
-                outputs = self._outputs(in_graph[0].slot)  # invalidates the batch delivered before
-                delivered = in_graph.popleft()
-                batch = self._batch(delivered, *outputs)
-                self.stages.wait_graph_s += time.perf_counter() - begin
+                with self.stages.waiting("wait_graph_s", on_gpu=self._on_gpu):
+                    outputs = self._outputs(in_graph[0].slot)  # invalidates the batch delivered before
+                    delivered = in_graph.popleft()
+                    batch = self._batch(delivered, *outputs)
                 yield batch
                 self.slots.give_back(delivered.slot)
                 delivered = None
@@ -109,16 +108,17 @@ class DaliLoader(Loader):
             step = next(steps, None)
             if step is None:
                 return
-            self.slots.submit(epoch, step)
+            with self.stages.waiting("wait_read_s"):
+                self.slots.submit(epoch, step)
 
     def _feed(self) -> Filled:
-        begin = time.perf_counter()
-        filled = self.slots.take()
-        self.stages.wait_read_s += time.perf_counter() - begin
+        with self.stages.waiting("wait_read_s"):
+            filled = self.slots.take()
         self.stages.read_s += filled.read_s
         self.stages.read_bytes += filled.read_bytes
-        self._feed_slot(filled.slot)
-        self.pipeline.schedule_run()
+        with self.stages.waiting("wait_graph_s"):
+            self._feed_slot(filled.slot)
+            self.pipeline.schedule_run()
         return filled
 
     def _feed_slot(self, slot: Slot) -> None:
@@ -154,26 +154,24 @@ class DaliLoader(Loader):
         self.slots.abandon()
 
     def _release(self) -> None:
+        if self._on_gpu:
+            torch.cuda.synchronize()  # DALI may still read from the slots and the volumes
         self.slots.close()
         self.pipeline = None
         atexit.unregister(self._at_exit)
 
 
 def _make_slots(store: Store, plan: Plan, config: LoaderConfig, lanes: Sequence[int]) -> SlotRing:
-    num_slots = 2 * GRAPH_AHEAD + 1
-    if config.read != "mmap":
-        reader_device = "gpu" if config.read == "gds" else "cpu"
-        return ReaderPath(
-            store, plan, lanes, num_slots=num_slots, num_threads=config.num_threads, patch_device=reader_device
-        )
-    if config.where_to_crop == "host":
-        pinned = config.device == "gpu"
-        return HostPath(store, plan, lanes, num_slots=num_slots, num_threads=config.num_threads, pinned=pinned)
+    num_slots, num_threads = 2 * GRAPH_AHEAD + 1, config.num_threads
     device = torch.device("cpu") if config.device == "cpu" else torch.device("cuda", torch.cuda.current_device())
+    if config.read != "mmap":
+        return ReaderPath(store, plan, lanes, config, num_slots=num_slots, device=device)
+    if config.where_to_crop == "host":
+        return HostPath(store, plan, lanes, num_slots=num_slots, num_threads=num_threads, device=device)
     itemsize = np.dtype(store.manifest.image_dtype).itemsize
     budget = choose_budget(measure_need(plan, lanes, itemsize), config.gpu_cache_gib, free_bytes(device))
     pool = VolumePool(store, plan, lanes, budget, DeviceCopies(device))
-    return DevicePath(pool, num_slots=num_slots, num_threads=config.num_threads)
+    return DevicePath(pool, num_slots=num_slots, num_threads=num_threads)
 
 
 def _close(loader: weakref.ref[DaliLoader]) -> None:

@@ -13,6 +13,12 @@ from pipelines.plan import Int3
 from pipelines.reference import Array, overlap
 
 
+def use_device(device: torch.device) -> None:
+    """Make a GPU the calling thread's: a new thread has GPU 0, and takes memory there just by waiting for an event."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 class DeviceCopies:
     """Copy from the calling thread; each thread has a stream of its own, and a pinned staging buffer once it uploads.
 
@@ -49,9 +55,9 @@ class DeviceCopies:
         self._own.done.synchronize()
 
     def _begin_thread(self) -> None:
-        """Give a new thread its device (pinned memory would else wake up GPU 0), stream and event."""
+        """Give a new thread its device, stream and event."""
         if not hasattr(self._own, "stream"):
-            torch.cuda.set_device(self.device)
+            use_device(self.device)
             self._own.stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
             self._own.done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 

@@ -44,7 +44,7 @@ class DevicePath(SlotRing):
         self._pool = pool
         self.patch_device = "cpu" if pool.copies.device.type == "cpu" else "gpu"
         slots = [_packed_slot(pool) for _ in range(num_slots)]
-        super().__init__(pool.store, pool.plan, pool.lanes, slots, num_threads)
+        super().__init__(pool.store, pool.plan, pool.lanes, slots, num_threads=num_threads, device=pool.copies.device)
 
     def begin(self, epoch: int, step: int) -> None:
         """Say that this step is submitted next, and then one after the other."""

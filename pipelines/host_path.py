@@ -10,6 +10,7 @@ from concurrent.futures import Future
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pipelines.graph_inputs import input_specs
 from pipelines.plan import Plan, Sample
@@ -37,16 +38,17 @@ class HostPath(SlotRing):
         *,
         num_slots: int,
         num_threads: int,
-        pinned: bool,
+        device: torch.device,
     ) -> None:
         options, dtype = plan.options, store.manifest.image_dtype
         specs = input_specs(options.augment, options.patch, plan.num_channels, dtype, raw_patches=False)
         self._maps = functools.lru_cache(maxsize=MAPS_PER_LANE * plan.options.window * len(lanes))(self._open)
+        pinned = device.type == "cuda"
         slots = [
             make_slot({name: host_buffers(spec, len(lanes), pinned=pinned) for name, spec in specs.items()})
             for _ in range(num_slots)
         ]
-        super().__init__(store, plan, lanes, slots, num_threads)
+        super().__init__(store, plan, lanes, slots, num_threads=num_threads, device=device)
 
     def close(self) -> None:
         """End the threads, drop the buffers and the maps."""

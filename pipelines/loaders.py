@@ -102,7 +102,8 @@ def open_plan(config: LoaderConfig, world_size: int = 1) -> tuple[Store, Plan]:
         psutil.virtual_memory().available,
     )
     options = _plan_options(config, world_size)
-    return store, Plan(store, config.cases or store.labelled_ids, options, len(manifest.channel_names))
+    cases = config.cases or store.labelled_ids
+    return store, Plan(store, cases, options, len(manifest.channel_names), store_xxh3=store.xxh3)
 
 
 def _plan_options(config: LoaderConfig, world_size: int) -> PlanOptions:

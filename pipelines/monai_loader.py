@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-import time
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from pipelines.batch import Batch, Loader
 from pipelines.monai_transforms import cached_part, random_part
 from pipelines.plan import STREAM_MONAI, Plan, random_words
 from pipelines.source_files import source_files
-from pipelines.torch_loader import end_workers
+from pipelines.torch_loader import Todo, end_workers, move
 from preprocessing.shards import Store
 
 if TYPE_CHECKING:
@@ -106,17 +105,6 @@ class Seeded(Dataset[Item]):
         return made[0]
 
 
-class Todo:
-    """The batches that a DataLoader is to make, worked out as it asks for them."""
-
-    def __init__(self) -> None:
-        self.batches: Iterator[list[tuple[int, int]]] = iter(())
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Go through the batches that are left."""
-        return self.batches
-
-
 class MonaiLoader(Loader):
     """Deliver what MONAI makes of the cases that the plan names, as MONAI makes it: contiguous [N,C,D,H,W].
 
@@ -141,7 +129,7 @@ class MonaiLoader(Loader):
         self._transforms = Compose([*cached, *random_part(store.manifest, config)])
         self._folder = Path(tempfile.mkdtemp(prefix="voxelfeed-monai-"))
         self._remove_folder = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        self._todo = Todo()
+        self._todo: Todo[tuple[int, int]] = Todo()
         self._dataset = self._build_dataset(self._items)
         self._loader = self._build_loader()
         self._cached_epoch = 0
@@ -169,25 +157,23 @@ class MonaiLoader(Loader):
         return made
 
     def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:
-        self._turn_cache(epoch)
+        with self.stages.waiting("wait_graph_s"):
+            self._turn_cache(epoch)
         steps = range(first_step, len(self))
         self._todo.batches = ([self._draw(epoch, step, lane) for lane in self.lanes] for step in steps)
-        made = iter(self._loader)
+        with self.stages.waiting("wait_graph_s"):
+            made = iter(self._loader)
         for _ in steps:
-            begin = time.perf_counter()
-            item = next(made)
-            self.stages.wait_graph_s += time.perf_counter() - begin
-            yield Batch(
-                image=item["image"].as_subclass(torch.Tensor).to(self.device, self.dtype, non_blocking=True),
-                label=item["label"].as_subclass(torch.Tensor).to(self.device, non_blocking=True),
-                samples=(),
-                cases=tuple(item["case_id"]),
-            )
+            with self.stages.waiting("wait_graph_s"):
+                item = next(made)
+            image, label = (item[name].as_subclass(torch.Tensor) for name in ("image", "label"))
+            image, label = move(image, label, self.device, self.dtype, self.stages)
+            yield Batch(image=image, label=label, samples=(), cases=tuple(item["case_id"]))
 
     def _draw(self, epoch: int, step: int, lane: int) -> tuple[int, int]:
         """Return the number of the case that the plan takes here, and the seed of all that MONAI draws."""
         options = self.plan.options
-        case_id = self.plan.sample(epoch, step, lane).case_id
+        case_id = self.plan.case_id_at(epoch, step, lane)
         (word,) = random_words(options.seed, STREAM_MONAI, epoch, step * options.global_batch + lane, 1)
         return self._number[case_id], int(word >> 32)
 

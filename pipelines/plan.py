@@ -35,7 +35,7 @@ from pipelines.augmentation import Augmentation, draw_augmentation, num_words, t
 from preprocessing.errors import InputError
 
 AUGMENTS = ("none", "basic", "full")
-STATE_VERSION = 1
+STATE_VERSION = 2
 STREAM_CASES, STREAM_WINDOW, STREAM_SAMPLE, STREAM_SPLIT, STREAM_AUGMENT, STREAM_LANE, STREAM_MONAI = range(1, 8)
 DRAWS = 16  # random numbers reserved for one sample; new parameters take unused ones, so old streams stay as they are
 SCALE_RANGE = 0.1  # MONAI RandScaleIntensityd(factors=0.1) and RandShiftIntensityd(offsets=0.1), as in the article
@@ -94,8 +94,13 @@ class PlanOptions:
             raise InputError(f"patch is {self.patch}; every side must be at least 1 voxel")
         if self.augment not in AUGMENTS:
             raise InputError(f"unknown augment {self.augment!r}; known: {', '.join(AUGMENTS)}")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed is {self.seed}; it must be between 0 and 2**63 - 1")
+        check_seed(self.seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raise ``InputError`` for a seed that the generators of a run do not take."""
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed}; it must be between 0 and 2**63 - 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,16 +139,25 @@ def unit(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
 class Plan:
     """The sample stream over ``case_ids`` of ``store``, whose images have ``num_channels``.
 
-    Raises ``InputError`` when there is no case to draw from.
+    ``store_xxh3`` tells stores with the same case ids apart: a saved position belongs to one of them. Raises
+    ``InputError`` when there is no case to draw from.
     """
 
-    def __init__(self, store: PlanStore, case_ids: Sequence[str], options: PlanOptions, num_channels: int = 1) -> None:
+    def __init__(
+        self,
+        store: PlanStore,
+        case_ids: Sequence[str],
+        options: PlanOptions,
+        num_channels: int = 1,
+        store_xxh3: str = "",
+    ) -> None:
         if not case_ids:
             raise InputError("there is no labelled case to draw patches from")
         self.store = store
         self.case_ids = tuple(case_ids)
         self.options = options
         self.num_channels = num_channels
+        self.store_xxh3 = store_xxh3
         cases_per_lane = -(-len(self.case_ids) // options.global_batch)
         self.steps_per_epoch = cases_per_lane * options.samples_per_case
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
@@ -161,6 +175,7 @@ class Plan:
             "num_cases": len(self.case_ids),
             "cases_sha256": cases,
             **named,
+            "store_xxh3": self.store_xxh3,
         }
 
     def lanes_of(self, rank: int, world_size: int) -> range:

@@ -15,6 +15,7 @@ from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import pipeline_def
 
 from pipelines import dali_augment as ops
+from pipelines.config import LoaderConfig
 from pipelines.dali_graph import device_id
 from pipelines.device_copy import torch_dtype
 from pipelines.graph_inputs import PATCHES, InputSpec, input_specs
@@ -35,14 +36,21 @@ class ReaderPath(SlotRing):
     raw_patches = True
 
     def __init__(
-        self, store: Store, plan: Plan, lanes: Sequence[int], *, num_slots: int, num_threads: int, patch_device: str
+        self,
+        store: Store,
+        plan: Plan,
+        lanes: Sequence[int],
+        config: LoaderConfig,
+        *,
+        num_slots: int,
+        device: torch.device,
     ) -> None:
-        self.patch_device, self.lanes = patch_device, lanes
+        self.patch_device, self.lanes = "gpu" if config.read == "gds" else "cpu", lanes
         options, dtype = plan.options, store.manifest.image_dtype
         specs = input_specs(options.augment, options.patch, plan.num_channels, dtype, raw_patches=True)
         slots = [make_slot({name: self._buffers(name, spec) for name, spec in specs.items()}) for _ in range(num_slots)]
-        super().__init__(store, plan, lanes, slots, num_threads=1)
-        self._num_dali_threads = num_threads
+        super().__init__(store, plan, lanes, slots, num_threads=1, device=device)
+        self._num_dali_threads = config.num_threads
         self._voxel_bytes = plan.num_channels * np.dtype(dtype).itemsize + 1
         self._reader: Any = None
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipelines.device_copy import use_device
 from pipelines.graph_inputs import InputSpec, fill_augmentation, statistics
 from pipelines.plan import Plan, Sample
 from pipelines.reference import intensity_of
@@ -77,15 +78,30 @@ class SlotRing(ABC):
     ``take()`` waits for the oldest, ``give_back()`` returns a slot whose bytes nobody needs any more. An exception in a
     thread comes out of ``take()``.
 
-    ``raw_patches`` says whether the graph has to flip, ``patch_device`` (``cpu`` or ``gpu``) where it finds patches.
+    A step's samples are drawn while the step before it is filled, in a thread of their own: the first sample of a case
+    reads its foreground voxels and its shard's index.
+
+    ``device`` is the graph's. ``raw_patches`` says whether the graph has to flip, ``patch_device`` (``cpu`` or ``gpu``)
+    where it finds patches.
     """
 
     raw_patches: bool
     patch_device: str
 
-    def __init__(self, store: Store, plan: Plan, lanes: Sequence[int], slots: Sequence[Slot], num_threads: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        plan: Plan,
+        lanes: Sequence[int],
+        slots: Sequence[Slot],
+        *,
+        num_threads: int,
+        device: torch.device,
+    ) -> None:
         self.store, self.plan, self.lanes = store, plan, lanes
-        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="voxelfeed-read")
+        self._threads = ThreadPoolExecutor(num_threads, "voxelfeed-read", use_device, (device,))
+        self._drawing = ThreadPoolExecutor(1, thread_name_prefix="voxelfeed-draw")
+        self._drawn: tuple[tuple[int, int], Future[list[Sample]]] | None = None
         self._free = list(slots)
         self._pending: deque[tuple[Slot, list[Sample], list[Future[Cost]]]] = deque()
 
@@ -104,9 +120,19 @@ class SlotRing(ABC):
 
     def submit(self, epoch: int, step: int) -> None:
         """Start filling a free slot with the samples of one step."""
-        samples = self.plan.batch(epoch, step, self.lanes)
+        samples = self._draw(epoch, step)
         fills = self._start(self._free[-1], samples)
         self._pending.append((self._free.pop(), samples, fills))
+
+    def _draw(self, epoch: int, step: int) -> list[Sample]:
+        """Return the samples of a step, and have those of the next one drawn meanwhile."""
+        drawn, self._drawn = self._drawn, None
+        expected = drawn is not None and drawn[0] == (epoch, step)
+        samples = drawn[1].result() if drawn is not None and expected else self.plan.batch(epoch, step, self.lanes)
+        if step + 1 < self.plan.steps_per_epoch:
+            coming = epoch, step + 1
+            self._drawn = coming, self._drawing.submit(self.plan.batch, *coming, self.lanes)
+        return samples
 
     def take(self) -> Filled:
         """Wait for the oldest fill and return it; raises what its threads raised."""
@@ -134,6 +160,7 @@ class SlotRing(ABC):
 
     def close(self) -> None:
         """End the threads and drop the buffers."""
+        self._drawing.shutdown(wait=True, cancel_futures=True)
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._pending.clear()
         self._free.clear()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Generator
-from typing import Any
+from collections.abc import Generator, Iterator
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -14,8 +15,10 @@ from pipelines.batch import Batch, Loader, channels_first
 from pipelines.config import LoaderConfig
 from pipelines.plan import Int3, Plan, Sample
 from pipelines.reference import intensity_of, make_sample
+from pipelines.stages import StageSeconds
 from preprocessing.shards import Store, open_store
 
+Drawn = TypeVar("Drawn")
 Made = tuple[torch.Tensor, torch.Tensor, float]
 
 
@@ -50,6 +53,17 @@ class SampleDataset(Dataset[Made]):
         return torch.from_numpy(made[0]), torch.from_numpy(made[1]), time.perf_counter() - begin
 
 
+class Todo(Generic[Drawn]):
+    """The batches that a DataLoader is to make, worked out as it asks for them: an epoch may have 100,000."""
+
+    def __init__(self) -> None:
+        self.batches: Iterator[list[Drawn]] = iter(())
+
+    def __iter__(self) -> Iterator[list[Drawn]]:
+        """Go through the batches that are left."""
+        return self.batches
+
+
 class TorchLoader(Loader):
     """Hand plan samples to a DataLoader tuned as PyTorch documents: persistent workers, prefetch, pinned memory."""
 
@@ -57,7 +71,7 @@ class TorchLoader(Loader):
         super().__init__(plan, rank, world_size)
         self.device = torch.device("cpu" if config.device == "cpu" else "cuda")
         self.dtype = torch.float16 if config.dtype == "float16" else torch.float32
-        self._todo: list[list[Sample]] = []
+        self._todo: Todo[Sample] = Todo()
         workers = config.num_workers
         self._loader = DataLoader(
             SampleDataset(store, config.patch, config.region_numbers(store)),
@@ -69,21 +83,29 @@ class TorchLoader(Loader):
         )
 
     def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:
-        self._todo[:] = [self.plan.batch(epoch, step, self.lanes) for step in range(first_step, len(self))]
-        made = iter(self._loader)
-        for samples in list(self._todo):
-            begin = time.perf_counter()
-            image, label, seconds = next(made)
-            self.stages.wait_graph_s += time.perf_counter() - begin
+        steps = range(first_step, len(self))
+        self._todo.batches, drawn = itertools.tee(self.plan.batch(epoch, step, self.lanes) for step in steps)
+        with self.stages.waiting("wait_graph_s"):
+            made = iter(self._loader)
+        for _ in steps:
+            with self.stages.waiting("wait_graph_s"):
+                image, label, seconds = next(made)
+                samples = next(drawn)  # after the DataLoader has asked for them
             self.stages.graph_s += float(seconds.sum())
-            yield Batch(
-                image=channels_first(image.to(self.device, self.dtype, non_blocking=True)),
-                label=channels_first(label.to(self.device, non_blocking=True)),
-                samples=samples,
-            )
+            image, label = move(image, label, self.device, self.dtype, self.stages)
+            yield Batch(image=channels_first(image), label=channels_first(label), samples=samples)
 
     def _release(self) -> None:
         end_workers(self._loader)
+
+
+def move(
+    image: torch.Tensor, label: torch.Tensor, device: torch.device, dtype: torch.dtype, stages: StageSeconds
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bring a batch to the device, the image in ``dtype``; on a GPU the wait for it is transfer, else it is work."""
+    on_gpu = device.type == "cuda"
+    with stages.waiting("wait_transfer_s" if on_gpu else "wait_graph_s", on_gpu=on_gpu):
+        return image.to(device, dtype, non_blocking=True), label.to(device, non_blocking=True)
 
 
 def end_workers(loader: DataLoader[Any]) -> None:

@@ -136,10 +136,15 @@ class Case:
 
 @dataclass
 class Store:
-    """An opened store: the manifest is in memory, a shard's index is read when one of its cases is asked for."""
+    """An opened store: the manifest is in memory, a shard's index is read when one of its cases is asked for.
+
+    ``xxh3`` is the manifest's own checksum. The manifest holds those of the indices and they those of the files, so
+    stores of the same checksum hold the same, wherever they lie.
+    """
 
     root: str
     manifest: Manifest
+    xxh3: str
     _position: dict[str, int] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -205,7 +210,8 @@ def open_store(path: str | Path) -> Store:
             "use the voxelfeed that wrote it, or give its to_shards command again, without --partition: shards are kept"
         )
     with _undamaged(manifest_path):
-        return Store(root=str(absolute(root)), manifest=Manifest.from_json(content))
+        manifest = Manifest.from_json(content)
+    return Store(root=str(absolute(root)), manifest=manifest, xxh3=content["checksum"])
 
 
 def parse_index(path: Path, raw: bytes) -> list[CaseEntry]:

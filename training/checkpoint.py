@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipelines.plan import check_seed
 from preprocessing.errors import InputError, RunError
 from preprocessing.location import sync_folder
 
 log = logging.getLogger(__name__)
 VERSION = 2
-LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+LAST, PREVIOUS, BEST, DAMAGED = "last.pt", "previous.pt", "best.pt", "last.damaged"
 
 
 def save_checkpoint(path: Path, content: dict[str, Any], keep_as: Path | None = None) -> None:
@@ -92,9 +93,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of PyTorch's generators; data randomness lives in the plan and needs none."""
+    """Return the state of PyTorch's generators; data randomness lives in the plan and needs none.
+
+    The GPU's only where this process uses one: asking would start CUDA.
+    """
     state: dict[str, Any] = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
@@ -102,11 +106,15 @@ def random_state() -> dict[str, Any]:
 def set_random_state(state: dict[str, Any]) -> None:
     """Go back to a state that ``random_state`` returned."""
     torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
+    if "cuda" in state and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.set_rng_state(state["cuda"])
 
 
 def seed_everything(seed: int) -> None:
-    """Seed PyTorch (weights, dropout) and NumPy's global generator (some MONAI parts use it)."""
+    """Seed PyTorch (weights, dropout) and NumPy's global generator (some MONAI parts use it).
+
+    Raises ``InputError`` for a seed that is negative or has more than 63 bits.
+    """
+    check_seed(seed)
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002

@@ -23,7 +23,10 @@ def conclude(training: Training) -> None:
     board.add_pictures(pictures, progress.step)
     board.close()
     best = setup.folder / "checkpoints" / BEST
-    log.info("best mean dice %.4f in epoch %d: %s", progress.best_dice, progress.best_epoch + 1, best)
+    if progress.best_epoch < 0:
+        log.warning("no validation gave a mean dice here: there is no %s", best)
+    else:
+        log.info("best mean dice %.4f in epoch %d: %s", progress.best_dice, progress.best_epoch + 1, best)
     total = total_split(read_metrics(setup.folder))
     if total.steps:
         log.info("%s", describe_limit(total))

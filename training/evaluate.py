@@ -29,6 +29,7 @@ from training.scores import METRICS, CaseScore, Groups, Scores, average, counted
 log = logging.getLogger(__name__)
 SCORES = "scores.json"
 ANY_LABEL = range(256)
+LABEL = "label "
 Described = tuple[Groups | None, int | None]
 """The structures of a set of predictions, and the label id that does not count; ``None`` where nothing says so."""
 
@@ -90,7 +91,19 @@ def _score_all(
                 scores[name] = _score_case(labels[name], predictions[name], described, options)
             except InputError as error:
                 refused.append(f"case {name}: {error}")
-    return scores, refused
+    return scores if described[0] is not None else _with_absent(scores, options.tolerance_mm), refused
+
+
+def _with_absent(scores: Scores, tolerance_mm: float) -> Scores:
+    """Give every case the structures of all: one that a case has in neither map is scored as agreed upon."""
+    nothing = np.zeros((1, 1, 1), dtype=np.uint8)
+    names = sorted({name for case in scores.values() for name in case}, key=_label_number)
+    absent = score_pair(nothing, nothing, {name: (_label_number(name),) for name in names}, (1, 1, 1), tolerance_mm)
+    return {case_id: {name: case.get(name, absent[name]) for name in names} for case_id, case in scores.items()}
+
+
+def _label_number(name: str) -> int:
+    return int(name.removeprefix(LABEL))
 
 
 def _unpaired(labels: Mapping[str, Path], predictions: Mapping[str, Path]) -> list[tuple[str, list[str]]]:
@@ -127,7 +140,7 @@ def _score_case(label_path: Path, predicted_path: Path, described: Described, op
     predicted, true = counted(read_label(predicted_volume, ANY_LABEL), read_label(true_volume, ANY_LABEL), ignore_label)
     if groups is None:
         present = np.union1d(np.unique(true), np.unique(predicted))
-        groups = {f"label {number}": (int(number),) for number in present if number}
+        groups = {f"{LABEL}{number}": (int(number),) for number in present if number}
     if options.images is not None:
         save_overlay(options.output / "overlays" / f"{name}.png", _find_image(options.images, name), true, predicted)
     return score_pair(predicted, true, groups, true_volume.spacing_mm, options.tolerance_mm)

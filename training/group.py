@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,9 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from preprocessing.errors import RunError
 from training.distributed import World, choose_backend, choose_device
-from training.watch import Watch, watched
+from training.watch import LOOK_EVERY_S, Watch, watched
 
 log = logging.getLogger(__name__)
+ENDED = "voxelfeed/ended"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,7 @@ def join(world: World, backend: str, device: str) -> Iterator[Group]:
     with watched(Watch(world, getattr(store, "clone", lambda: store)())):
         group = _start(world, backend, device, store)
         yield group
+        _wait_at(store, world)
     _leave(group)
 
 
@@ -109,6 +112,17 @@ def _gloo(device: torch.device) -> object:
     joined = dist.group.WORLD
     assert joined is not None
     return joined._get_backend(device) if dist.get_backend() == "gloo" else None  # noqa: SLF001
+
+
+def _wait_at(store: Any, world: World) -> None:
+    """Wait until every process has ended its block, one of which concludes the run meanwhile.
+
+    Not in a collective: NCCL gives those up after ten minutes, and says nothing of why the other does not come.
+    """
+    arrived = store.add(ENDED, 1)
+    while arrived < world.world_size:
+        time.sleep(LOOK_EVERY_S)
+        arrived = store.add(ENDED, 0)
 
 
 def _start(world: World, backend: str, device: str, store: Any) -> Group:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, combinations
@@ -24,6 +25,7 @@ from training.precision import autocast
 
 Labels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.floating[Any]]
+MAPS_BYTES = 2**31  # a flipped copy of them and the network still fit on a GPU of 16 GB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,17 +155,30 @@ def predict_logits(
     trained with flips.
     """
     network.eval()
+    blended_on = where_to_blend(image, spec.task.out_channels)
     total: torch.Tensor | None = None
     ways = [flips for number in range(4) for flips in combinations((2, 3, 4), number)] if mirror else [()]
     for flips in ways:
         with autocast(image.device, amp):
             seen = image.flip(flips) if flips else image
-            made = sliding_window_inference(seen, spec.geometry.patch, 1, network, overlap=overlap, mode="gaussian")
+            made = sliding_window_inference(
+                seen, spec.geometry.patch, 1, network, overlap=overlap, mode="gaussian", device=blended_on
+            )
         assert isinstance(made, torch.Tensor)  # one output, since the network is in eval mode
         logits = (made.flip(flips) if flips else made)[0].float().cpu()
         total = logits if total is None else total.add_(logits)
     assert total is not None
     return total.div_(len(ways))
+
+
+def where_to_blend(image: torch.Tensor, num_maps: int) -> torch.device:
+    """Return the device on which the windows of ``image`` [1,C,D,H,W] become ``num_maps`` maps of its size.
+
+    That is the image's own, unless the float32 maps would take more than ``MAPS_BYTES`` of it: those of a whole-body CT
+    with a hundred structures are larger than any GPU.
+    """
+    size_bytes = 4 * num_maps * math.prod(image.shape[2:])
+    return image.device if size_bytes <= MAPS_BYTES else torch.device("cpu")
 
 
 def probabilities(logits: torch.Tensor, spec: ModelSpec) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 from preprocessing.errors import RunError
 from training.board import Board
 from training.checkpoint import BEST, LAST, PREVIOUS, save_checkpoint
+from training.precision import format_name
 from training.progress import ProgressLine
 from training.record import append_metrics, without_nan
 from training.scores import VALIDATED, average, by_structure
@@ -32,7 +33,7 @@ class Training:
         self.setup, self.learned, self.stop = setup, learned, stop
         self.progress = Progress()
         self.group = setup.group
-        self.timer = StepTimer(learned.loader.stages, self.group.device)
+        self.timer = StepTimer(learned.loader.stages)
         self.line = ProgressLine(setup.epochs * len(learned.loader), is_shown=self.group.is_main)
         self.board: Board | None = None
         self._saved_at = time.monotonic()
@@ -65,7 +66,7 @@ class Training:
             self.timer.batch_arrived()
             loss, *votes = self.group.sum(
                 [
-                    take_step(batch, self.setup, self.learned, self.timer) / self.group.world.world_size,
+                    take_step(batch, self.setup, self.learned) / self.group.world.world_size,
                     *self.stop.votes(),
                 ]
             )
@@ -163,7 +164,11 @@ class Training:
     def _write(self, name: str, content: dict[str, Any]) -> None:
         """Write a checkpoint; all processes hold the same, so one does it."""
         if self.group.is_main:
-            described = {"spec": self.setup.spec.to_plain(), "options": dict(self.setup.options)}
+            described = {
+                "spec": self.setup.spec.to_plain(),
+                "options": dict(self.setup.options),
+                "number_format": format_name(self.setup.amp),
+            }
             folder = self.setup.folder / "checkpoints"
             save_checkpoint(folder / name, content | described, folder / PREVIOUS if name == LAST else None)
 

@@ -47,7 +47,7 @@ class Options:
     output: Path = AUTO
     """Run folder. auto names it runs/DATASET-DATE-TIME."""
     patch: AutoTriple = None
-    """Patch size. auto takes the median volume, as far as the device can bear."""
+    """Patch size. auto takes the preset's, or else the median volume, as far as the device can bear."""
     batch_size: int = 2
     """Patches per step and process."""
     epochs: int = 0
@@ -119,7 +119,7 @@ def resolve(options: Options, store: Store, num_cases: int, group: Group) -> Res
     optimizer = preset.optimizer if options.optimizer == "auto" else options.optimizer
     limit = CPU_VOXELS if group.device.type == "cpu" else GPU_VOXELS
     shape, spacing = median_sizes(store)
-    patch = options.patch or auto_patch(shape, STRIDE.get(net, 1), limit)
+    patch = options.patch or preset.patch or auto_patch(shape, STRIDE.get(net, 1), limit)
     global_batch = options.batch_size * group.world.world_size
     steps_per_epoch = -(-num_cases // global_batch) * options.samples_per_case
     epochs = options.epochs or -(-preset.steps // steps_per_epoch)

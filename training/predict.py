@@ -207,6 +207,8 @@ def _predict_case(case: Source, predictor: Predictor, options: Options) -> CaseE
         label = predictor.label_of(scores)
     except InputError as error:
         return CaseError(case.case_id, str(error))
+    except torch.OutOfMemoryError as error:
+        return CaseError(case.case_id, f"out of GPU memory ({str(error).splitlines()[0]}); use --device cpu")
     if isinstance(scores, np.ndarray):
         save_probabilities(options.output / PROBABILITIES / name, scores + 0.5, volumes[0])
     save_label(options.output / name, label, volumes[0])

@@ -1,4 +1,4 @@
-"""Build everything that the loop works with, and go back to where an earlier process stopped."""
+"""Build everything that the loop works with."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,15 +16,16 @@ from preprocessing.errors import InputError
 from preprocessing.regions import describe_regions
 from preprocessing.shards import Manifest, Store
 from training.averaging import build_average
-from training.checkpoint import LAST, PREVIOUS, load_checkpoint, newest_whole
+from training.checkpoint import load_checkpoint
 from training.group import Group
 from training.inference import ModelSpec
 from training.loop import Training
 from training.losses import build_loss
-from training.options import AUTO, Options, Resolved, check_same, loader_config, resolve, to_plain
-from training.precision import build_scaler, choose_amp
+from training.options import AUTO, Options, Resolved, loader_config, resolve, to_plain
+from training.precision import build_scaler, choose_amp, format_name
 from training.recipes import build_optimizer, build_schedule
 from training.record import keep_metrics, write_run
+from training.resume import check_free, resume
 from training.state import Learned, Setup
 from training.stop import StopRequest
 from training.validate import split_cases
@@ -39,9 +41,7 @@ def run_folder(options: Options, manifest: Manifest) -> Path:
             raise InputError("--resume auto: say which run with --output")
         slug = "".join(c if c.isalnum() else "-" for c in manifest.name.lower()).strip("-") or "run"
         return Path("runs") / f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
-    held = [options.output / "checkpoints" / name for name in (LAST, PREVIOUS)]
-    if options.resume == "never" and any(path.exists() for path in held):
-        raise InputError(f"{options.output} holds a run; go on with --resume auto, or give another --output")
+    check_free(options)
     return options.output
 
 
@@ -67,7 +67,7 @@ def prepare(options: Options, store: Store, folder: Path, group: Group, stop: St
     training = Training(setup, _learned(options, resolved, setup, training_cases), stop)
     _announce(setup, resolved, len(training_cases), options)
     if options.resume != "never":
-        _resume(training, options)
+        resume(training, options)
     if group.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         keep_metrics(folder, training.progress.lines)
@@ -135,23 +135,17 @@ def _announce(setup: Setup, resolved: Resolved, num_training: int, options: Opti
         "%s on %s%s, patch %s, batch %d, loader %s, %d epochs; writing %s",
         resolved.net,
         setup.group.device,
-        "" if setup.amp is None else f" in {str(setup.amp).removeprefix('torch.')}",
+        "" if setup.amp is None else f" in {format_name(setup.amp)}",
         ",".join(map(str, resolved.geometry.patch)),
         options.batch_size,
         options.loader,
         resolved.epochs,
         setup.folder,
     )
-
-
-def _resume(training: Training, options: Options) -> None:
-    folder, path = training.setup.folder / "checkpoints", Path(options.resume)
-    found = newest_whole(folder) if options.resume == "auto" else (path, load_checkpoint(path))
-    if found is None:
-        log.info("nothing to resume at %s: starting anew", folder / LAST)
-    else:
-        path, content = found
-        check_same(content["options"], training.setup.options, path)
-        training.load(content)
-        log.info("resuming %s at epoch %d, step %d", path, training.progress.epoch + 1, training.progress.step)
-    training.setup.group.check_equal("the step to go on from (do all machines see --output?)", training.progress.step)
+    meant, given = resolved.preset.spacing_mm, resolved.geometry.spacing_mm
+    if setup.group.is_main and meant is not None and not np.allclose(meant, given, rtol=0.01):
+        log.warning(
+            "preset %s is meant for voxels of %s mm (x,y,z), the store's median is %s; convert with --spacing %s",
+            options.preset,
+            *(",".join(f"{side:g}" for side in sizes[::-1]) for sizes in (meant, given, meant)),
+        )

@@ -22,16 +22,22 @@ TELL_EVERY_S = 60.0  # where there is no terminal and an epoch takes longer
 
 
 class GpuGauge:
-    """How busy the GPU is and the most memory this process has had, read at most once a second: NVML takes its time."""
+    """How busy the GPU is and the most memory in use on it, read at most once a second: NVML takes its time.
+
+    The memory is the device's, whoever uses it: what DALI and CUDA itself take is not in torch's own count.
+    """
 
     def __init__(self) -> None:
-        self._text, self._read_at = "", -math.inf
+        self._text, self._read_at, self._most_bytes = "", -math.inf, 0
 
     def read(self) -> str:
-        """Return ``"  GPU 97 %, 31.2 GiB"``; nothing without a GPU."""
-        if torch.cuda.is_available() and time.monotonic() - self._read_at > 1:
+        """Return ``"  GPU 97 %, 31.2 GiB"``; nothing in a process that uses no GPU."""
+        is_due = time.monotonic() - self._read_at > 1
+        if is_due and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             self._read_at = time.monotonic()
-            self._text = f"  GPU {_utilization()}, {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+            free, total = torch.cuda.mem_get_info()
+            self._most_bytes = max(self._most_bytes, total - free)
+            self._text = f"  GPU {_utilization()}, {self._most_bytes / 2**30:.1f} GiB"
         return self._text
 
 

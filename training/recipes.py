@@ -10,14 +10,19 @@ import torch
 from monai.optimizers import Novograd
 from torch import nn
 
+from pipelines.plan import Int3
 from preprocessing.errors import check_known
+from training.networks import Float3
 
 Parameters = Iterable[nn.Parameter]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A recipe: network, loss, optimiser with peak learning rate and weight decay, schedule, number of steps."""
+    """A recipe: network, loss, optimiser with peak learning rate and weight decay, schedule, number of steps.
+
+    ``patch`` and ``spacing_mm`` of a voxel, both D,H,W, where the recipe has some of its own.
+    """
 
     net: str
     loss: str
@@ -27,6 +32,8 @@ class Preset:
     schedule: str
     warmup_steps: int
     steps: int
+    patch: Int3 | None = None
+    spacing_mm: Float3 | None = None
 
 
 PRESETS: dict[str, Preset] = {
@@ -51,7 +58,8 @@ PRESETS: dict[str, Preset] = {
         warmup_steps=0,
         steps=250_000,
     ),
-    # AWS's article: UNet 16-32-64-128-256 with 2 residual units, Dice with squared denominator, Adam
+    # AWS's article: UNet 16-32-64-128-256 with 2 residual units, Dice with squared denominator, Adam; it gives sizes
+    # in x,y,z: patches of 128,128,64 at 1.5,1.5,2.0 mm
     "article": Preset(
         net="unet",
         loss="dice",
@@ -61,6 +69,8 @@ PRESETS: dict[str, Preset] = {
         schedule="cosine",
         warmup_steps=0,
         steps=25_000,
+        patch=(64, 128, 128),
+        spacing_mm=(2.0, 1.5, 1.5),
     ),
 }
 

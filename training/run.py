@@ -19,6 +19,7 @@ from training.distributed import read_world
 from training.failure import failure_left
 from training.group import Group, join
 from training.options import Options
+from training.precision import use_tensor_cores
 from training.prepare import prepare, run_folder
 from training.stop import Stopped, StopRequest, listen_for_stop
 
@@ -39,6 +40,7 @@ def _train(options: Options, group: Group, stop: StopRequest) -> int:
     store = open_store(options.shards)
     folder = run_folder(options, store.manifest)
     seed_everything(options.seed)
+    use_tensor_cores(group.device)
     training = prepare(options, store, folder, group, stop)
     try:
         training.run()

@@ -45,6 +45,8 @@ def score_pair(
     Dice, HD95 and surface Dice are MONAI's (``compute_dice``, ``compute_hausdorff_distance``,
     ``compute_surface_dice``); volumes are in millilitres. Distances of a structure that a map lacks are NaN.
     """
+    if not groups:
+        return {}  # MONAI's metrics want one structure at least
     scored = score_validation(predicted, true, groups, spacing_mm)
     millilitres = math.prod(spacing_mm) / 1000
     for name, (one, other) in _masks(predicted, true, groups).items():

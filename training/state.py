@@ -74,7 +74,8 @@ class Learned:
             self.average.load_state_dict(content["average"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])
-        self.scaler.load_state_dict(content["scaler"])
+        if content["scaler"]:  # empty where the run did not need one, on another device
+            self.scaler.load_state_dict(content["scaler"])
         set_random_state(content["random"])
 
 

@@ -1,4 +1,4 @@
-"""One step of training: the batch to the device, forward, backward, optimiser."""
+"""One step of training: forward, backward, optimiser."""
 
 from __future__ import annotations
 
@@ -8,20 +8,16 @@ from torch import nn
 from pipelines.batch import Batch
 from training.precision import autocast
 from training.state import Learned, Setup
-from training.timing import StepTimer
 
 MAX_NORM = 12.0  # nnU-Net's bound on the gradient
 
 
-def take_step(batch: Batch, setup: Setup, learned: Learned, timer: StepTimer) -> float:
-    """Train on one batch; returns its loss, which this process has waited for. ``timer`` is told of the transfer."""
-    device = setup.group.device
-    # DALI's batches have this layout from the start and go to the first convolution without a copy
-    image = batch.image.to(device, non_blocking=True, memory_format=torch.channels_last_3d)
-    label = batch.label.to(device, non_blocking=True)
-    timer.transferred()
+def take_step(batch: Batch, setup: Setup, learned: Learned) -> float:
+    """Train on one batch, which lies on the device; returns its loss, which this process has waited for."""
+    # All but MONAI's batches have this layout from the start and go to the first convolution without a copy
+    image = batch.image.to(memory_format=torch.channels_last_3d)
     learned.optimizer.zero_grad(set_to_none=True)
-    loss = _backward(image, label, setup, learned)
+    loss = _backward(image, batch.label, setup, learned)
     learned.scaler.unscale_(learned.optimizer)
     nn.utils.clip_grad_norm_(learned.network.parameters(), max_norm=MAX_NORM)
     learned.scaler.step(learned.optimizer)

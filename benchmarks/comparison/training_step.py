@@ -35,14 +35,14 @@ ENDLESS = 1_000_000  # steps of the learning rate's schedule
 def train(row: Row, net: str, loader: Loader, batches: Iterator[Batch], seconds: float) -> Trained:
     """Train ``net`` from scratch on the loader's ``batches`` for ``seconds``, after some steps that warm up."""
     setup, learned = _prepare(row, net, loader)
-    timer = StepTimer(loader.stages, setup.group.device)
+    timer = StepTimer(loader.stages)
     learned.network.train()
     busy: list[float] = []
     deadline = 0.0
     timer.start()
     for number, batch in enumerate(batches, start=1 - WARM_UP_STEPS[setup.group.device.type]):
         timer.batch_arrived()
-        take_step(batch, setup, learned, timer)
+        take_step(batch, setup, learned)
         timer.stepped()
         if number == 0:
             timer.take()

@@ -10,11 +10,13 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -24,7 +26,7 @@ from pipelines.dali_loader import DaliLoader
 from pipelines.device_path import DevicePath
 from pipelines.host_path import HostPath
 from pipelines.loaders import LOADERS, MONAI, LoaderConfig
-from pipelines.plan import Sample
+from pipelines.plan import Plan, Sample
 from pipelines.reference import crop, flip, intensity_of, normalize, region_channels
 from pipelines.torch_loader import SampleDataset
 from preprocessing.errors import InputError
@@ -32,6 +34,7 @@ from preprocessing.shards import Store, open_store, write_manifest
 from preprocessing.to_shards import Options, convert
 
 PATCH = (16, 16, 20)
+QUARTER_SECOND = 500_000_000  # of a GPU's cycles
 DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
 VARIANTS: dict[str, dict[str, Any]] = {"dali/pool": {"crop": "device"}, "dali/reader": {"read": "dali"}}
 GPU_VARIANTS: dict[str, dict[str, Any]] = {
@@ -238,14 +241,30 @@ def test_contract_restores_at_every_step(coordinate_store: Path, loader_name: st
         assert (restored.state_dict()["epoch"], restored.state_dict()["step"]) == (1, 1)
 
 
+def held_files(root: Path) -> list[str]:
+    """Return the files below ``root``, or MONAI's own, that this process holds open or mapped."""
+    process = psutil.Process()
+    held = [file.path for file in process.open_files()] + [place.path for place in process.memory_maps()]
+    return [path for path in held if path.startswith(str(root)) or "voxelfeed-monai-" in path]
+
+
 @pytest.mark.parametrize("loader_name", ALL)
-def test_contract_close_twice_and_leave_no_thread(coordinate_store: Path, loader_name: str) -> None:
-    before = threading.active_count()
-    loader = build_loader(loader_name, config_for(coordinate_store))
-    next(iter(loader))
+def test_contract_close_twice_and_leave_no_thread_file_or_process(
+    coordinate_store: Path, tmp_path: Path, loader_name: str
+) -> None:
+    store = shutil.copytree(coordinate_store, tmp_path / "store")  # no other test's loader maps its files
+    before, children = threading.active_count(), psutil.Process().children(recursive=True)
+    loader = build_loader(loader_name, config_for(store, num_workers=1))
+    batches = iter(loader)
+    next(batches)
+    if loader_name in ("dali", "dali/gpu host path"):
+        assert held_files(store)  # the maps of the cases in use
     loader.close()
     loader.close()
     assert threading.active_count() == before
+    assert held_files(store) == []
+    left = [child for child in psutil.Process().children(recursive=True) if child not in children]
+    assert [child.name() for child in left if "resource_tracker" not in " ".join(child.cmdline())] == []
     with pytest.raises(RuntimeError, match="closed"):
         next(iter(loader))
 
@@ -287,6 +306,26 @@ def test_leaving_an_epoch_half_way_goes_on_there(coordinate_store: Path, loader_
             assert_same(left, right)
 
 
+@pytest.mark.parametrize("how", ["set_epoch", "load_state_dict"])
+@pytest.mark.parametrize("loader_name", ALL)
+def test_a_jump_ends_the_iteration_under_way(coordinate_store: Path, loader_name: str, how: str) -> None:
+    """What the old iterator would still deliver belongs to another place than the state tells."""
+    with build_loader(loader_name, config_for(coordinate_store, samples_per_case=1)) as loader:
+        there = loader.state_dict() | {"epoch": 5}
+        old = iter(loader)
+        next(old)
+        if how == "set_epoch":
+            loader.set_epoch(5)
+        else:
+            loader.load_state_dict(there)
+        assert list(old) == []
+        assert loader.state_dict() == there
+        wanted = [loader.plan.case_id_at(5, 0, lane) for lane in loader.lanes]
+        batch = next(iter(loader))
+        assert batch.case_ids == wanted or loader_name in ("monai-smartcache", "synthetic")
+        assert loader.state_dict() == there | {"step": 1}
+
+
 def test_batches_own_their_memory_unless_told_otherwise(coordinate_store: Path) -> None:
     with build_loader("dali", config_for(coordinate_store)) as loader:
         kept = [(batch, batch.image.clone()) for batch in loader]
@@ -326,6 +365,25 @@ def test_worker_processes_deliver_the_same(coordinate_store: Path) -> None:
         for _ in range(2):
             for left, right in zip(workers, inline, strict=True):
                 assert_same(left, right)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_first_batch_does_not_wait_for_the_epoch_to_be_drawn(
+    coordinate_store: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """An epoch over tens of thousands of cases takes seconds to draw, after every restore again."""
+    draws, steps = Plan.batch, []
+
+    def batch(plan: Plan, epoch: int, step: int, lanes: Sequence[int]) -> list[Sample]:
+        steps.append(step)
+        return draws(plan, epoch, step, lanes)
+
+    monkeypatch.setattr(Plan, "batch", batch)
+    with build_loader("torch", config_for(coordinate_store, samples_per_case=100, num_workers=workers)) as loader:
+        loader.load_state_dict(loader.state_dict() | {"step": 7})
+        first = next(iter(loader))
+    assert steps == list(range(7, 8 + 2 * workers))  # what DataLoader prefetches
+    assert list(first.samples) == draws(loader.plan, 0, 7, loader.lanes)
 
 
 def test_workers_that_are_not_forked_open_the_store_themselves(coordinate_store: Path) -> None:
@@ -396,18 +454,48 @@ def test_a_gpu_that_is_not_there_is_one_clear_line(coordinate_store: Path, loade
 @pytest.mark.parametrize("settings", [{}, {"crop": "host"}], ids=["pool", "host path"])
 @pytest.mark.parametrize("augment", ["basic", "full"])
 def test_a_warm_loader_never_waits_for_the_gpu(coordinate_store: Path, augment: str, settings: dict[str, Any]) -> None:
-    """Torch raises where the consumer would make the processor wait for the device."""
+    """The next batch comes while the model still works on the last one; torch alone sees only its own waits."""
     config = config_for(coordinate_store, augment=augment, device="gpu", samples_per_case=20, **settings)
+    made = []
     with build_loader("dali", config) as loader:
         batches = iter(loader)
         for _ in range(10):
             next(batches)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            made = [next(batches).image.sum() for _ in range(20)]
+            for _ in range(6):  # more than the loader has slots
+                torch.cuda._sleep(QUARTER_SECOND)  # type: ignore[no-untyped-call]  # the model
+                modelled = torch.cuda.current_stream().record_event()
+                made.append(next(batches).image.sum())
+                assert not modelled.query()
+                modelled.synchronize()
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert all(torch.isfinite(total) for total in made)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("settings", [{}, {"crop": "host"}], ids=["pool", "host path"])
+def test_closing_waits_for_what_still_reads_the_buffers(coordinate_store: Path, settings: dict[str, Any]) -> None:
+    with build_loader("dali", config_for(coordinate_store, device="gpu", **settings)) as loader:
+        batches = iter(loader)
+        next(batches)
+        torch.cuda._sleep(QUARTER_SECOND)  # type: ignore[no-untyped-call]
+        next(batches)
+    assert torch.cuda.current_stream().query()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("settings", [{}, {"crop": "host"}, {"read": "dali"}], ids=["pool", "host path", "reader"])
+def test_the_threads_of_a_loader_are_on_its_gpu(coordinate_store: Path, settings: dict[str, Any]) -> None:
+    with (
+        torch.cuda.device(1),
+        build_loader("dali", config_for(coordinate_store, device="gpu", **settings)) as loader,
+    ):
+        assert isinstance(loader, DaliLoader)
+        next(iter(loader))
+        assert loader.slots._threads.submit(torch.cuda.current_device).result() == 1
 
 
 @pytest.mark.gpu

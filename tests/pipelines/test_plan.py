@@ -455,11 +455,14 @@ def test_other_cases_are_another_plan() -> None:
     renamed = Plan(Volumes({}), ["B", "C", "D"], plan.options)
     with pytest.raises(InputError, match="cases_sha256 = "):
         check_state(renamed, state)
+    elsewhere = Plan(Volumes({}), plan_of(3).case_ids, plan.options, store_xxh3="0123")
+    with pytest.raises(InputError, match="store_xxh3 = '', this one has '0123'"):
+        check_state(elsewhere, state)
 
 
 @pytest.mark.parametrize("state", [{}, {"plan": {}}, {"epoch": 1, "step": 1}])
 def test_what_is_no_state_is_refused(state: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="cannot resume: the saved run has state_version = None, this one has 1"):
+    with pytest.raises(InputError, match="cannot resume: the saved run has state_version = None, this one has 2"):
         check_state(plan_of(3), state)
 
 

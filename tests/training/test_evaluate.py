@@ -118,3 +118,22 @@ def test_pairs_that_do_not_fit_are_named(tmp_path: Path, caplog: pytest.LogCaptu
     (tmp_path / "predictions" / "fits.nii.gz").unlink()
     with pytest.raises(InputError, match="nothing to score"):
         evaluate(options)
+
+
+def test_a_case_with_nothing_in_it_is_scored_among_the_others(tmp_path: Path) -> None:
+    true, predicted = pair()
+    for name, label, made in (("full", true, predicted), ("empty", 0 * true, 0 * true)):
+        save(tmp_path / "labels", name, label)
+        save(tmp_path / "predictions", name, made)
+    options = Options(predictions=tmp_path / "predictions", labels=tmp_path / "labels", output=tmp_path / "E")
+    assert evaluate(options) == 0
+    scores = json.loads((tmp_path / "E" / "scores.json").read_text())
+    assert list(scores["cases"]) == ["full", "empty"]
+    assert list(scores["cases"]["empty"]) == ["label 1", "label 2"]
+    agreed = {"dice": 1, "hd95_mm": None, "surface_dice": None, "volume_ml": 0, "true_volume_ml": 0}
+    assert scores["cases"]["empty"]["label 1"] == agreed
+    assert scores["mean"]["label 1"]["dice"] == (1 + scores["cases"]["full"]["label 1"]["dice"]) / 2
+    for folder in ("labels", "predictions"):
+        (tmp_path / folder / "full.nii.gz").unlink()
+    assert evaluate(options) == 0
+    assert json.loads((tmp_path / "E" / "scores.json").read_text())["cases"] == {"empty": {}}

@@ -154,6 +154,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
         assert "last.pt: damaged" in caplog.text
     assert "previous.pt at epoch 3, step 8" in caplog.text
     assert_same_end(folder, tiny_run)
+    assert (folder / "checkpoints" / "last.damaged").exists() == (damage is not Path.unlink)
+    assert load_checkpoint(folder / "checkpoints" / "previous.pt")["progress"]["step"] == 8  # never the damaged one
 
 
 def test_a_run_without_a_whole_checkpoint_is_not_started_anew(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from preprocessing.shards import open_store
-from training.inference import ModelSpec, predict_logits, predict_volume, probabilities
+from training.inference import ModelSpec, predict_logits, predict_volume, probabilities, where_to_blend
 from training.networks import Geometry
 
 PATCH = (16, 16, 16)
@@ -56,3 +57,29 @@ def test_probabilities_agree_with_the_labels(spec: ModelSpec, network: torch.nn.
     assert ((predict_volume(network, image, spec, 0.0, None) > 0) == whole).all()
     classes = probabilities(logits, dataclasses.replace(spec, regions=None))
     torch.testing.assert_close(classes.sum(0), torch.ones(PATCH))
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_maps", "expected"),
+    [
+        ((155, 240, 240), 3, "meta"),
+        ((1000, 512, 512), 3, "cpu"),
+        ((155, 240, 240), 105, "cpu"),
+    ],
+)
+def test_maps_that_are_too_large_for_a_gpu_are_blended_on_the_host(
+    shape: tuple[int, int, int], num_maps: int, expected: str
+) -> None:
+    image = torch.empty(1, 1, *shape, device="meta")
+    assert where_to_blend(image, num_maps).type == expected
+
+
+@pytest.mark.gpu
+def test_maps_are_the_same_wherever_they_are_blended(
+    spec: ModelSpec, network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = torch.randn(1, 4, 20, 24, 28, generator=torch.Generator().manual_seed(4)).cuda()
+    on_gpu = copy.deepcopy(network).cuda()
+    expected = predict_logits(on_gpu, image, spec, 0.25, None)
+    monkeypatch.setattr("training.inference.MAPS_BYTES", 0)
+    torch.testing.assert_close(predict_logits(on_gpu, image, spec, 0.25, None), expected, rtol=1e-3, atol=1e-3)

@@ -15,7 +15,7 @@ from preprocessing.errors import InputError
 from training.distributed import choose_device, read_world
 from training.losses import LOSSES, build_loss
 from training.networks import NETWORKS, Geometry, Task, build_network, nnunet_topology
-from training.precision import choose_amp, has_amx
+from training.precision import choose_amp, has_amx, use_tensor_cores
 from training.recipes import OPTIMIZERS, PRESETS, SCHEDULES, build_optimizer, build_schedule
 from training.record import without_nan
 from training.scores import average, by_structure
@@ -158,6 +158,19 @@ def test_amp_names() -> None:
     assert choose_amp("bf16", CPU) is torch.bfloat16
     with pytest.raises(InputError, match="only on a CUDA device"):
         choose_amp("fp16", CPU)
+
+
+def test_only_a_gpu_trades_bits_for_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    cudnn, before = torch.backends.cudnn, torch.get_float32_matmul_precision()
+    monkeypatch.setattr(cudnn, "benchmark", False)
+    monkeypatch.setattr(cudnn, "allow_tf32", False)
+    try:
+        use_tensor_cores(CPU)
+        assert (cudnn.benchmark, cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (False, False, before)
+        use_tensor_cores(torch.device("cuda"))
+        assert (cudnn.benchmark, cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (True, True, "high")
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_signals_become_a_request_and_are_given_back() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ import torch
 from preprocessing.cases import find_images
 from preprocessing.errors import InputError
 from preprocessing.geometry import restore_to_source
-from preprocessing.nifti import read_nifti
+from preprocessing.nifti import Volume, read_nifti
 from preprocessing.shards import open_store
 from preprocessing.statistics import ChannelStatistics
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
 from training.checkpoint import save_checkpoint
-from training.inference import ModelSpec, decode
+from training.inference import ModelSpec, Scores, decode
 from training.networks import Geometry
 from training.predict import Options, Predictor, _describe, predict, save_label
 from training.record import read_run
@@ -85,6 +86,27 @@ def test_bad_volumes_are_named_and_the_others_predicted(
     assert "refused case case_001" in caplog.text
     assert "case_002.nii.gz has 1 channels, there should be 4 (FLAIR, T1w, t1gd, T2w)" in caplog.text
     assert sorted(p.name for p in tmp_path.glob("P/*.gz")) == [f"case_00{n}.nii.gz" for n in (0, 3, 4)]
+
+
+def test_a_volume_that_the_gpu_cannot_hold_is_named_and_the_others_predicted(
+    tiny_run: Path, msd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Limited(Predictor):
+        """A network on a device that holds volumes of up to 30 voxels a side."""
+
+        def scores(self, volumes: Sequence[Volume]) -> Iterator[Scores]:
+            if max(volumes[0].shape_dhw) > 30:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 70.00 GiB.\nGPU 0 has")
+            return super().scores(volumes)
+
+    monkeypatch.setattr("training.predict.Predictor", Limited)
+    with caplog.at_level(logging.INFO):
+        assert predict(options_for(tiny_run, msd_folder / "imagesTr", tmp_path / "P")) == 3
+    refused = (
+        "refused case case_003: out of GPU memory (CUDA out of memory. Tried to allocate 70.00 GiB.); use --device"
+    )
+    assert refused in caplog.text
+    assert sorted(p.name for p in tmp_path.glob("P/*.gz")) == [f"case_00{n}.nii.gz" for n in (0, 1, 2)]
 
 
 def test_a_folder_without_volumes_says_where_to_look(tiny_run: Path, msd_folder: Path, tmp_path: Path) -> None:

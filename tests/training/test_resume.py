@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import pytest
 import torch
 
 from preprocessing.errors import InputError
-from training.checkpoint import load_checkpoint
+from preprocessing.to_shards import Options as ConvertOptions
+from preprocessing.to_shards import convert
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.loop import Training
 from training.options import Options
 from training.prepare import prepare as build_all
@@ -167,3 +170,57 @@ def test_nothing_to_resume_is_said(tiny_options: Options, tmp_path: Path, caplog
     assert "nothing to resume" in caplog.text
     with pytest.raises(InputError, match="say which run with --output"):
         train(dataclasses.replace(tiny_options, resume="auto"))
+
+
+def test_another_store_with_the_same_cases_is_refused(
+    tiny_options: Options, tiny_run: Path, msd_folder: Path, tmp_path: Path
+) -> None:
+    """A coarser one, and one that holds the same voxels in other shards; a copy elsewhere is the same store."""
+    options = dataclasses.replace(tiny_options, output=shutil.copytree(tiny_run, tmp_path / "run"), resume="auto")
+    made = ConvertOptions(input=msd_folder, output=tmp_path / "coarse", workers=1, spacing=(2.0, 2.0, 2.0))
+    assert convert(made) == 0
+    assert convert(dataclasses.replace(made, output=tmp_path / "apart", spacing=None, cases_per_shard=1)) == 0
+    for name, message in (("coarse", r"trained on a store with geometry = .*coarse has"), ("apart", "store_xxh3 = ")):
+        with pytest.raises(InputError, match=f"cannot resume.*{message}"):
+            train(dataclasses.replace(options, shards=tmp_path / name))
+    copied = Path(shutil.copytree(tiny_options.shards, tmp_path / "copied"))
+    assert train(dataclasses.replace(options, shards=copied)) == 0
+
+
+def test_going_on_from_a_file_never_touches_another_run(
+    tiny_options: Options, tiny_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    last = tiny_run / "checkpoints" / "last.pt"
+    onward = dataclasses.replace(tiny_options, output=tmp_path / "on", resume=str(last), epochs=4)
+    assert train(onward) == 0
+    assert [line["epoch"] for line in read_metrics(onward.output)] == [4]
+    assert load_checkpoint(onward.output / "checkpoints" / "best.pt")["epoch"] == 4
+    with pytest.raises(InputError, match=r"on holds another run than --resume .*tiny/checkpoints/last.pt; go on with"):
+        train(onward)
+    own = dataclasses.replace(onward, resume=str(onward.output / "checkpoints" / "last.pt"))
+    assert train(own) == 0
+    assert [line["epoch"] for line in read_metrics(onward.output)] == [4]
+    back = shutil.copytree(tiny_run, tmp_path / "back")
+    assert train(dataclasses.replace(own, output=back, resume=str(back / "checkpoints" / "previous.pt"))) == 0
+    assert not (back / "checkpoints" / "last.damaged").exists()  # the one after it is whole
+    with caplog.at_level(logging.INFO):
+        assert train(dataclasses.replace(onward, output=tmp_path / "none", epochs=3)) == 0
+    assert "no validation gave a mean dice here: there is no" in caplog.text
+
+
+def test_a_run_goes_on_in_another_number_format(
+    tiny_options: Options,
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Saved where no loss scaler was needed, gone on with where one is: an A100's run on a V100."""
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    last = folder / "checkpoints" / "last.pt"
+    save_checkpoint(last, load_checkpoint(last) | {"number_format": "float16"})
+    monkeypatch.setattr("training.prepare.build_scaler", lambda *_: torch.amp.GradScaler("cpu"))
+    with caplog.at_level(logging.INFO):
+        assert train(dataclasses.replace(tiny_options, output=folder, resume="auto", epochs=4)) == 0
+    assert "the run computed in float16 and now goes on in" in caplog.text
+    assert load_checkpoint(last)["scaler"]["scale"] > 0

@@ -23,7 +23,9 @@ from preprocessing.shards import open_store
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.options import Options, auto_patch, median_sizes
+from training.distributed import read_world
+from training.group import Group
+from training.options import Options, auto_patch, median_sizes, resolve
 from training.recipes import PRESETS
 from training.record import read_metrics, read_run
 from training.run import train
@@ -47,17 +49,43 @@ def test_a_run_leaves_options_split_figures_and_checkpoints(tiny_run: Path) -> N
     assert not list(tiny_run.rglob("*.tmp"))
 
 
+FORMATS = [
+    ("cpu", "auto"),
+    *(pytest.param("cuda", amp, marks=pytest.mark.gpu) for amp in ("fp16", "bf16", "off")),
+]
+
+
+@pytest.mark.parametrize(("device", "amp"), FORMATS)
 @pytest.mark.parametrize("preset", list(PRESETS))
-def test_every_preset_trains_and_resumes(tiny_options: Options, tmp_path: Path, preset: str) -> None:
+def test_every_preset_trains_and_resumes(
+    tiny_options: Options, tmp_path: Path, preset: str, device: str, amp: str
+) -> None:
     auto = dataclasses.replace(tiny_options, preset=preset, net="auto", lr=0.0, ema=0.5, epochs=1, patch=(16, 16, 32))
-    options = dataclasses.replace(auto, output=tmp_path / "run")
+    options = dataclasses.replace(auto, device=device, amp=amp, output=tmp_path / "run")
     assert train(options) == 0
     last, best = (load_checkpoint(options.output / "checkpoints" / name) for name in ("last.pt", "best.pt"))
+    assert bool(last["scaler"]) == (amp == "fp16")
     averaged = {name.removeprefix("module."): value for name, value in last["average"].items()}
     assert all(torch.equal(value, averaged[name]) for name, value in best["model"].items())
     assert any(not torch.equal(value, best["model"][name]) for name, value in last["model"].items())
     assert train(dataclasses.replace(options, resume="auto", epochs=2)) == 0
     assert len(read_metrics(options.output)) == 2
+
+
+def test_the_article_has_a_patch_and_a_voxel_size_of_its_own(
+    tiny_options: Options, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its 128,128,64 and 1.5,1.5,2.0 are x,y,z. The store has voxels of 1.0,1.5,2.0 mm; a patch that is given wins."""
+    options = dataclasses.replace(tiny_options, preset="article", net="auto", patch=None, output=tmp_path / "run")
+    store, group = open_store(options.shards), Group(world=read_world({}), device=torch.device("cpu"))
+    assert resolve(options, store, 4, group).geometry.patch == (64, 128, 128)
+    assert resolve(dataclasses.replace(options, preset="fast"), store, 4, group).geometry.patch != (64, 128, 128)
+    train(dataclasses.replace(options, patch=(16, 16, 32), epochs=1))
+    assert read_run(options.output)["options"]["patch"] == [16, 16, 32]
+    assert (
+        "meant for voxels of 1.5,1.5,2 mm (x,y,z), the store's median is 1,1.5,2; convert with --spacing 1.5,1.5,2"
+        in caplog.text
+    )
 
 
 def test_fine_tuning_starts_with_the_weights_given(tiny_options: Options, tiny_run: Path, tmp_path: Path) -> None:
@@ -95,12 +123,12 @@ def test_loaders_train_the_same_network(tiny_options: Options, tiny_run: Path, t
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-3)
 
 
-def test_a_run_learns(tiny_options: Options, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("device", "amp"), FORMATS)
+def test_a_run_learns(tiny_options: Options, tmp_path: Path, device: str, amp: str) -> None:
     make_phantom(PhantomOptions(output=tmp_path / "data", cases=4, test_cases=0, shape=(24, 28, 24)))
     assert convert(ConvertOptions(input=tmp_path / "data", output=tmp_path / "store", workers=1)) == 0
-    options = dataclasses.replace(
-        tiny_options, shards=tmp_path / "store", output=tmp_path / "run", epochs=16, lr=4e-3, val_every=16
-    )
+    longer = dataclasses.replace(tiny_options, epochs=16, lr=4e-3, val_every=16)
+    options = dataclasses.replace(longer, device=device, amp=amp, shards=tmp_path / "store", output=tmp_path / "run")
     train(options)
     losses = [line["loss"] for line in read_metrics(options.output)]
     assert losses[-1] < 0.8 * losses[0]
@@ -156,6 +184,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_options: Options, tmp_path:
         ({"amp": "int4"}, "--amp int4: unknown; known: auto, bf16, fp16, off"),
         ({"patch": (16, 16, 20)}, "--patch 16,16,20: segresnet needs multiples of 8; use 16,16,24"),
         ({"patch": (8, 8, 8)}, "--patch 8,8,8: segresnet needs a side of 16 voxels at least"),
+        ({"seed": -1}, "seed is -1; it must be between 0 and 2..63 - 1"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; it must be between 0 and"),
         ({"epochs": -1}, "are 0 .choose. or positive"),
         ({"shards": Path("nowhere")}, "nowhere: no manifest.json there; make a store with"),
         ({"resume": "nowhere.pt"}, "nowhere.pt: no such checkpoint"),
