@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import jsonschema
 import pytest
@@ -82,9 +83,9 @@ def test_all_leaves_out_what_is_not_installed_and_says_so(
     coordinate_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(PEERS, "torchio", "voxelfeed_without_torchio")
-    for name in set(TABLE) - {"synthetic", "torchio"}:
-        monkeypatch.delitem(TABLE, name)
-    assert check(options_for(coordinate_store, tmp_path, parts="loaders", loaders="all", runs=1)) == EXIT_DONE
+    few = {name: TABLE[name] for name in ("synthetic", "torchio")}
+    with patch.dict(TABLE, few, clear=True):  # puts all back in their order
+        assert check(options_for(coordinate_store, tmp_path, parts="loaders", loaders="all", runs=1)) == EXIT_DONE
     record, page = read_record(tmp_path)
     (compared,) = record["loaders"]
     assert [row["label"] for row in compared["rows"]] == ["synthetic, cpu"]
