@@ -91,7 +91,7 @@ def test_the_stage_that_is_slow_is_named_and_the_parts_add_up(
 
     monkeypatch.setitem(LOADERS, "slow", build)
     monkeypatch.setitem(LOSSES, "slow", slow_loss)
-    monkeypatch.setitem(KNOWN, "loss", LOSSES)
+    monkeypatch.setitem(KNOWN, "loss", ("auto", *LOSSES))
     options = dataclasses.replace(tiny_options, loader="slow", epochs=1, samples_per_case=4, output=tmp_path / "run")
     if stage == "model":
         options = dataclasses.replace(options, loss="slow")
