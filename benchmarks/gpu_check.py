@@ -119,7 +119,7 @@ def check(options: Options) -> int:
             write_check(record, paths)
     del record["unfinished"]
     write_check(record, paths)
-    log.info("written: %s", ", ".join(map(str, paths)))
+    log.info("written: %s", ", ".join(str(path) for path in paths if path.exists()))
     return EXIT_UNEXPECTED if _has_failures(record) else EXIT_DONE
 
 

@@ -116,7 +116,7 @@ def _cells(result: Result) -> list[str]:
     record, page = result.record, result.path.with_suffix(".md").name
     machine, commit = record["machine"], record["commit"]
     return [
-        f"[{record['date'][:10]}]({page})",
+        f"[{record['date'][:10]}]({page}){' (not finished)' * record.get('unfinished', False)}",
         f"{record['data']['name']}, {record['data']['cases']} cases",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}",
         f"{commit['hash'][:12]}{' with changes' * commit['dirty']}" if commit else "unknown",

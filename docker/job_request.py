@@ -80,7 +80,7 @@ def region_of(image: str) -> str:
     if found is None:
         raise InputError(
             f"--image {image or '(none)'}: not an address in ECR, so the region is not known either; give for example "
-            "123456789012.dkr.ecr.us-west-2.amazonaws.com/voxelfeed:latest (docker/README.md builds and pushes it)"
+            "123456789012.dkr.ecr.us-west-2.amazonaws.com/voxelfeed:latest (docs/sagemaker.md builds and pushes it)"
         )
     return found[1]
 

@@ -26,7 +26,7 @@ CHECK = """
 import sys, torch, tyro
 from training.options import Options
 device = tyro.cli(Options, args=sys.argv[1:]).device
-print(torch.cuda.device_count() if torch.cuda.is_available() else 0, device, torch.version.cuda)
+print(torch.cuda.device_count() if torch.cuda.is_available() else 0, device, torch.version.cuda, sep="\t")
 """
 
 
@@ -84,7 +84,7 @@ def _look(arguments: Sequence[str]) -> tuple[int, str, str, str]:
     checked = subprocess.run([sys.executable, "-c", CHECK, *arguments], capture_output=True, text=True, check=False)
     if checked.returncode:
         raise InputError(" ".join(word for word in checked.stderr.split() if word.strip(FRAME)))
-    num_gpus, device, cuda = checked.stdout.split()
+    num_gpus, device, cuda = checked.stdout.splitlines()[-1].split("\t")
     return int(num_gpus), device, cuda, " ".join(checked.stderr.split())
 
 

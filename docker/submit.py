@@ -39,16 +39,20 @@ def submit(kind: str, request: Request, region: str) -> str:
 def follow(kind: str, name: str, region: str) -> int:
     """Show the job's log until it ends; returns the exit code. Ctrl-C ends the watching, not the job."""
     import boto3
+    from botocore.config import Config
 
-    client = boto3.client("sagemaker", region_name=region)
+    patient = Config(retries={"mode": "standard", "max_attempts": 10})  # jobs take hours, in which networks fail
+    client = boto3.client("sagemaker", region_name=region, config=patient)
     describe = {"Training": client.describe_training_job, "Processing": client.describe_processing_job}[kind]
-    lines = JobLog(boto3.client("logs", region_name=region), f"/aws/sagemaker/{kind}Jobs", f"{name}/")
+    lines = JobLog(boto3.client("logs", region_name=region, config=patient), f"/aws/sagemaker/{kind}Jobs", f"{name}/")
     stage = ""
     while True:
         with _answering(region):
             job = describe(**{f"{kind}JobName": name})
             status: str = job[f"{kind}JobStatus"]
-            for line in lines.new():  # after the status: the last lines are there once it says that the job has ended
+            if status in ENDED:
+                time.sleep(LOOK_EVERY_S)  # the last lines reach CloudWatch a little later
+            for line in lines.new():
                 log.info("%s", line)
         if stage != (stage := job.get("SecondaryStatus", status)):
             log.info("%s: %s", name, stage)

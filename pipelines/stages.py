@@ -37,7 +37,9 @@ class StageSeconds:
 
         Only ``settle`` adds the second, and only that of the latest block.
         """
-        gpu = self._on_gpu.setdefault(wait, _GpuWait()) if on_gpu else None
+        if on_gpu and wait not in self._on_gpu:
+            self._on_gpu[wait] = _GpuWait()
+        gpu = self._on_gpu[wait] if on_gpu else None
         begin = time.perf_counter()
         if gpu is not None:
             gpu.begin.record()

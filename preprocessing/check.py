@@ -73,7 +73,8 @@ def find_problems(store: Store, *, fast: bool) -> Iterator[str]:
     if store.manifest.errors is not None:
         size = sizes.get(store.manifest.errors.name)
         yield from _check_file(root, store.manifest.errors, size, "the list of refused cases", fast=fast)
-    yield from _check_source(root / SOURCE, is_there=SOURCE in sizes)
+    if SOURCE in sizes:
+        yield from _check_source(root / SOURCE)
     for shard in store.manifest.shards:
         yield from check_shard(root / shard.name, shard, fast=fast)
     shards = {shard.name for shard in store.manifest.shards}
@@ -81,10 +82,7 @@ def find_problems(store: Store, *, fast: bool) -> Iterator[str]:
     yield from (f"{root / name}: not part of the store" for name in sorted(sizes) if name not in expected)
 
 
-def _check_source(path: Path, *, is_there: bool) -> Iterator[str]:
-    if not is_there:
-        yield f"{path}: missing"
-        return
+def _check_source(path: Path) -> Iterator[str]:
     try:
         read_sealed(path)
     except InputError as error:

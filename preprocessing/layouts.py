@@ -19,7 +19,11 @@ LAYOUTS: dict[str, Callable[[Path], Dataset]] = {
     "brats": read_brats,
     "list": read_list,
 }
-LAYOUT_NAMES = ("auto", *LAYOUTS)
+
+
+def check_layout(name: str) -> None:
+    """Raise ``InputError`` unless ``name`` is ``"auto"`` or a key of ``LAYOUTS``."""
+    check_known("layout", name, ("auto", *LAYOUTS))
 
 
 def read_dataset(root: Path, layout: str = "auto") -> Dataset:
@@ -28,7 +32,7 @@ def read_dataset(root: Path, layout: str = "auto") -> Dataset:
     ``root`` is a folder, for ``list`` a CSV or JSON file. Raises ``InputError`` when it is missing, the layout unknown,
     or none fits.
     """
-    check_known("layout", layout, LAYOUT_NAMES)
+    check_layout(layout)
     with answering(root):
         if not root.exists():
             raise InputError(f"{root}: no such folder; give the data set's folder with --input")

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Repeat the cases of a shard store, or of an MSD folder, until there are --cases of them.
+    """Repeat the labelled cases of a shard store, or of an MSD folder, until there are --cases of them.
 
     Files are hard links where the file system allows it, so a thousandfold copy takes hardly any disk.
     """
@@ -69,9 +69,9 @@ def replicate(options: Options) -> int:
 
 def _replicate_store(options: Options) -> None:
     store = open_store(options.input)
-    originals = list(store.entries())
+    originals = [(shard, entry) for shard, entry in store.entries() if entry.label is not None]
     if not originals:
-        raise InputError(f"{options.input}: holds no case to repeat")
+        raise InputError(f"{options.input}: holds no labelled case to repeat")
     options.output.mkdir(parents=True)
     shards = []
     firsts = range(0, options.cases, options.cases_per_shard)

@@ -99,25 +99,30 @@ class Case:
 
     def image(self) -> Array:
         """Map the image [D,H,W,C] in the case's own dtype."""
-        return self._map(self.entry.image)
+        return self._map(self.entry.image, self.entry.image_dtype, (*self.shape_dhw, len(self.entry.channels)))
 
     def label(self) -> npt.NDArray[np.uint8] | None:
         """Map the label [D,H,W,1] uint8, or return ``None`` for an unlabelled case."""
-        return None if self.entry.label is None else self._map(self.entry.label).view(np.uint8)
+        return None if self.entry.label is None else self._map(self.entry.label, "uint8", (*self.shape_dhw, 1))
 
     def foreground(self) -> dict[int, npt.NDArray[np.uint16]]:
         """Read the sampled voxels of each label: label id to coordinates uint16 [n,3] in D,H,W order."""
         if self.entry.foreground is None:
             return {}
-        rows = np.array(self._map(self.entry.foreground), dtype=np.uint16)
         counts = self.entry.foreground_counts
+        rows = np.array(self._map(self.entry.foreground, "uint16", (sum(counts.values()), 3)))
         ends = np.cumsum(list(counts.values()), dtype=np.int64)
         return {number: rows[end - counts[number] : end] for number, end in zip(counts, ends, strict=True)}
 
-    def _map(self, record: FileRecord) -> Array:
+    def _map(self, record: FileRecord, dtype: str, shape: tuple[int, ...]) -> Array:
+        """Map a file by what the index says of it.
+
+        ``np.load`` would parse the header, which threads cannot do at the same time before Python 3.11.8: now and then
+        one ends with "AST constructor recursion depth mismatch" (CPython's issue 106905).
+        """
         path = Path(self.folder) / record.name
         try:
-            return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
+            return np.memmap(path, dtype, "r", DATA_OFFSET, shape)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"case {self.case_id}: {path} is missing or damaged ({error}); run preprocessing.check"

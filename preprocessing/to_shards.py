@@ -15,7 +15,7 @@ from preprocessing.convert import ConvertOptions
 from preprocessing.engine import run_jobs
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError, check_known
 from preprocessing.finish import finish_store, refused_in
-from preprocessing.layouts import LAYOUT_NAMES, read_dataset
+from preprocessing.layouts import check_layout, read_dataset
 from preprocessing.location import absolute, is_remote, make_folder
 from preprocessing.partition import Partition, Plan, write_part
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
@@ -139,7 +139,7 @@ def convert(options: Options) -> int:
 
 def check_options(options: Options) -> None:
     """Raise ``InputError`` for the first flag whose value cannot be; reads no file, so a launcher may ask it too."""
-    check_known("layout", options.layout, LAYOUT_NAMES)
+    check_layout(options.layout)
     _settings(options)
     share = Partition.parse(options.partition)
     check_known("on-error", options.on_error, ("skip", "stop"))

@@ -16,19 +16,20 @@ from training.recipes import OPTIMIZERS, PRESETS
 
 KNOWN: dict[str, Iterable[str]] = {
     "preset": PRESETS,
-    "net": ("auto", *NETWORKS),
-    "loss": ("auto", *LOSSES),
-    "optimizer": ("auto", *OPTIMIZERS),
+    "net": NETWORKS,
+    "loss": LOSSES,
+    "optimizer": OPTIMIZERS,
     "amp": AMPS,
     "device": DEVICES,
     "backend": BACKENDS,
 }
+OF_PRESET = ("net", "loss", "optimizer")  # which auto leaves to the preset
 
 
 def check_options(options: Options) -> None:
     """Raise ``InputError`` for the first flag whose value cannot be; opens nothing and looks at no device."""
     for flag, names in KNOWN.items():
-        check_known(flag, getattr(options, flag), names)
+        check_known(flag, getattr(options, flag), ("auto", *names) if flag in OF_PRESET else names)
     if options.batch_size < 1 or options.samples_per_case < 1:
         raise InputError(
             f"--batch-size {options.batch_size} --samples-per-case {options.samples_per_case}: at least 1 is needed"

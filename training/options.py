@@ -47,7 +47,7 @@ class Options:
     output: Path = AUTO
     """Run folder. auto names it runs/DATASET-DATE-TIME."""
     patch: AutoTriple = None
-    """Patch size. auto takes the preset's, or else the median volume, as far as the device can bear."""
+    """Patch size. auto takes the preset's; else the median volume, as far as the device can bear."""
     batch_size: int = 2
     """Patches per step and process."""
     epochs: int = 0
@@ -89,7 +89,8 @@ class Options:
     backend: str = "auto"
     """How several processes talk: auto, gloo, nccl or smddp."""
     gpu_cache: str = "auto"
-    """GPU memory for volumes, GiB: auto takes up to half of what is free; 0 cuts patches on the host."""
+    """GPU memory for volumes, GiB: auto takes up to half of what is free; 0 cuts patches on the host. Without a GPU a
+    number takes that much of the machine's memory instead."""
     crop: str = "auto"
     """Where the dali loader cuts patches: host, device (from the volumes that lie there), or auto."""
     read: str = "mmap"

@@ -45,6 +45,8 @@ def resume(training: Training, options: Options) -> None:
         log.info("nothing to resume at %s: starting anew", folder / LAST)
     else:
         path, content = found
+        if "loader" not in content:
+            raise InputError(f"cannot resume {path}: it holds weights only; give last.pt, or this one to --init-from")
         check_same(content["options"], setup.options, path)
         _check_store(content["spec"], setup, path)
         training.load(content)

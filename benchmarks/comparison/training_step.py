@@ -21,7 +21,7 @@ from training.inference import ModelSpec
 from training.losses import build_loss
 from training.networks import Geometry
 from training.options import median_sizes
-from training.precision import build_scaler, choose_amp
+from training.precision import build_scaler, choose_amp, use_tensor_cores
 from training.recipes import PRESETS, build_optimizer, build_schedule
 from training.state import Learned, Setup
 from training.step import take_step
@@ -69,6 +69,7 @@ def _prepare(row: Row, net: str, loader: Loader) -> tuple[Setup, Learned]:
     spec = ModelSpec.of_store(store.manifest, net, Geometry(patch=row.config.patch, spacing_mm=median_sizes(store)[1]))
     spec = dataclasses.replace(spec, regions=None)  # the comparison's labels are class ids
     group = Group(world=read_world({}), device=torch.device("cpu" if row.config.device == "cpu" else "cuda"))
+    use_tensor_cores(group.device)
     amp = choose_amp("auto", group.device)
     network = spec.build().to(group.device)
     optimizer = build_optimizer(preset.optimizer, network, preset.lr, preset.weight_decay)

@@ -29,7 +29,9 @@ def write_files(
 
     A record that grows may be written again.
     """
-    paths[0].write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial = paths[0].with_suffix(".tmp")  # a kill here must not take what was there
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial.replace(paths[0])
     paths[1].write_text(page(paths[2].name), encoding="utf-8")
     draw(record, paths[2])
     return paths

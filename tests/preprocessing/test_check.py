@@ -115,6 +115,9 @@ def test_a_missing_or_cut_file_is_named(store: Path, caplog: pytest.LogCaptureFi
     path.write_bytes(path.read_bytes()[:-1])
     assert any(str(path) in line and owner_of(name) in line for line in problems_of(store, caplog, fast=fast))
     path.unlink()
+    if name == "source.json":  # who shares a store may take the place of the originals away
+        assert check(Options(shards=store, fast=fast)) == 0
+        return
     missing = problems_of(store, caplog, fast=fast)
     assert any(str(path) in line and owner_of(name) in line and "missing" in line for line in missing)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,18 @@ def test_a_replicated_store_is_whole_and_takes_no_room(coordinate_store: Path, t
         assert np.array_equal(case.image(), source.image())
         assert np.array_equal(case.foreground()[3], source.foreground()[3])
         assert Path(case.folder, case.entry.image.name).samefile(Path(source.folder, source.entry.image.name))
+
+
+def test_only_labelled_cases_of_a_store_are_repeated(msd_folder: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(msd_folder, tmp_path / "set")
+    described = json.loads((source / "dataset.json").read_text())
+    described["test"] = [entry["image"] for entry in described["training"][:2]]
+    del described["training"][:2]
+    (source / "dataset.json").write_text(json.dumps(described))
+    assert convert(ConvertOptions(input=source, output=tmp_path / "store", workers=1)) == 0
+    assert len(open_store(tmp_path / "store").case_ids) == 5
+    assert replicate(Options(input=tmp_path / "store", output=tmp_path / "large", cases=7)) == 0
+    assert len(open_store(tmp_path / "large").labelled_ids) == 7
 
 
 def test_a_replicated_data_set_converts(msd_folder: Path, tmp_path: Path) -> None:

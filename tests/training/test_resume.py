@@ -172,6 +172,14 @@ def test_nothing_to_resume_is_said(tiny_options: Options, tmp_path: Path, caplog
         train(dataclasses.replace(tiny_options, resume="auto"))
 
 
+def test_weights_alone_are_not_gone_on_from(tiny_options: Options, tiny_run: Path, tmp_path: Path) -> None:
+    options = dataclasses.replace(
+        tiny_options, output=tmp_path / "on", resume=str(tiny_run / "checkpoints" / "best.pt")
+    )
+    with pytest.raises(InputError, match=r"best\.pt: it holds weights only; give last\.pt, or this one to --init-from"):
+        train(options)
+
+
 def test_another_store_with_the_same_cases_is_refused(
     tiny_options: Options, tiny_run: Path, msd_folder: Path, tmp_path: Path
 ) -> None:

@@ -20,7 +20,6 @@ from pipelines.loaders import LOADERS, LoaderConfig, build_loader
 from pipelines.plan import Plan
 from pipelines.stages import StageSeconds, Wait
 from preprocessing.shards import Case, Store
-from training.check_options import KNOWN
 from training.losses import LOSSES, Loss
 from training.networks import Task
 from training.options import Options
@@ -91,7 +90,6 @@ def test_the_stage_that_is_slow_is_named_and_the_parts_add_up(
 
     monkeypatch.setitem(LOADERS, "slow", build)
     monkeypatch.setitem(LOSSES, "slow", slow_loss)
-    monkeypatch.setitem(KNOWN, "loss", ("auto", *LOSSES))
     options = dataclasses.replace(tiny_options, loader="slow", epochs=1, samples_per_case=4, output=tmp_path / "run")
     if stage == "model":
         options = dataclasses.replace(options, loss="slow")
