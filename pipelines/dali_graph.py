@@ -71,14 +71,12 @@ def normalize(patch: DataNode, statistics: DataNode, options: GraphOptions) -> D
     return foreground if options.augment == "full" else foreground + statistics[4, 0] * (patch == 0)
 
 
-def fill_background(image: Array, patches: Sequence[Array], shifts: Sequence[float]) -> None:
-    """Do what ``standardize`` left: set each sample of ``image`` [N,d,h,w,C] to its shift where its patch is zero."""
-    background = np.empty(image.shape[2:], np.bool_)
-    for made, patch, shift in zip(image, patches, shifts, strict=True):
-        value = made.dtype.type(shift)
-        for values, raw in zip(made, patch, strict=True):  # a plane at a time stays in the cache
-            np.equal(raw, 0, out=background)
-            np.copyto(values, value, where=background)
+def fill_background(image: Array, patch: Array, shift: float) -> None:
+    """Do what ``standardize`` left: set ``image`` [d,h,w,C] to ``shift`` where ``patch`` [d,h,w,C] is zero."""
+    background, value = np.empty(image.shape[1:], np.bool_), image.dtype.type(shift)
+    for values, raw in zip(image, patch, strict=True):  # a plane at a time stays in the cache
+        np.equal(raw, 0, out=background)
+        np.copyto(values, value, where=background)
 
 
 def boxed(image: DataNode, label: DataNode, given: Mapping[str, DataNode]) -> tuple[DataNode, DataNode]:

@@ -7,6 +7,7 @@ import functools
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipelines.dali_graph import LAYOUTS, GraphOptions, build_graph, fill_backgr
 from pipelines.device_copy import DeviceCopies
 from pipelines.device_path import DevicePath
 from pipelines.host_path import HostPath
+from pipelines.huge_pages import use_huge_pages
 from pipelines.plan import Plan
 from pipelines.pool_budget import choose_budget, free_bytes, measure_need
 from pipelines.reader_path import ReaderPath
@@ -58,6 +60,7 @@ class DaliLoader(Loader):
             prefetch=GRAPH_AHEAD,
         )
         self._leaves_background = options.leaves_background
+        self._filling = ThreadPoolExecutor(config.num_threads, thread_name_prefix="voxelfeed-fill")
         self.pipeline: Any = build_graph(options)
         self._at_exit = functools.partial(_close, weakref.ref(self))
         atexit.register(self._at_exit)
@@ -73,8 +76,11 @@ class DaliLoader(Loader):
             self._feed_slot(slot)
         self.pipeline.schedule_run()
         for slot in slots:
-            self._outputs(slot)
+            outputs = self._outputs(slot)
             self.slots.give_back(slot)
+            if not self._on_gpu:  # the classic executor keeps these very buffers
+                for output in outputs:
+                    use_huge_pages(np.asarray(output.as_tensor()))
 
     def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:
         steps = iter(range(first_step, len(self)))
@@ -141,7 +147,8 @@ class DaliLoader(Loader):
     def _batch(self, filled: Filled, *outputs: Any) -> Batch:
         image, label = (from_dlpack(output.as_tensor()) for output in outputs)
         if self._leaves_background:
-            fill_background(image.numpy(), filled.slot.fed["image"], [sample.shift for sample in filled.samples])
+            shifts = [sample.shift for sample in filled.samples]
+            list(self._filling.map(fill_background, image.numpy(), filled.slot.fed["image"], shifts))
         batch = Batch(image=channels_first(image), label=channels_first(label), samples=filled.samples)
         return batch if self.reuse_buffers else batch.clone()
 
@@ -157,6 +164,7 @@ class DaliLoader(Loader):
         if self._on_gpu:
             torch.cuda.synchronize()  # DALI may still read from the slots and the volumes
         self.slots.close()
+        self._filling.shutdown()
         self.pipeline = None
         atexit.unregister(self._at_exit)
 

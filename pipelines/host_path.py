@@ -19,7 +19,7 @@ from pipelines.slots import Array, Cost, Slot, SlotRing, host_buffers, make_slot
 from pipelines.spatial import Placement
 from preprocessing.shards import Case, Store
 
-MAPS_PER_LANE = 2  # times the plan's window of cases: its end and the next one's beginning are read at the same time
+SPARE_MAPS = 1  # for each lane, beside its window: its end and the next one's beginning are read at the same time
 
 
 class HostPath(SlotRing):
@@ -42,7 +42,7 @@ class HostPath(SlotRing):
     ) -> None:
         options, dtype = plan.options, store.manifest.image_dtype
         specs = input_specs(options.augment, options.patch, plan.num_channels, dtype, raw_patches=False)
-        self._maps = functools.lru_cache(maxsize=MAPS_PER_LANE * plan.options.window * len(lanes))(self._open)
+        self._maps = functools.lru_cache(maxsize=(plan.options.window + SPARE_MAPS) * len(lanes))(self._open)
         pinned = device.type == "cuda"
         slots = [
             make_slot({name: host_buffers(spec, len(lanes), pinned=pinned) for name, spec in specs.items()})
