@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,7 +122,7 @@ class MonaiLoader(Loader):
         self.dtype = torch.float16 if config.dtype == "float16" else torch.float32
         self.variant, self.num_threads = variant, config.num_threads
         self.num_workers = 0 if variant.threaded else config.num_workers
-        self._number = {case_id: number for number, case_id in enumerate(plan.case_ids)}
+        self._numbers = {case_id: number for number, case_id in enumerate(plan.case_ids)}
         self._items = [_item(store, case_id) for case_id in plan.case_ids]
         regions = config.region_numbers(store)
         cached = cached_part(store.manifest, config, regions)
@@ -160,7 +160,8 @@ class MonaiLoader(Loader):
         with self.stages.waiting("wait_graph_s"):
             self._turn_cache(epoch)
         steps = range(first_step, len(self))
-        self._todo.batches = ([self._draw(epoch, step, lane) for lane in self.lanes] for step in steps)
+        plan, lanes, numbers = self.plan, self.lanes, self._numbers  # not self: see TorchLoader
+        self._todo.batches = ([_draw(plan, numbers, epoch, step, lane) for lane in lanes] for step in steps)
         with self.stages.waiting("wait_graph_s"):
             made = iter(self._loader)
         for _ in steps:
@@ -169,13 +170,6 @@ class MonaiLoader(Loader):
             image, label = (item[name].as_subclass(torch.Tensor) for name in ("image", "label"))
             image, label = move(image, label, self.device, self.dtype, self.stages)
             yield Batch(image=image, label=label, samples=(), cases=tuple(item["case_id"]))
-
-    def _draw(self, epoch: int, step: int, lane: int) -> tuple[int, int]:
-        """Return the number of the case that the plan takes here, and the seed of all that MONAI draws."""
-        options = self.plan.options
-        case_id = self.plan.case_id_at(epoch, step, lane)
-        (word,) = random_words(options.seed, STREAM_MONAI, epoch, step * options.global_batch + lane, 1)
-        return self._number[case_id], int(word >> 32)
 
     def _turn_cache(self, epoch: int) -> None:
         """Bring SmartCacheDataset to what it holds in ``epoch``: by its own replacing, or anew after a jump."""
@@ -197,6 +191,13 @@ class MonaiLoader(Loader):
         if self._is_smart:
             self._dataset.shutdown()
         self._remove_folder()
+
+
+def _draw(plan: Plan, numbers: Mapping[str, int], epoch: int, step: int, lane: int) -> tuple[int, int]:
+    """Return the number of the case that the plan takes here, and the seed of all that MONAI draws."""
+    options = plan.options
+    (word,) = random_words(options.seed, STREAM_MONAI, epoch, step * options.global_batch + lane, 1)
+    return numbers[plan.case_id_at(epoch, step, lane)], int(word >> 32)
 
 
 def _item(store: Store, case_id: str) -> Item:

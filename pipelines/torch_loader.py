@@ -16,6 +16,7 @@ from pipelines.config import LoaderConfig
 from pipelines.plan import Int3, Plan, Sample
 from pipelines.reference import intensity_of, make_sample
 from pipelines.stages import StageSeconds
+from preprocessing.errors import InputError
 from preprocessing.shards import Store, open_store
 
 Drawn = TypeVar("Drawn")
@@ -84,12 +85,13 @@ class TorchLoader(Loader):
 
     def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:
         steps = range(first_step, len(self))
-        self._todo.batches, drawn = itertools.tee(self.plan.batch(epoch, step, self.lanes) for step in steps)
+        plan, lanes = self.plan, self.lanes  # not self: in a cycle with its DataLoader, ending the workers takes 10 s
+        self._todo.batches, drawn = itertools.tee(plan.batch(epoch, step, lanes) for step in steps)
         with self.stages.waiting("wait_graph_s"):
             made = iter(self._loader)
         for _ in steps:
             with self.stages.waiting("wait_graph_s"):
-                image, label, seconds = next(made)
+                image, label, seconds = next_of(made)
                 samples = next(drawn)  # after the DataLoader has asked for them
             self.stages.graph_s += float(seconds.sum())
             image, label = move(image, label, self.device, self.dtype, self.stages)
@@ -97,6 +99,21 @@ class TorchLoader(Loader):
 
     def _release(self) -> None:
         end_workers(self._loader)
+
+
+def next_of(made: Iterator[Any]) -> Any:
+    """Take the next batch; an ``InputError`` of a worker process is the line it was, with the worker's as its cause.
+
+    torch sends it as "Caught InputError in DataLoader worker process 0." and the worker's traceback, the last line of
+    which is the error itself; exceptions of other kinds are left so, for a traceback is what they need.
+    """
+    try:
+        return next(made)
+    except InputError as error:
+        _, found, line = str(error).rpartition(f"{InputError.__module__}.{InputError.__name__}: ")
+        if not found:
+            raise
+        raise InputError(line.strip()) from error
 
 
 def move(
