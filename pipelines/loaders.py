@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import psutil
@@ -11,7 +12,7 @@ import torch
 
 from pipelines.batch import Loader
 from pipelines.config import LoaderConfig
-from pipelines.plan import Plan, PlanOptions, fits_memory
+from pipelines.plan import Int3, Plan, PlanOptions
 from preprocessing.errors import InputError
 from preprocessing.shards import Store, open_store
 
@@ -94,16 +95,38 @@ def open_plan(config: LoaderConfig, world_size: int = 1) -> tuple[Store, Plan]:
             f"python -m preprocessing.stage --shards {config.store} --output FOLDER"
         )
     manifest = store.manifest
-    fits_memory(
-        config.patch,
-        len(manifest.channel_names),
-        np.dtype(manifest.image_dtype).itemsize,
-        config.batch_size,
-        psutil.virtual_memory().available,
-    )
+    num_channels, itemsize = len(manifest.channel_names), np.dtype(manifest.image_dtype).itemsize
+    check_memory(config.patch, num_channels, itemsize, config.batch_size, psutil.virtual_memory().available)
     options = _plan_options(config, world_size)
-    cases = config.cases or store.labelled_ids
-    return store, Plan(store, cases, options, len(manifest.channel_names), store_xxh3=store.xxh3)
+    return store, Plan(store, _chosen_cases(store, config), options, num_channels, store_xxh3=store.xxh3)
+
+
+def check_memory(patch: Int3, num_channels: int, itemsize: int, batch_size: int, available_bytes: int) -> None:
+    """Refuse a batch that cannot fit: raises ``InputError`` with the bytes needed, the bytes there are and a remedy."""
+    voxels = math.prod(patch) * batch_size
+    needed = voxels * (num_channels * (itemsize * 4 + 4 * 4) + 8)  # four staging buffers, four float32 stages
+    if needed > available_bytes:
+        raise InputError(
+            f"patch {','.join(map(str, patch))} with batch size {batch_size} and {num_channels} channels needs about "
+            f"{needed / 2**30:.1f} GiB, {available_bytes / 2**30:.1f} GiB are free; lower --patch or --batch-size"
+        )
+
+
+def _chosen_cases(store: Store, config: LoaderConfig) -> Sequence[str]:
+    """List the cases to draw from; raises ``InputError`` naming one that is not there, has no label or stands twice."""
+    if config.cases is None:
+        return store.labelled_ids
+    if not config.cases:
+        raise InputError("cases is empty; name at least one case, or give None for every labelled one")
+    labelled, seen = set(store.labelled_ids), set[str]()
+    for case_id in config.cases:
+        if case_id not in labelled:
+            store.case(case_id)  # says so when there is none of that name
+            raise InputError(f"case {case_id}: has no label in {store.root}; leave it out, patches need one")
+        if case_id in seen:
+            raise InputError(f"case {case_id}: stands twice among the {len(config.cases)} cases; name it once")
+        seen.add(case_id)
+    return config.cases
 
 
 def _plan_options(config: LoaderConfig, world_size: int) -> PlanOptions:

@@ -23,7 +23,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -303,14 +302,3 @@ def check_state(plan: Plan, state: Mapping[str, Any]) -> tuple[int, int]:
         if saved.get(name) != value:
             raise InputError(f"cannot resume: the saved run has {name} = {saved.get(name)!r}, this one has {value!r}")
     return int(state["epoch"]), int(state["step"])
-
-
-def fits_memory(patch: Int3, num_channels: int, itemsize: int, batch_size: int, available_bytes: int) -> None:
-    """Refuse a batch that cannot fit: raises ``InputError`` with the bytes needed, the bytes there are and a remedy."""
-    voxels = math.prod(patch) * batch_size
-    needed = voxels * (num_channels * (itemsize * 4 + 4 * 4) + 8)  # four staging buffers, four float32 stages
-    if needed > available_bytes:
-        raise InputError(
-            f"patch {','.join(map(str, patch))} with batch size {batch_size} and {num_channels} channels needs about "
-            f"{needed / 2**30:.1f} GiB, {available_bytes / 2**30:.1f} GiB are free; lower --patch or --batch-size"
-        )

@@ -63,15 +63,6 @@ def test_the_cases_are_the_plans(coordinate_store: Path) -> None:
     assert {case_id for batch in batches for case_id in batch.case_ids} == set(chosen)
 
 
-def test_ranks_share_the_global_batch(coordinate_store: Path) -> None:
-    whole = epoch_of("monai-cache", config_for(coordinate_store, batch_size=4))
-    for rank in range(2):
-        with build_loader("monai-cache", config_for(coordinate_store), rank, 2) as loader:
-            for batch, wanted in zip(loader, whole, strict=True):
-                assert batch.case_ids == wanted.case_ids[2 * rank : 2 * rank + 2]
-                assert torch.equal(batch.image, wanted.image[2 * rank : 2 * rank + 2])
-
-
 @pytest.mark.parametrize("name", ["monai-cache", "monai-smartcache"])
 def test_worker_processes_deliver_the_same(coordinate_store: Path, name: str) -> None:
     inline = epoch_of(name, config_for(coordinate_store))

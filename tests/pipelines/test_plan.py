@@ -27,7 +27,6 @@ from pipelines.plan import (
     PlanOptions,
     Sample,
     check_state,
-    fits_memory,
     random_words,
     unit,
 )
@@ -486,14 +485,6 @@ def test_what_is_no_state_is_refused(state: dict[str, Any]) -> None:
 def test_impossible_options_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         plan_of(3, **changes)
-
-
-def test_a_batch_larger_than_memory_is_refused_with_both_numbers() -> None:
-    fits_memory((128, 128, 128), 4, 2, 2, available_bytes=2**30)
-    with pytest.raises(InputError, match=r"patch 128,128,128 with batch size 2 and 4 channels .* 0\.4 GiB, 0\.1 GiB"):
-        fits_memory((128, 128, 128), 4, 2, 2, available_bytes=2**30 // 10)
-    with pytest.raises(InputError, match="lower --patch or --batch-size"):
-        fits_memory((2**21, 2**21, 2**21), 4, 2, 2, available_bytes=2**40)
 
 
 # A real store -----------------------------------------------------------------------------------------------------
