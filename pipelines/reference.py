@@ -17,11 +17,13 @@ from pipelines.plan import Int3, Sample
 from pipelines.reference_augment import affine, affine_nearest, augment
 from pipelines.spatial import place
 from preprocessing.shards import Case, Manifest
+from preprocessing.statistics import ChannelStatistics
 
 Array = npt.NDArray[np.generic]
 Slices = tuple[slice, ...]
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 Float = npt.NDArray[np.float32]
+Channels = Sequence[ChannelStatistics]
 VOXEL_TYPES = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "c16"}  # one number for all channels of a voxel
 
 
@@ -45,25 +47,17 @@ def intensity_of(case: Case, manifest: Manifest) -> Intensity:
     return intensity_for(manifest.modality, case.entry.channels, manifest.channels)
 
 
-def intensity_for(modality: str, own: Sequence[object], pooled: Sequence[object]) -> Intensity:
+def intensity_for(modality: str, own: Channels, pooled: Channels) -> Intensity:
     """Choose between an image's ``own`` channel statistics (MR) and the data set's ``pooled`` ones (CT)."""
     is_ct = modality == "ct"
     return intensity_from(pooled if is_ct else own, keep_zero=not is_ct)
 
 
-def intensity_from(channels: Sequence[object], *, keep_zero: bool) -> Intensity:
+def intensity_from(channels: Channels, *, keep_zero: bool) -> Intensity:
     """Collect channel statistics into arrays."""
-
-    def column(name: str) -> Float:
-        return np.array([getattr(channel, name) for channel in channels], dtype=np.float32)
-
-    return Intensity(
-        mean=column("mean"),
-        std=column("std"),
-        low=column("percentile_00_5"),
-        high=column("percentile_99_5"),
-        keep_zero=keep_zero,
-    )
+    rows = [(one.mean, one.std, one.percentile_00_5, one.percentile_99_5) for one in channels]
+    mean, std, low, high = np.array(rows, dtype=np.float32).T
+    return Intensity(mean=mean, std=std, low=low, high=high, keep_zero=keep_zero)
 
 
 def crop(volume: Array, position_dhw: Int3, out: npt.NDArray[ScalarT]) -> npt.NDArray[ScalarT]:

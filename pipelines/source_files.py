@@ -6,7 +6,7 @@ from pathlib import Path
 
 from preprocessing.errors import InputError
 from preprocessing.location import is_remote, location, named_in
-from preprocessing.shard_job import file_size
+from preprocessing.nifti import file_size
 from preprocessing.shards import Store
 
 

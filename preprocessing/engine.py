@@ -19,7 +19,8 @@ from preprocessing.commit import has_shard
 from preprocessing.engine_dask import converted_on_cluster
 from preprocessing.errors import RunError
 from preprocessing.location import sizes_in
-from preprocessing.shard_job import ShardJob, convert_shard, file_size
+from preprocessing.nifti import file_size
+from preprocessing.shard_job import ShardJob, convert_shard
 from preprocessing.single_writer import FolderLock, ctrl_c_held_back, join_converter
 
 log = logging.getLogger(__name__)

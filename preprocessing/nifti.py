@@ -117,6 +117,11 @@ def parts_of(path: Path) -> list[Path]:
     return [path, *[voxels for voxels in beside if voxels.exists()][:1]]
 
 
+def file_size(path: Path) -> int | None:
+    """Return the bytes of a source file, of both files of a pair, or ``None`` where it is missing."""
+    return sum(part.stat().st_size for part in parts_of(path)) if path.is_file() else None
+
+
 def checksum_of(path: Path) -> str:
     """Return the checksum that ``read_nifti`` gives, without reading what the file means."""
     digest = xxhash.xxh3_64()

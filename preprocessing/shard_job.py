@@ -15,7 +15,7 @@ from preprocessing.dataset import Dataset, Source
 from preprocessing.errors import CaseError
 from preprocessing.geometry import stored_spacing
 from preprocessing.location import absolute
-from preprocessing.nifti import parts_of
+from preprocessing.nifti import file_size
 from preprocessing.shards import INDEX, CaseEntry, FileRecord, write_json, write_npy
 
 
@@ -88,11 +88,6 @@ def made_from(job: ShardJob) -> dict[str, Any]:
         "modality": job.dataset.modality,
         "sources": [[source.case_id, *map(file_size, source.files)] for source in job.sources],
     }
-
-
-def file_size(path: Path) -> int | None:
-    """Return the bytes of a source file, of both files of a pair, or ``None`` where it is missing."""
-    return sum(part.stat().st_size for part in parts_of(path)) if path.is_file() else None
 
 
 def name_from(root: Path, path: Path) -> str:
