@@ -100,8 +100,9 @@ class MonaiWrongCase(FaultyMonai):
 class MonaiOneCase(FaultyMonai):
     """Reads one case over and over, which stays in the processor's cache."""
 
-    def _draw(self, epoch: int, step: int, lane: int) -> tuple[int, int]:
-        return 0, super()._draw(epoch, step, lane)[1]
+    def __init__(self, store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> None:
+        super().__init__(store, plan, config, rank, world_size)
+        self._numbers = dict.fromkeys(self._numbers, 0)
 
     @staticmethod
     def spoil(batch: Batch, first: Batch) -> Batch:  # noqa: ARG004
