@@ -27,9 +27,18 @@ def to_xyz(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     return np.column_stack([linear, offset + 0.5 - linear @ np.full(3, 0.5)]).astype(np.float32)
 
 
-def affine(volume: DataNode, matrix: DataNode, patch: Int3) -> DataNode:
-    """Sample ``volume`` where ``matrix`` (of ``to_xyz``) sends the voxels of ``patch``, linearly; zero outside."""
-    return fn.warp_affine(volume, matrix=matrix, size=list(patch), fill_value=0.0)
+def affine(volume: DataNode, matrix: DataNode, patch: Int3, outside: DataNode | None, num_channels: int) -> DataNode:
+    """Sample ``volume`` where ``matrix`` (of ``to_xyz``) sends the voxels of ``patch``, linearly, else ``outside``.
+
+    ``outside`` is [C], or ``None`` for zeros. ``warp_affine`` fills all channels with one number, so a volume that has
+    other ones is moved as its distance from them.
+    """
+    if outside is None:
+        return fn.warp_affine(volume, matrix=matrix, size=list(patch), fill_value=0.0)
+    row = _row(outside, num_channels)
+    distance = _standardize(volume, row, row * 0.0 + 1.0)
+    moved = fn.warp_affine(distance, matrix=matrix, size=list(patch), fill_value=0.0)
+    return _standardize(moved, row * -1.0, row * 0.0 + 1.0)
 
 
 def affine_nearest(label: DataNode, matrix: DataNode, patch: Int3) -> DataNode:

@@ -103,7 +103,8 @@ def augmented(
         label = ops.affine_nearest(label, given["matrix"], patch)
     image = normalize(image, given["statistics"], options)
     if fires["spatial"]:
-        image = ops.affine(image, given["matrix"], patch)
+        outside = None if options.keep_zero else given["statistics"][4]
+        image = ops.affine(image, given["matrix"], patch, outside, channels)
     if fires["noise"]:
         image = ops.gaussian_noise(image, given["noise"])
     if fires["blur"]:

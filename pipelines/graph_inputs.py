@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipelines.augmentation import Augmentation
 from pipelines.dali_augment import to_xyz
 from pipelines.plan import Int3, Sample
-from pipelines.reference import Intensity
+from pipelines.reference import Intensity, padding
 from pipelines.reference_augment import low_resolution_size, noise_volume
 from pipelines.spatial import Placement
 
@@ -38,8 +38,9 @@ def input_specs(
     ``raw_patches`` come unflipped, with their ``flips``, and samples that move as the box that they need. Otherwise
     patches are flipped, and samples that move come as their whole volume, of which ``box`` is to be read.
 
-    ``statistics`` are mean, std, low, high and shift; ``factors`` the rows of ``FACTORS``; ``box`` is start and shape
-    of what ``matrix`` reads; ``sizes`` are the shrunken sides of low resolution; zeros leave a channel alone.
+    ``statistics`` are mean, std, low, high and what a raw zero becomes; ``factors`` the rows of ``FACTORS``; ``box`` is
+    start and shape of what ``matrix`` reads; ``sizes`` are the shrunken sides of low resolution; zeros leave a channel
+    alone.
     """
     basic = {
         "image": InputSpec(shape=(*patch, num_channels), dtype=image_dtype),
@@ -66,7 +67,7 @@ def statistics(intensity: Intensity, scale: float, shift: float) -> npt.NDArray[
     """Fold scale and shift into mean and deviation: ``(x - mean) / std * scale + shift`` is one linear map."""
     std = intensity.std / np.float32(scale)
     mean = intensity.mean - np.float32(shift) * std
-    return np.stack([mean, std, intensity.low, intensity.high, np.full_like(mean, shift)])
+    return np.stack([mean, std, intensity.low, intensity.high, padding(intensity, scale, shift)])
 
 
 def fill_augmentation(

@@ -128,6 +128,13 @@ def normalize(patch: Array, intensity: Intensity, scale: float, shift: float, ou
     return values
 
 
+def padding(intensity: Intensity, scale: float, shift: float) -> Float:
+    """Return what a raw zero becomes, float32 [C]: the value outside a volume, as its background or as air of CT."""
+    empty = np.zeros((1, 1, 1, len(intensity.mean)), np.int16)
+    values: Float = normalize(empty, intensity, scale, shift)[0, 0, 0]
+    return values
+
+
 def region_channels(label: npt.NDArray[np.uint8], regions: Sequence[Sequence[int]]) -> npt.NDArray[np.uint8]:
     """Turn class ids [D,H,W,1] into overlapping region masks [D,H,W,R] of 0 and 1."""
     return np.concatenate([np.isin(label, numbers) for numbers in regions], axis=-1).astype(np.uint8)
@@ -171,7 +178,7 @@ def _make_full(
         box = np.empty((*placement.shape_dhw, raw.shape[3]), raw.dtype)
         box_label = np.empty((*placement.shape_dhw, 1), np.uint8)
         values = normalize(crop(case.image(), placement.start_dhw, box), intensity, sample.scale, sample.shift)
-        image = affine(values, placement.matrix, patch)
+        image = affine(values, placement.matrix, patch, padding(intensity, sample.scale, sample.shift))
         label = affine_nearest(crop(label_volume, placement.start_dhw, box_label), placement.matrix, patch)
     else:
         image = normalize(cut(case.image(), sample, raw), intensity, sample.scale, sample.shift)

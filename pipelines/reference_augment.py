@@ -22,18 +22,18 @@ SPACE = (0, 1, 2)
 TINY = np.float32(1e-7)  # a channel without contrast has no range to stretch: gamma leaves it as it is
 
 
-def affine(volume: Float, matrix: npt.NDArray[np.float64], patch: Int3) -> Float:
-    """Sample ``volume`` where ``matrix`` [3,4] sends the voxels of ``patch``, linearly; zero outside."""
-    return _warp(volume, matrix, patch, order=1)
+def affine(volume: Float, matrix: npt.NDArray[np.float64], patch: Int3, outside: Float) -> Float:
+    """Sample ``volume`` where ``matrix`` [3,4] sends the voxels of ``patch``, linearly; ``outside`` [C] elsewhere."""
+    return _warp(volume, matrix, patch, 1, outside)
 
 
 def affine_nearest(label: npt.NDArray[np.uint8], matrix: npt.NDArray[np.float64], patch: Int3) -> npt.NDArray[np.uint8]:
-    """Do the same for class ids, taking the nearest voxel."""
-    return _warp(label, matrix, patch, order=0)
+    """Do the same for class ids, taking the nearest voxel; background outside."""
+    return _warp(label, matrix, patch, 0, np.zeros(label.shape[3], np.float32))
 
 
 def _warp(
-    volume: npt.NDArray[ScalarT], matrix: npt.NDArray[np.float64], patch: Int3, order: int
+    volume: npt.NDArray[ScalarT], matrix: npt.NDArray[np.float64], patch: Int3, order: int, outside: Float
 ) -> npt.NDArray[ScalarT]:
     made = np.empty((*patch, volume.shape[3]), volume.dtype)
     for channel in range(volume.shape[3]):
@@ -44,6 +44,7 @@ def _warp(
             output_shape=patch,
             order=order,
             mode="grid-constant",
+            cval=float(outside[channel]),
         )
     return made
 

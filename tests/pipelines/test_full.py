@@ -27,7 +27,7 @@ from pipelines.loaders import LoaderConfig, build_loader, open_plan
 from pipelines.plan import Int3
 from pipelines.reference import Intensity
 from pipelines.reference import normalize as reference_normalize
-from pipelines.spatial import place
+from pipelines.spatial import Placement, place
 from preprocessing.errors import InputError
 from preprocessing.shards import open_store, write_manifest
 from preprocessing.to_shards import Options, convert
@@ -185,6 +185,18 @@ def test_noise_is_normal_the_same_for_all_channels_and_its_own_for_each_seed(ima
     np.testing.assert_allclose(made - image, np.repeat(noises[0], CHANNELS, axis=3), rtol=0, atol=1e-6)
 
 
+def places_of(placement: Placement) -> npt.NDArray[np.float64]:
+    """Return the place in the volume, D,H,W in voxels, that each voxel of a moved patch is read from."""
+    index = np.stack(np.meshgrid(*(np.arange(side) for side in PATCH), indexing="ij"), axis=-1)
+    return np.asarray(index @ placement.matrix[:, :3].T + placement.matrix[:, 3] + placement.start_dhw)
+
+
+def is_outside(placement: Placement, volume_dhw: Int3) -> npt.NDArray[np.bool_]:
+    """Mark the voxels of a moved patch that are read from nowhere near the volume."""
+    places = places_of(placement)
+    return np.asarray(((places < -1) | (places > np.array(volume_dhw))).any(axis=-1))
+
+
 MOVES = [
     ((0.0, 0.0, 0.0), 1.0),
     ((0.0, 0.0, 0.0), 0.83),  # 0.8 would put centres half-way between two voxels
@@ -201,7 +213,7 @@ MOVES = [
 def test_an_affine_patch_holds_the_coordinates_it_was_sent_to(
     angles: tuple[float, float, float], zoom: float, flips: tuple[bool, bool, bool], device: str
 ) -> None:
-    """Interpolating a coordinate volume gives coordinates: no reference needed. Outside the volume there is zero."""
+    """Interpolating a coordinate volume gives coordinates: no reference needed. Outside lies what is asked for."""
     volume_dhw, position = (30, 34, 38), (6, 7, 8)
     sample = moved(position, flips, angles, zoom)
     assert sample.augmentation is not None
@@ -210,18 +222,22 @@ def test_an_affine_patch_holds_the_coordinates_it_was_sent_to(
     volume = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
     box = volume[tuple(slice(a, a + n) for a, n in zip(placement.start_dhw, placement.shape_dhw, strict=True))]
     matrix = dali.to_xyz(placement.matrix)
-    made = run(lambda i, p: dali.affine(i, p, PATCH), np.ascontiguousarray(box), matrix, device)
+    outside = floats([-7.0, 0.5, 90.0])
+    given = np.vstack([matrix, [*outside, 0]]).astype(np.float32)
+    box = np.ascontiguousarray(box)
+    made = run(lambda i, p: dali.affine(i, p[0:3], PATCH, p[3, 0:3], CHANNELS), box, given, device)
+    background = run(lambda i, p: dali.affine(i, p, PATCH, None, CHANNELS), box, matrix, device)
 
-    index = np.stack(np.meshgrid(*(np.arange(side) for side in PATCH), indexing="ij"), axis=-1)
     middle = (np.array(PATCH) - 1) / 2
-    place_dhw = index @ placement.matrix[:, :3].T + placement.matrix[:, 3] + placement.start_dhw
+    place_dhw = places_of(placement)
     inside = ((place_dhw >= 0) & (place_dhw <= np.array(volume_dhw) - 1)).all(axis=-1)
     assert inside.mean() > 0.7
     np.testing.assert_allclose(made[inside], place_dhw[inside], rtol=0, atol=1e-3)
     np.testing.assert_allclose(place_dhw.mean(axis=(0, 1, 2)), middle + position, rtol=0, atol=1e-9)  # same centre
-    far = ((place_dhw < -1) | (place_dhw > np.array(volume_dhw))).any(axis=-1)
-    assert not made[far].any()
-    np.testing.assert_allclose(made, reference.affine(box, placement.matrix, PATCH), rtol=0, atol=1e-2)
+    far = is_outside(placement, volume_dhw)
+    for values, fill in ((made, outside), (background, floats([0, 0, 0]))):
+        np.testing.assert_allclose(values[far], np.broadcast_to(fill, values[far].shape), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(values, reference.affine(box, placement.matrix, PATCH, fill), rtol=0, atol=1e-2)
 
     label = (box.sum(axis=-1, keepdims=True) % 4).astype(np.uint8)
     nearest = run(lambda i, p: dali.affine_nearest(i, p, PATCH), label, matrix, device)
@@ -300,6 +316,33 @@ def test_a_case_of_a_narrower_dtype_moves_too(coordinate_store: Path, tmp_path: 
         for made, wanted in zip(left, right, strict=True):
             fired |= assert_close(made, wanted)
     assert "spatial" in fired
+
+
+@pytest.mark.parametrize("loader_name", ["dali", "torch"])
+def test_what_lies_outside_a_moved_ct_volume_is_air_as_where_it_is_not_moved(
+    coordinate_store: Path, tmp_path: Path, loader_name: str
+) -> None:
+    """What a raw zero becomes, per channel: a zero after standardising would be the mean of the tissue."""
+    root = shutil.copytree(coordinate_store, tmp_path / "ct")
+    store = open_store(root)
+    channels = [dataclasses.replace(channel, percentile_00_5=-9.0) for channel in store.manifest.channels]
+    channels[0] = dataclasses.replace(channels[0], percentile_00_5=2.0)
+    write_manifest(root, dataclasses.replace(store.manifest, modality="ct", channels=channels))
+    air = [(max(0.0, channel.percentile_00_5) - channel.mean) / channel.std for channel in channels]
+    config = LoaderConfig(store=root, patch=PATCH, samples_per_case=12, num_workers=0, augment="full", foreground=0.0)
+    only_moved = np.arange(len(SWITCHES)) == SWITCHES.index("spatial")
+    num_outside = 0
+    with build_loader(loader_name, config) as loader:
+        for batch in loader:
+            for image, sample in zip(batch.image, batch.samples, strict=True):
+                assert sample.augmentation is not None
+                if np.array_equal(switches(sample.augmentation), only_moved):
+                    volume_dhw = store.case(sample.case_id).shape_dhw
+                    far = is_outside(place(sample, sample.augmentation, PATCH, volume_dhw), volume_dhw)
+                    wanted = torch.tensor(air)[:, None].expand(-1, int(far.sum())).float()
+                    torch.testing.assert_close(image[:, torch.from_numpy(far)], wanted, rtol=0, atol=1e-5)
+                    num_outside += int(far.sum())
+    assert num_outside > 1000
 
 
 def test_dalis_reader_refuses_a_case_of_a_narrower_dtype(coordinate_store: Path, tmp_path: Path) -> None:
