@@ -101,7 +101,7 @@ def check_shard(folder: Path, shard: ShardEntry, *, fast: bool) -> Iterator[str]
         yield f"{index}: checksum does not match the manifest (index of cases {names})"
         return
     try:
-        cases = parse_index(index, raw)
+        cases = parse_index(index, raw).cases
     except InputError as error:
         yield str(error)
         return

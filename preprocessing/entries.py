@@ -84,6 +84,21 @@ def _label_statistics(entry: dict[str, Any]) -> LabelStatistics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Index:
+    """What the index of a shard says: its cases, and id and reason of those refused; ``xxh3`` is its own checksum."""
+
+    cases: list[CaseEntry]
+    refused: list[dict[str, str]]
+    xxh3: str
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], xxh3: str) -> Index:
+        """Build an index from its JSON form."""
+        refused = [{name: str(entry[name]) for name in ("case_id", "reason")} for entry in content["refused"]]
+        return cls(cases=[CaseEntry.from_json(entry) for entry in content["cases"]], refused=refused, xxh3=xxh3)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardEntry:
     """One shard in the manifest: its cases in order, those of them without a label, its size and index checksum."""
 

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import xxhash
 
 from preprocessing.convert import ConvertOptions
 from preprocessing.dataset import Dataset
 from preprocessing.dtypes import DTYPES
-from preprocessing.location import answering, read_file
+from preprocessing.location import answering
 from preprocessing.regions import Regions
 from preprocessing.shards import (
     ERRORS,
     FORMAT_VERSION,
-    INDEX,
     CaseEntry,
     Manifest,
     ShardEntry,
+    read_index,
     write_json,
     write_manifest,
     write_source,
@@ -41,18 +39,16 @@ def finish_store(
     shards: list[ShardEntry] = []
     entries: list[CaseEntry] = []
     for name in shard_names:
-        raw = read_file(root / name / INDEX)
-        content = json.loads(raw)
-        cases = [CaseEntry.from_json(entry) for entry in content["cases"]]
-        refused += content["refused"]
-        entries += cases
+        index = read_index(root / name)
+        refused += index.refused
+        entries += index.cases
         shards.append(
             ShardEntry(
                 name=name,
-                case_ids=[case.case_id for case in cases],
-                unlabelled=[case.case_id for case in cases if case.label is None],
-                size_bytes=sum(record.size_bytes for case in cases for record in case.files),
-                index_xxh3=xxhash.xxh3_64_hexdigest(raw),
+                case_ids=[case.case_id for case in index.cases],
+                unlabelled=[case.case_id for case in index.cases if case.label is None],
+                size_bytes=sum(record.size_bytes for case in index.cases for record in case.files),
+                index_xxh3=index.xxh3,
             )
         )
     counted = _counted(entries, dataset.modality)
@@ -81,8 +77,7 @@ def finish_store(
 
 def refused_in(root: Path, shard_names: Sequence[str]) -> list[dict[str, str]]:
     """List the refused cases of some shards, each with its reason."""
-    indices = (json.loads(read_file(root / name / INDEX)) for name in shard_names)
-    return [entry for index in indices for entry in index["refused"]]
+    return [entry for name in shard_names for entry in read_index(root / name).refused]
 
 
 def common_dtype(names: list[str]) -> str:

@@ -13,7 +13,7 @@ from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
 from preprocessing.finish import finish_store
 from preprocessing.location import answering, is_remote, remove_folder, sync_folder
 from preprocessing.partition import Partition, Plan, read_part
-from preprocessing.shards import MANIFEST, open_store
+from preprocessing.shards import INDEX, MANIFEST, open_store, read_index
 from preprocessing.single_writer import only_writer
 from preprocessing.to_shards import conclude
 
@@ -49,6 +49,8 @@ def merge(options: Options) -> int:
         folders = _shares(root)
         parts = [read_part(folder) for folder in folders]
         plan = _agreed_plan(folders, [plan for plan, _ in parts])
+        for folder, (_, shards) in zip(folders, parts, strict=True):
+            _check_shards(folder, root, shards)
         for folder, (_, shards) in zip(folders, parts, strict=True):
             _move_shards(folder, root, shards)
         store = finish_store(root, plan.shard_names, plan.dataset, plan.options, plan.regions)
@@ -95,14 +97,30 @@ def _agreed_plan(folders: list[Path], plans: list[Plan]) -> Plan:
     return plans[0]
 
 
+def _check_shards(folder: Path, root: Path, shards: list[str]) -> None:
+    """Raise ``InputError`` for a shard of a share that cannot be merged, before any is moved.
+
+    It lies in the share's folder, or in ``root``: there an earlier merge moved it, or an object store has had it so.
+    """
+    for name in shards:
+        is_moved = is_remote(root) or not (folder / name).exists()
+        if not is_moved and (root / name).exists():
+            raise InputError(f"{root / name} is there already; delete it, or merge in a folder of its own")
+        place = root / name if is_moved else folder / name
+        if not has_shard(place):
+            raise InputError(f"{folder}: shard {name} is missing; delete {folder} and give its --partition again")
+        try:
+            read_index(place)
+        except InputError as error:
+            raise InputError(
+                f"{place / INDEX} is damaged; delete {place} and {folder}, and give its --partition again"
+            ) from error
+
+
 def _move_shards(folder: Path, root: Path, shards: list[str]) -> None:
     for name in shards:
         if not is_remote(root) and (folder / name).exists():
-            if (root / name).exists():
-                raise InputError(f"{root / name} is there already; delete it, or merge in a folder of its own")
             (folder / name).rename(root / name)
-        if not has_shard(root / name):
-            raise InputError(f"{folder}: shard {name} is missing; delete {folder} and give its --partition again")
     sync_folder(root)
 
 

@@ -28,14 +28,14 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from preprocessing.entries import CaseEntry, FileRecord, Manifest, ShardEntry
+from preprocessing.case import DATA_OFFSET, Case
+from preprocessing.entries import CaseEntry, FileRecord, Index, Manifest, ShardEntry
 from preprocessing.errors import InputError
 from preprocessing.location import absolute, answering, is_remote, location, read_file, replace_file, write_file
 
 __all__ = ["Case", "CaseEntry", "FileRecord", "Manifest", "ShardEntry", "Store", "open_store"]
 Array = npt.NDArray[Any]
 FORMAT_VERSION = 3
-DATA_OFFSET = 4096  # voxel data starts on a page: O_DIRECT, GPUDirect Storage and page-wise mmap need it
 NPY_MAGIC = b"\x93NUMPY\x01\x00"
 MANIFEST, INDEX, ERRORS, SOURCE = "manifest.json", "index.json", "errors.json", "source.json"
 NO_CHECKSUM = "0" * 16
@@ -88,55 +88,6 @@ def write_sealed(path: Path, content: dict[str, Any]) -> None:
 
 
 # Reading ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Case:
-    """One stored case; arrays are read-only memory maps, opened when asked for."""
-
-    folder: str
-    entry: CaseEntry
-
-    def image(self) -> Array:
-        """Map the image [D,H,W,C] in the case's own dtype."""
-        return self._map(self.entry.image, self.entry.image_dtype, (*self.shape_dhw, len(self.entry.channels)))
-
-    def label(self) -> npt.NDArray[np.uint8] | None:
-        """Map the label [D,H,W,1] uint8, or return ``None`` for an unlabelled case."""
-        return None if self.entry.label is None else self._map(self.entry.label, "uint8", (*self.shape_dhw, 1))
-
-    def foreground(self) -> dict[int, npt.NDArray[np.uint16]]:
-        """Read the sampled voxels of each label: label id to coordinates uint16 [n,3] in D,H,W order."""
-        if self.entry.foreground is None:
-            return {}
-        counts = self.entry.foreground_counts
-        rows = np.array(self._map(self.entry.foreground, "uint16", (sum(counts.values()), 3)))
-        ends = np.cumsum(list(counts.values()), dtype=np.int64)
-        return {number: rows[end - counts[number] : end] for number, end in zip(counts, ends, strict=True)}
-
-    def _map(self, record: FileRecord, dtype: str, shape: tuple[int, ...]) -> Array:
-        """Map a file by what the index says of it.
-
-        ``np.load`` would parse the header, which threads cannot do at the same time before Python 3.11.8: now and then
-        one ends with "AST constructor recursion depth mismatch" (CPython's issue 106905).
-        """
-        path = Path(self.folder) / record.name
-        try:
-            return np.memmap(path, dtype, "r", DATA_OFFSET, shape)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"case {self.case_id}: {path} is missing or damaged ({error}); run preprocessing.check"
-            ) from error
-
-    case_id = property(lambda self: self.entry.case_id)
-    shape_dhw = property(lambda self: self.entry.shape_dhw)
-    origin_dhw = property(lambda self: self.entry.origin_dhw)
-    source_shape_dhw = property(lambda self: self.entry.source_shape_dhw)
-    spacing_mm = property(lambda self: self.entry.spacing_mm)
-    geometry = property(lambda self: self.entry.geometry)
-    affine = property(lambda self: np.asarray(self.entry.affine))
-    channel_mean = property(lambda self: np.array([c.mean for c in self.entry.channels], dtype=np.float32))
-    channel_std = property(lambda self: np.array([c.std for c in self.entry.channels], dtype=np.float32))
 
 
 @dataclass
@@ -194,8 +145,7 @@ class Store:
                 yield shard.name, entry
 
     def _read_index(self, shard: str) -> dict[str, CaseEntry]:
-        path = location(self.root) / shard / INDEX
-        return {entry.case_id: entry for entry in parse_index(path, _read(path))}
+        return {entry.case_id: entry for entry in read_index(location(self.root) / shard).cases}
 
 
 def open_store(path: str | Path) -> Store:
@@ -219,11 +169,16 @@ def open_store(path: str | Path) -> Store:
     return Store(root=str(absolute(root)), manifest=manifest, xxh3=content["checksum"])
 
 
-def parse_index(path: Path, raw: bytes) -> list[CaseEntry]:
+def read_index(folder: Path) -> Index:
+    """Read the index of a shard; raises ``InputError`` naming it where it cannot be one."""
+    return parse_index(folder / INDEX, _read(folder / INDEX))
+
+
+def parse_index(path: Path, raw: bytes) -> Index:
     """Parse the content of an index; raises ``InputError`` naming it where it cannot be one."""
     content = parse_json(str(path), raw)
     with _undamaged(path):
-        return [CaseEntry.from_json(entry) for entry in content["cases"]]
+        return Index.from_json(content, xxhash.xxh3_64_hexdigest(raw))
 
 
 @contextmanager

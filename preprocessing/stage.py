@@ -80,7 +80,7 @@ def _copy_shard(source: Path, target: Path, shard: ShardEntry, pool: Executor, a
     index = read_file(source / INDEX)
     if xxhash.xxh3_64_hexdigest(index) != shard.index_xxh3:
         raise _damaged(source / INDEX)
-    records = [record for case in parse_index(source / INDEX, index) for record in case.files]
+    records = [record for case in parse_index(source / INDEX, index).cases for record in case.files]
     with new_shard(target) as folder:
         list(pool.map(lambda record: _copy_file(source, folder, record, advance), records))
         replace_file(folder / INDEX, index)

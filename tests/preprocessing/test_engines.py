@@ -129,6 +129,26 @@ def test_shares_that_do_not_fit_are_refused(source: Path, tmp_path: Path, comman
         merge(MergeOptions(shards=root))
 
 
+@pytest.mark.parametrize("spoilt", ['{"cases": [', '{"cases": []}', '{"cases": [{}], "refused": []}'])
+def test_a_damaged_index_of_a_share_is_found_before_anything_is_moved(
+    source: Path, wanted: dict[str, bytes], tmp_path: Path, spoilt: str, command: Command
+) -> None:
+    root = tmp_path / "store"
+    for number in (1, 2):
+        share(source, root, f"{number}/2")
+    last = max(root.glob("part-*/shard-*"))
+    (last / "index.json").write_text(spoilt)
+    before = tree_bytes(root)
+    ended = command(merge, MergeOptions, "--shards", root)
+    remedy = f"delete {last} and {last.parent}, and give its --partition again"
+    assert (ended.code, ended.errors) == (2, f"error: {last / 'index.json'} is damaged; {remedy}\n")
+    assert tree_bytes(root) == before
+    shutil.rmtree(last.parent)
+    share(source, root, "2/2")
+    assert merge(MergeOptions(shards=root)) == 3
+    assert tree_bytes(root) == wanted
+
+
 def test_a_share_that_is_given_again_goes_on(source: Path, wanted: dict[str, bytes], tmp_path: Path) -> None:
     for number in (1, 2):
         share(source, tmp_path / "store", f"{number}/2")

@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from preprocessing.case import DATA_OFFSET
 from preprocessing.errors import InputError
 from preprocessing.location import is_file_name
 from preprocessing.shards import (
-    DATA_OFFSET,
     FORMAT_VERSION,
     CaseEntry,
     FileRecord,
