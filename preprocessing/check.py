@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from preprocessing.cli import Flag, Place, main
+from preprocessing.cli import DEFAULT_SHARDS, Flag, Place, main
 from preprocessing.commit import has_shard
 from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
 from preprocessing.location import is_remote, location, read_chunks, read_file, sizes_in
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 class Options:
     """Verify a shard store; exit code 0 when it is whole, 1 when it is not, naming each case and file at fault."""
 
-    shards: Place = Path("data/shards")
+    shards: Place = DEFAULT_SHARDS
     """Store folder; may be s3://BUCKET/FOLDER."""
     fast: Flag = False
     """Compare sizes only, do not read the volumes."""

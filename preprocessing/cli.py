@@ -19,6 +19,7 @@ from preprocessing.errors import EXIT_REFUSED, EXIT_UNEXPECTED, EXIT_USAGE, Case
 from preprocessing.location import is_remote, location
 
 OptionsT = TypeVar("OptionsT")
+DEFAULT_SHARDS = Path("data/shards")  # where commands write a store, and look for one
 
 
 def parse_triple(text: str) -> tuple[int, int, int]:

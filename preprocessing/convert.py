@@ -100,7 +100,7 @@ def _convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> 
     if source.problem:
         raise InputError(source.problem)
     if source.label is not None and not source.label.exists():
-        raise InputError(f'no label at {source.label}; add it, or list the image under "test" in dataset.json')
+        raise InputError(f"no label at {source.label}; add it, or {dataset.without_label}")
     volumes = read_images(source.images, dataset.channel_names, options)
     label_volume = None if source.label is None else read_nifti(source.label, options.max_volume_gib)
     full_label = None

@@ -40,7 +40,8 @@ class Dataset:
     ``modality`` is ``"ct"`` (calibrated intensities, normalised by the data set's statistics) or ``"mr"`` (each case by
     its own). ``label_remap`` gives the stored id of each id in the files, empty where they are stored as they are;
     ``label_names`` names stored ids. ``regions`` are those that the data set itself declares. ``ignore_label`` is the
-    id, not among the names, of voxels that nobody annotated.
+    id, not among the names, of voxels that nobody annotated. ``without_label`` says what to do in this layout with a
+    case that has no label.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Dataset:
     label_remap: dict[int, int] = field(default_factory=dict)
     regions: Regions | None = None
     ignore_label: int | None = None
+    without_label: str = "leave its image out"
 
 
 def modality_of(channel_names: list[str]) -> str:

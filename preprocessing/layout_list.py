@@ -63,6 +63,7 @@ def read_list(path: Path) -> Dataset:
         label_names=label_names,
         modality=modality_of(channel_names),
         sources=table.sources,
+        without_label=f'leave its "{LABEL}" in {path.name} empty',
     )
 
 

@@ -51,6 +51,7 @@ def read_msd(root: Path) -> Dataset:
         label_names=label_names,
         modality=modality_of(channel_names),
         sources=sources,
+        without_label='list the image under "test" in dataset.json',
     )
 
 

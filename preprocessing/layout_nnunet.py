@@ -63,6 +63,9 @@ def read_nnunet(root: Path) -> Dataset:
         sources=sorted_sources(sources, path, f"put images such as CASE_0000{ending} into imagesTr"),
         regions=regions,
         ignore_label=ignore_label,
+        without_label="move its images to imagesTs"
+        if listed is None
+        else 'take "label" out of its entry in dataset.json',
     )
 
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocessing.cli import Place, main
+from preprocessing.cli import DEFAULT_SHARDS, Place, main
 from preprocessing.commit import has_shard
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
 from preprocessing.finish import finish_store
@@ -30,7 +30,7 @@ class Options:
     when given again.
     """
 
-    shards: Place = Path("data/shards")
+    shards: Place = DEFAULT_SHARDS
     """Folder that was the --output of every share (or into which their part-... folders were copied); may be
     s3://BUCKET/FOLDER."""
 

@@ -16,7 +16,7 @@ import xxhash
 from rich import get_console
 from rich.progress import track
 
-from preprocessing.cli import main
+from preprocessing.cli import DEFAULT_SHARDS, main
 from preprocessing.dataset import read_description
 from preprocessing.errors import EXIT_DONE, InputError
 from preprocessing.layout_msd import read_msd
@@ -41,7 +41,7 @@ class Options:
     Files are hard links where the file system allows it, so a thousandfold copy takes hardly any disk.
     """
 
-    input: Path = Path("data/shards")
+    input: Path = DEFAULT_SHARDS
     """Store, or data set folder in MSD layout."""
     output: Path = Path("data/replica")
     """Folder to make; of the same kind as --input."""

@@ -14,7 +14,7 @@ from rich import get_console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from preprocessing.check import check_shard
-from preprocessing.cli import Place, main
+from preprocessing.cli import DEFAULT_SHARDS, Place, main
 from preprocessing.commit import clear_unfinished, has_shard, new_shard
 from preprocessing.entries import FileRecord, ShardEntry
 from preprocessing.errors import EXIT_DONE, InputError, RunError
@@ -34,7 +34,7 @@ class Options:
     The copy has the same bytes.
     """
 
-    shards: Place = Path("data/shards")
+    shards: Place = DEFAULT_SHARDS
     """Store to copy, for example s3://BUCKET/FOLDER."""
     output: Path = Path("data/staged")
     """Folder to make, on a disk of this machine or one that all machines mount."""

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocessing.cli import Flag, Place, Spacing, main
+from preprocessing.cli import DEFAULT_SHARDS, Flag, Place, Spacing, main
 from preprocessing.convert import ConvertOptions
 from preprocessing.engine import run_jobs
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError, check_known
@@ -26,8 +26,8 @@ from preprocessing.shard_job import plan_shards
 from preprocessing.shards import ERRORS, MANIFEST, Manifest
 from preprocessing.single_writer import only_writer
 
+__all__ = ["DEFAULT_SHARDS", "Options", "check_options", "conclude", "convert", "convert_all", "ensure_phantom"]
 log = logging.getLogger(__name__)
-DEFAULT_SHARDS = Path("data/shards")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,8 @@ class Options:
     spacing: Spacing = None
     """Stored voxel size x,y,z in millimetres: source (as in the file) or for example 1.5,1.5,2.0."""
     crop_foreground: Flag = True
-    """Store only the box that holds every nonzero voxel (predictions still return to the whole grid)."""
+    """Store only the box that holds every nonzero voxel (predictions still return to the whole grid). CT is stored
+    whole: 0 is water there, not background."""
     dtype: str = "auto"
     """Stored image type: auto (smallest lossless), uint8, int16, uint16, float32 or float16 (lossy, recorded)."""
     cases_per_shard: int = 0
@@ -108,6 +109,9 @@ def convert(options: Options) -> int:
     if dataset.ignore_label is not None:
         log.info("label %d marks voxels that do not count, in training as in scores", dataset.ignore_label)
     settings = _settings(options)
+    if settings.crop_foreground and dataset.modality == "ct":
+        log.info("CT is stored whole: 0 is water there, not background")
+        settings = dataclasses.replace(settings, crop_foreground=False)
     share = Partition.parse(options.partition)
     folder = options.output if share.is_whole else options.output / share.folder
     root = options.output if is_remote(options.output) else folder  # merging renames, which an object store cannot

@@ -123,8 +123,7 @@ def test_ct_is_clipped_and_standardised_as_in_the_store(tmp_path: Path) -> None:
         entries.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
     described = {"name": "ct", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "organ"}}
     (tmp_path / "ct" / "dataset.json").write_text(json.dumps(described | {"training": entries, "test": []}))
-    options = Options(input=tmp_path / "ct", output=tmp_path / "shards", workers=1, crop_foreground=False)
-    assert convert(options) == 0
+    assert convert(Options(input=tmp_path / "ct", output=tmp_path / "shards", workers=1)) == 0
     row = Row(loader="monai-cache", config=config_for(tmp_path / "shards"))
     with build_loader(row.loader, row.config) as loader:
         Specification(row).check_first(iter(loader), len(loader))

@@ -187,13 +187,14 @@ def test_nnunet_cases_that_are_not_whole_are_named(tmp_path: Path, caplog: pytes
     assert store.case_ids == ["case_000", "case_001"]
     assert f"refused case lacking: {source}/imagesTr/lacking_0002.nii.gz: No such file" in caplog.text
     assert "surplus_0004.nii.gz is a channel that dataset.json does not name (it names 4)" in caplog.text
-    assert f"refused case unlabelled: no label at {source}/labelsTr/unlabelled.nii.gz" in caplog.text
+    remedy = "add it, or move its images to imagesTs"
+    assert f"refused case unlabelled: no label at {source}/labelsTr/unlabelled.nii.gz; {remedy}" in caplog.messages
     assert "bent_0001.nii.gz has (6, 7, 9) voxels (D,H,W), bent_0000.nii.gz of the same case (6, 7, 8)" in caplog.text
     assert "1 files in" in caplog.text
     assert "notes.txt" in caplog.text
 
 
-def test_nnunet_cases_may_be_listed(tmp_path: Path) -> None:
+def test_nnunet_cases_may_be_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = write_nnunet(tmp_path / "set", coordinate_volumes())
     images = [f"imagesTr/case_001_{channel:04d}.nii.gz" for channel in range(4)]
     listed: dict[str, dict[str, Any]] = {
@@ -203,6 +204,9 @@ def test_nnunet_cases_may_be_listed(tmp_path: Path) -> None:
     (source / "dataset.json").write_text(json.dumps(NNUNET | {"dataset": listed}))
     store = converted(source, tmp_path / "store")
     assert (store.case_ids, store.labelled_ids) == (["bare", "mine"], ["mine"])
+    (source / "labelsTr" / "case_001.nii.gz").unlink()
+    converted(source, tmp_path / "refused", code=3)
+    assert 'case_001.nii.gz; add it, or take "label" out of its entry in dataset.json' in caplog.text
     listed["mine"]["label"] = "../elsewhere.nii.gz"
     (source / "dataset.json").write_text(json.dumps(NNUNET | {"dataset": listed}))
     with pytest.raises(InputError, match="leads out of the data set's folder"):
@@ -290,8 +294,11 @@ def test_a_table_may_be_json_and_name_files_anywhere(tmp_path: Path) -> None:
 def test_rows_that_are_not_whole_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write_table(tmp_path / "set", coordinate_volumes())
     path.write_text(path.read_text() + "short,anywhere/case_000.FLAIR.nii,,,,\n")
-    assert converted(path, tmp_path / "store", code=3).case_ids == ["case_000", "case_001"]
+    (path.parent / "anywhere" / "case_001.nii.gz").unlink()
+    assert converted(path, tmp_path / "store", code=3).case_ids == ["case_000"]
     assert f"refused case short: {path}: row 3 names no file for channel T1w; add it" in caplog.text
+    missing = path.parent / "anywhere" / "case_001.nii.gz"
+    assert f'no label at {missing}; add it, or leave its "label" in cases.csv empty' in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,23 @@ def test_ct_is_normalised_by_labelled_voxels_whatever_else_is_listed(
     assert (pooled.percentile_00_5 < 0) == (labelled == 0)  # air, which would take up nearly the whole range
 
 
+def test_ct_is_stored_whole_since_zero_is_water(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = ct_msd(tmp_path / "msd", labelled=1, unlabelled=0)
+    voxels = coordinate_image((8, 9, 10), 0)[..., 0]
+    voxels[:2], voxels[:, -1] = 0, 0
+    write_nifti(source / "imagesTr" / "case_000.nii.gz", voxels)
+    with caplog.at_level("INFO"):
+        assert convert(Options(input=source, output=tmp_path / "store", workers=1)) == 0
+    store = open_store(tmp_path / "store")
+    assert (store.case("case_000").origin_dhw, store.case("case_000").shape_dhw) == ((0, 0, 0), (8, 9, 10))
+    assert_holds_the_source(store.case("case_000"), source)
+    assert store.manifest.options["crop_foreground"] is False  # as predictions will do
+    assert "CT is stored whole: 0 is water there, not background" in caplog.messages
+    for crop in (True, False):
+        again = Options(input=source, output=tmp_path / "store", workers=1, crop_foreground=crop)
+        assert convert(again) == 0  # the shards are kept
+
+
 @pytest.mark.parametrize(("per_shard", "sizes"), [(0, [1, 1, 1]), (2, [2, 1]), (9, [3])])
 def test_cases_are_dealt_into_shards_in_order(
     small_msd: Path, tmp_path: Path, per_shard: int, sizes: list[int]
