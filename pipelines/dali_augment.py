@@ -36,9 +36,10 @@ def affine(volume: DataNode, matrix: DataNode, patch: Int3, outside: DataNode | 
     if outside is None:
         return fn.warp_affine(volume, matrix=matrix, size=list(patch), fill_value=0.0)
     row = _row(outside, num_channels)
-    distance = _standardize(volume, row, row * 0.0 + 1.0)
+    one = row * 0.0 + 1.0
+    distance = _standardize(volume, row, one)
     moved = fn.warp_affine(distance, matrix=matrix, size=list(patch), fill_value=0.0)
-    return _standardize(moved, row * -1.0, row * 0.0 + 1.0)
+    return _standardize(moved, row * -1.0, one)
 
 
 def affine_nearest(label: DataNode, matrix: DataNode, patch: Int3) -> DataNode:

@@ -97,18 +97,17 @@ def _picture(case: Case) -> str:
     """Draw the middle of the label in three planes and the histogram of every channel, as a PNG in base64."""
     from matplotlib.figure import Figure
 
+    from preprocessing.planes import centre_of, show_plane, turn_volumes
+
     image, label = case.image(), case.label()
     figure = Figure(figsize=(8, 2.1), facecolor="black", layout="constrained")
     axes = figure.subplots(1, 4)
-    centre = _centre(case)
+    outlined = np.zeros(case.shape_dhw, np.uint8) if label is None else label[..., 0]
+    (volume, turned), spacing_mm = turn_volumes(case.affine, image[..., 0], outlined)
     low, high = case.entry.channels[0].percentile_00_5, case.entry.channels[0].percentile_99_5
-    for axis in range(3):
-        cut = np.flipud(np.take(image[..., 0], centre[axis], axis=axis))
-        rows, columns = (case.spacing_mm[side] for side in range(3) if side != axis)
-        axes[axis].imshow(cut, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), aspect=rows / columns)
-        if label is not None:
-            _outline(axes[axis], np.flipud(np.take(label[..., 0], centre[axis], axis=axis)))
-        axes[axis].set_axis_off()
+    for axis, place in enumerate(centre_of(turned)):
+        show_plane(axes[axis], axis, np.take(volume, place, axis), spacing_mm, (low, max(high, low + 1e-6)))
+        _outline(axes[axis], np.take(turned, place, axis))
     for channel in range(image.shape[3]):
         values = image[::2, ::2, ::2, channel]
         axes[3].hist(values[values != 0].astype(np.float32), bins=48, histtype="step", color=COLOURS[channel % 6])
@@ -118,15 +117,6 @@ def _picture(case: Case) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=90, format="png")
     return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _centre(case: Case) -> list[int]:
-    """Return the middle of the largest label's box, or of the volume where there is none."""
-    boxes = [found for number, found in case.entry.labels.items() if number]
-    if not boxes:
-        return [side // 2 for side in case.shape_dhw]
-    largest = max(boxes, key=lambda found: found.voxels)
-    return [(start + stop) // 2 for start, stop in zip(largest.start_dhw, largest.stop_dhw, strict=True)]
 
 
 def _outline(axes: Any, label: Array) -> None:

@@ -5,15 +5,25 @@ from __future__ import annotations
 import base64
 import io
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
 import numpy as np
+import pytest
 from matplotlib.image import imread
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from preprocessing.check import Options as CheckOptions
 from preprocessing.check import check
 from preprocessing.to_shards import Options, convert
+from tests.conftest import coordinate_image, coordinate_label, write_msd
 from tests.preprocessing.conftest import write_nifti
+
+
+def pictures_of(page: str) -> list[str]:
+    return re.findall(r'src="data:image/png;base64,([^"]+)"', page)
 
 
 def test_the_sheet_shows_every_case_and_every_refusal(small_msd: Path, tmp_path: Path) -> None:
@@ -28,7 +38,7 @@ def test_the_sheet_shows_every_case_and_every_refusal(small_msd: Path, tmp_path:
     options = Options(input=small_msd, output=tmp_path / "store", workers=1, report=True)
     assert convert(options) == 3
     page = (tmp_path / "store_report.html").read_text()
-    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    pictures = pictures_of(page)
     assert len(pictures) == 3
     for picture in pictures:
         pixels = imread(io.BytesIO(base64.b64decode(picture)), format="png")
@@ -40,3 +50,26 @@ def test_the_sheet_shows_every_case_and_every_refusal(small_msd: Path, tmp_path:
     assert "no label</figcaption>" in page or "no label<br>120 voxels were not finite" in page
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert check(CheckOptions(shards=tmp_path / "store")) == 0
+
+
+@pytest.mark.parametrize("code", ["RAS", "LPI", "SRA"])
+def test_a_patient_looks_the_same_however_the_file_is_ordered(tmp_path: Path, code: str) -> None:
+    source = write_msd(tmp_path / "msd", [(7, 9, 11)])  # odd: the histograms skip the same voxels from either end
+    turned = shutil.copytree(source, tmp_path / "turned")
+    for path in turned.glob("*Tr/*.nii.gz"):
+        image: Any = nib.load(path)
+        turn = ornt_transform(io_orientation(image.affine), axcodes2ornt(tuple(code)))  # type: ignore[no-untyped-call]
+        nib.save(image.as_reoriented(turn), path)
+    pictures = []
+    for folder in (source, turned):
+        store = folder.with_name(f"{folder.name}_store")
+        assert convert(Options(input=folder, output=store, workers=1, report=True)) == 0
+        pictures += pictures_of(store.with_name(f"{store.name}_report.html").read_text())
+    assert pictures[0] == pictures[1]
+
+
+def test_a_file_without_directions_is_drawn_as_it_lies(small_msd: Path, tmp_path: Path) -> None:
+    for folder, voxels in (("imagesTr", coordinate_image((6, 7, 8), 0)), ("labelsTr", coordinate_label((6, 7, 8)))):
+        write_nifti(small_msd / folder / "case_000.nii.gz", voxels, affine=np.diag([0.0, 1.0, 1.0, 1.0]))
+    assert convert(Options(input=small_msd, output=tmp_path / "store", workers=1, report=True)) == 0
+    assert len(pictures_of((tmp_path / "store_report.html").read_text())) == 3
