@@ -17,7 +17,7 @@ PLACES = ((0.02, 0.5), (0.98, 0.5), (0.5, 0.97), (0.5, 0.03))
 
 
 def turn_volumes(affine: npt.NDArray[np.float64], *volumes: Array) -> tuple[list[Array], npt.NDArray[np.float64]]:
-    """View volumes [D,H,W] of one grid so that index i along axis a is a row of ``PLANES``' a-th plane.
+    """View volumes [D,H,W] of one grid with D from head to foot, H from front to back and W from right to left.
 
     ``affine`` takes voxels x,y,z to millimetres (R, A, S positive, as in nibabel). Returns the views and the size of
     their voxels along D, H, W in millimetres. An affine that leaves out a direction is taken for none at all.
@@ -43,7 +43,7 @@ def centre_of(label: Array) -> Int3:
 def show_plane(
     axes: Axes, axis: int, cut: Array, spacing_mm: npt.NDArray[np.float64], window: tuple[float, float]
 ) -> None:
-    """Show the ``cut`` through a turned volume that ``axis`` crosses, from black to white over ``window``."""
+    """Show the ``cut`` of a turned volume across ``axis`` (one of ``PLANES``), black to white over ``window``."""
     rows, columns = (side for side in range(3) if side != axis)
     low, high = window
     axes.imshow(cut, cmap="gray", vmin=low, vmax=high, aspect=spacing_mm[rows] / spacing_mm[columns])
