@@ -15,10 +15,11 @@ if not __package__:  # started as a file: the repository is not on the path yet
 from rich import get_console
 from rich.progress import Progress
 
+from benchmarks.assumptions import CASE_MB, GPUS, LARGE_CASES, PATCH_MB, SAMPLES_PER_CASE, STORAGES
 from benchmarks.comma_lists import parse_numbers
 from benchmarks.comparison.check_batches import CheckError
-from benchmarks.default_data import describe_cases, ensure_store, median_patch
-from benchmarks.experiments.assumptions import CASE_MB, GPUS, LARGE_CASES, PATCH_MB, SAMPLES_PER_CASE, STORAGES
+from benchmarks.default_data import ensure_store, median_patch
+from benchmarks.reporting.data import describe_cases
 from benchmarks.reporting.machine import num_cores
 from benchmarks.reporting.noise import NoiseWatch
 from benchmarks.reporting.page import publish
@@ -62,7 +63,7 @@ class Options:
     """Open stores of 10 to 48,884 cases, check and time the plan for 1 to 64 ranks, and say how many GPUs a disk feeds.
 
     Exit code 1 when the plan breaks a promise. Figures of GPUs, instances and storage are other people's
-    (benchmarks/experiments/assumptions.py); what follows from them is marked as a projection.
+    (benchmarks/assumptions.py); what follows from them is marked as a projection.
     """
 
     shards: Path = DEFAULT_SHARDS

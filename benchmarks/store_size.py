@@ -13,7 +13,7 @@ if not __package__:  # started as a file, also in its own child processes: the r
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.comparison.contenders import TABLE
-from benchmarks.comparison.measure import Task
+from benchmarks.comparison.messages import Task
 from benchmarks.comparison.rounds import Measured, measure
 from benchmarks.comparison.rows import Row
 from benchmarks.default_data import ensure_store, repeat_cases

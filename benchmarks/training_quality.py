@@ -16,7 +16,8 @@ from rich import get_console
 from rich.progress import track
 
 from benchmarks.comma_lists import parse_numbers
-from benchmarks.default_data import describe_cases, ensure_store, median_patch
+from benchmarks.default_data import ensure_store, median_patch
+from benchmarks.reporting.data import describe_cases
 from benchmarks.reporting.figure import INK, OURS, PEER, finish, new_figure
 from benchmarks.reporting.noise import NoiseWatch
 from benchmarks.reporting.page import publish

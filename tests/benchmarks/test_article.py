@@ -15,11 +15,11 @@ import pytest
 import tyro
 
 from benchmarks.article import Options, repeat
+from benchmarks.assumptions import INSTANCES
 from benchmarks.comparison import contenders
 from benchmarks.comparison.check_batches import CheckError
 from benchmarks.convert_rows import Work, empty
 from benchmarks.experiments import epoch_seconds
-from benchmarks.experiments.assumptions import INSTANCES
 from benchmarks.experiments.epoch import LIMIT, Epoch, Workers, is_unexpected
 from benchmarks.experiments.epoch_seconds import EpochError, measure_epochs
 from benchmarks.experiments.experiment import Experiment

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import cold_reads, gpu_check, store_size
 from benchmarks.default_data import ensure_store, repeat_cases
+from benchmarks.reporting.data import count_cases, describe_data
 from preprocessing.errors import EXIT_DONE, InputError
 from preprocessing.phantom import DEFAULT_FOLDER
 from preprocessing.to_shards import DEFAULT_SHARDS
@@ -56,7 +57,9 @@ def test_cases_repeat_in_a_copy_that_goes_away(coordinate_store: Path) -> None:
     with repeat_cases(store, 7) as copy:
         root = Path(copy.root)
         assert len(copy.labelled_ids) == 7
+        assert count_cases(describe_data(copy)) == "7 cases (5 distinct)"
         assert copy.case(copy.labelled_ids[5]).shape_dhw == store.case(store.labelled_ids[0]).shape_dhw
     assert not root.exists()
     with repeat_cases(store, 5) as same:
         assert same is store
+        assert count_cases(describe_data(same)) == "5 cases"

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.assumptions import A100, GPUS, H100, LARGE_CASES, STORAGES, V100
 from benchmarks.comparison.check_batches import CheckError
-from benchmarks.experiments.assumptions import A100, GPUS, H100, LARGE_CASES, STORAGES, V100
 from benchmarks.reporting.result import PROJECTED
 from benchmarks.scale import Options, measure_scale
 from benchmarks.scaling.plan import check_ranks, check_same_batches, check_sticky, deal, make_plan
