@@ -35,6 +35,7 @@ QUESTIONS = {
     "article-split": "Where does the time of a training step go?",
     "article-project": "What would the article's epochs take and cost on its instances?",
     "training-quality": "Does the loader change what is learnt, and how much does the seed?",
+    "steady-state": "Does it stay as fast with many cases and over many batches, and how near is it to a plain copy?",
     "scale": "What becomes of it at 48,884 cases, 64 ranks and a slower disk?",
 }
 COMMANDS = {name: f"benchmarks/article.py {name.removeprefix('article-')}" for name in QUESTIONS if "article" in name}
@@ -43,6 +44,7 @@ COMMANDS |= {
     "gpu-check": "benchmarks/gpu_check.py",
     "convert": "benchmarks/convert_compare.py",
     "training-quality": "benchmarks/training_quality.py",
+    "steady-state": "benchmarks/steady_state.py",
     "scale": "benchmarks/scale.py",
 }
 

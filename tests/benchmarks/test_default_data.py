@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cold_reads, gpu_check, store_size
+from benchmarks import cold_reads, gpu_check, steady_state
 from benchmarks.default_data import ensure_store, repeat_cases
 from benchmarks.reporting.data import count_cases, describe_data
 from preprocessing.errors import EXIT_DONE, InputError
@@ -17,8 +17,11 @@ from preprocessing.to_shards import DEFAULT_SHARDS
 from tests.benchmarks.test_cold_reads import has_direct_reads
 
 
-def size_stores() -> int:
-    return store_size.compare(store_size.Options(cases=12, patch=(12, 12, 12), runs=1, seconds=0.05))
+def keep_steady() -> int:
+    options = steady_state.Options(
+        cases=12, batches=5, patch=(12, 12, 12), runs=1, seconds=0.05, output=Path("results")
+    )
+    return steady_state.measure_steady_state(options)
 
 
 def read_cold() -> int:
@@ -38,7 +41,7 @@ def fresh(msd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [size_stores, read_cold, check_gpu])
+@pytest.mark.parametrize("command", [keep_steady, read_cold, check_gpu])
 def test_commands_make_the_default_store(fresh: Path, command: Callable[[], int]) -> None:
     if command is read_cold and not has_direct_reads(fresh / DEFAULT_FOLDER / "dataset.json"):
         pytest.skip("this file system has no O_DIRECT")

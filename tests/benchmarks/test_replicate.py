@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.replicate import Options, replicate
+from benchmarks.reporting.data import count_cases, describe_data
 from preprocessing.check import Options as CheckOptions
 from preprocessing.check import check
 from preprocessing.errors import InputError
@@ -53,6 +54,7 @@ def test_a_replicated_data_set_converts(msd_folder: Path, tmp_path: Path) -> Non
     assert convert(ConvertOptions(input=tmp_path / "large", output=tmp_path / "store", workers=1)) == 0
     store = open_store(tmp_path / "store")
     assert len(store.case_ids) == 7
+    assert count_cases(describe_data(store)) == "7 cases (5 distinct)"  # though their files have names of their own
     assert [store.case(name).source_shape_dhw for name in store.case_ids[:3]] == [SHAPES[0], SHAPES[0], SHAPES[1]]
 
 
