@@ -36,6 +36,7 @@ QUESTIONS = {
     "article-project": "What would the article's epochs take and cost on its instances?",
     "training-quality": "Does the loader change what is learnt, and how much does the seed?",
     "steady-state": "Does it stay as fast with many cases and over many batches, and how near is it to a plain copy?",
+    "cold-reads": "Which way to read is fastest where the page cache is cold?",
     "scale": "What becomes of it at 48,884 cases, 64 ranks and a slower disk?",
 }
 COMMANDS = {name: f"benchmarks/article.py {name.removeprefix('article-')}" for name in QUESTIONS if "article" in name}
@@ -45,6 +46,7 @@ COMMANDS |= {
     "convert": "benchmarks/convert_compare.py",
     "training-quality": "benchmarks/training_quality.py",
     "steady-state": "benchmarks/steady_state.py",
+    "cold-reads": "benchmarks/cold_reads.py",
     "scale": "benchmarks/scale.py",
 }
 

@@ -19,11 +19,11 @@ NARROWEST = 17  # characters that a column of the table needs where there is no 
 
 
 def brief(value: float) -> str:
-    """Write three digits, or all those before the point; millions as 1.23M, next to nothing as <0.01."""
+    """Write three digits, or all those before the point; millions as 1.23M, next to nothing as <0.001."""
     if value >= 1e6:
         return f"{value / 1e6:.3g}M"
-    if 0 < value < 0.01:
-        return "<0.01"
+    if 0 < value < 0.001:
+        return "<0.001"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

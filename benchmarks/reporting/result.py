@@ -38,6 +38,8 @@ METRICS = {
     "plan_us_per_sample": "plan, CPU us/sample",
     "plan_epoch_ms": "first sample of an epoch, CPU ms",
     "dice": "mean Dice",
+    "dice_mean": "its mean over seeds",
+    "dice_std": "and standard deviation",
     "hd95_mm": "mean HD95, mm",
     "minutes": "minutes",
     "steps": "steps per rank",

@@ -25,7 +25,7 @@ def keep_steady() -> int:
 
 
 def read_cold() -> int:
-    return cold_reads.compare(cold_reads.Options(runs=1))
+    return cold_reads.compare(cold_reads.Options(runs=1, output=Path("results")))
 
 
 def check_gpu() -> int:

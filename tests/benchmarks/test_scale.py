@@ -45,10 +45,14 @@ def test_a_run_leaves_a_record_a_page_and_a_picture(coordinate_store: Path, tmp_
         OPENING: 2,
         RANKS: 7,
         POINTS: 6,
-        STORAGE: len(STORAGES) * len(GPUS),
+        STORAGE: (1 + len(STORAGES)) * len(GPUS),
     }
     assert [row["label"] for row in record["rows"] if row["group"] == RANKS][-1] == "64 ranks"
     assert {row["kind"] for row in record["rows"] if row["group"] == STORAGE} == {PROJECTED}
+    rates = {
+        row["label"]: row["summary"]["mb_per_s"]["median"] for row in record["rows"] if "mb_per_s" in row["summary"]
+    }
+    assert {rates[f"page cache, this machine: {gpu.name}"] for gpu in GPUS} == {rates["not throttled"]}
     assert all(row["failure"] is None for row in record["rows"])
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     page = path.with_suffix(".md").read_text()
