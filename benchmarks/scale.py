@@ -38,7 +38,7 @@ from preprocessing.to_shards import DEFAULT_SHARDS
 BATCH_SIZE, MAX_RANKS = 2, 64
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the unthrottled reading rate: where the storage model is checked
 PAGE_CACHE = "page cache, this machine"
-UNTHROTTLED = "what the storage points read when not throttled, cutting and standardising included; whole volumes alike"
+UNTHROTTLED = "the storage points when not throttled; cutting and standardising the patches is part of it"
 METHOD = [
     "Opening: open_store and the list of labelled cases in a fresh process, after its imports; page cache warm.",
     (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Schema = dict[str, Any]
@@ -14,9 +14,9 @@ TRIPLE: Schema = {"type": "array", "items": COUNT, "minItems": 3, "maxItems": 3}
 DATE: Schema = {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$"}
 
 
-def exactly(fields: Mapping[str, Schema], *, optional: Iterable[str] = ()) -> Schema:
+def exactly(fields: Mapping[str, Schema], *, optional: Sequence[str] = ()) -> Schema:
     """Require ``fields`` and nothing else; those named by ``optional`` may be missing, as in results of before them."""
-    required = [name for name in fields if name not in set(optional)]
+    required = [name for name in fields if name not in optional]
     return {"type": "object", "properties": dict(fields), "required": required, "additionalProperties": False}
 
 

@@ -24,8 +24,13 @@ def rows_by_cases(store: Store, config: LoaderConfig, num_cases: int, runs: int,
     with repeat_cases(store, FEW) as small, repeat_cases(store, num_cases) as large:
         tasks = [_task(dataclasses.replace(config, store=copy.root), seconds) for copy in (small, large)]
         few, many = measure(tasks, runs, lambda _: None)
+    yield from rows_of(few, many, num_cases)
+
+
+def rows_of(few: Measured, many: Measured, num_cases: int) -> Iterator[Record]:
+    """Make both rows; the second says what share of the first one's rate it has, if that was measured."""
     yield _row(few, FEW, [])
-    yield _row(many, num_cases, _rates(few))
+    yield _row(many, num_cases, [] if few.failure else _rates(few))
 
 
 def _task(config: LoaderConfig, seconds: float) -> Task:

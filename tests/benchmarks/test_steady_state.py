@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.comparison.messages import Run
+from benchmarks.comparison.rounds import Measured
+from benchmarks.comparison.rows import Row
 from benchmarks.steady import by_cases, growth, host_copy
 from benchmarks.steady_state import Options, measure_steady_state
 from pipelines.host_path import HostPath
@@ -85,6 +88,17 @@ def test_a_failure_fails_the_run(coordinate_store: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(growth, "growth_rows", lambda *_: iter(()))
     rows = measured(coordinate_store, tmp_path, EXIT_UNEXPECTED)
     assert rows["host path"]["failure"] == "other voxels"
+
+
+@pytest.mark.parametrize("failed", ["few", "many"])
+def test_a_store_that_failed_has_no_ratio(coordinate_store: Path, failed: str) -> None:
+    """Also where it failed between two runs."""
+    run = Run(batches=12, batch_bytes=1, wall_s=1.0, first_batch_s=0.1, cpu_s=1.0, others_cpu_s=0.0)
+    row = Row(loader="dali", config=copy_config(coordinate_store))
+    whole, half = Measured(row=row, runs=[run, run]), Measured(row=row, runs=[run], failure="gone")
+    few, many = by_cases.rows_of(*((half, whole) if failed == "few" else (whole, half)), 70)
+    assert [made["failure"] for made in (few, many)] == (["gone", None] if failed == "few" else [None, "gone"])
+    assert "ratio" not in few["summary"] | many["summary"]
 
 
 @pytest.mark.parametrize(
