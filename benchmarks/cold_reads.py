@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,23 +17,38 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.default_data import ensure_store
+from benchmarks.page_cache import forget
+from benchmarks.reporting.data import describe_cases
+from benchmarks.reporting.figure import INK, PEER, finish, new_figure, whiskers
+from benchmarks.reporting.noise import NoiseWatch
+from benchmarks.reporting.page import publish
+from benchmarks.reporting.result import Record, make_record, make_row
 from preprocessing.cli import main
-from preprocessing.errors import EXIT_DONE
+from preprocessing.errors import EXIT_DONE, InputError
 from preprocessing.shards import Store
 from preprocessing.to_shards import DEFAULT_SHARDS
 
 PAGE = 4096
+GROUP = "reading with a cold page cache"
+METHOD = [
+    (
+        "Image and label files of all labelled cases, one after the other, one thread; before each way the kernel was "
+        "asked to forget them. The caches of the disk and of what lies below it stay as they are."
+    ),
+]
 Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Drop the files of a store from the page cache and read them in one way after the other."""
+    """Drop a store's files from the page cache and read them in one way after the other; table, JSON and PNG."""
 
     shards: Path = DEFAULT_SHARDS
     """Shard store on the disk in question. The default is the synthetic phantom, made on first use."""
     runs: int = 5
     """Rounds over all ways."""
+    output: Path = Path("benchmarks/results")
+    """Folder for cold-reads_MACHINE_DATE.json, .md and .png."""
 
 
 def mapped(path: Path, out: Bytes) -> None:
@@ -74,20 +88,48 @@ WAYS: dict[str, Callable[[Path, Bytes], None]] = {
 
 def compare(options: Options) -> int:
     """Run the command; returns the exit code."""
-    paths = volume_paths(ensure_store(options.shards))
-    buffer = np.frombuffer(mmap.mmap(-1, _whole_pages(max(path.stat().st_size for path in paths))), np.uint8)
-    rates: dict[str, list[float]] = {way: [] for way in WAYS}
-    for _ in range(options.runs):
-        for way, read in WAYS.items():
-            drop(paths)
-            begin = time.perf_counter()
-            for path in paths:
-                size = path.stat().st_size
-                read(path, buffer[: _whole_pages(size) if read is direct else size])
-            rates[way].append(sum(path.stat().st_size for path in paths) / (time.perf_counter() - begin) / 1e6)
-    for way, values in rates.items():
-        print(f"{way:18} {statistics.median(values):8.0f} MB/s ({min(values):.0f}..{max(values):.0f})")
+    if options.runs < 1:
+        raise InputError(f"--runs {options.runs}: it must be at least 1")
+    store, watch = ensure_store(options.shards), NoiseWatch()
+    rates = read_cold(volume_paths(store), options.runs)
+    content = {
+        "data": describe_cases(store),
+        "options": {},
+        "runs": options.runs,
+        "rows": [make_row(GROUP, way, {"mb_per_s": values}) for way, values in rates.items()],
+        "method": METHOD,
+    }
+    record = make_record("cold-reads", content, watch)
+    publish(record, f"Cold reads: {store.manifest.name}", draw, options.output)
     return EXIT_DONE
+
+
+def read_cold(paths: Sequence[Path], runs: int) -> dict[str, list[float]]:
+    """Read all files in one way after the other, forgotten each time; returns MB/s of the rounds."""
+    sizes = [path.stat().st_size for path in paths]
+    buffer = np.frombuffer(mmap.mmap(-1, _whole_pages(max(sizes))), np.uint8)
+    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(runs):
+        for way, read in WAYS.items():
+            forget(paths)
+            begin = time.perf_counter()
+            for path, size in zip(paths, sizes, strict=True):
+                read(path, buffer[: _whole_pages(size) if read is direct else size])
+            rates[way].append(sum(sizes) / (time.perf_counter() - begin) / 1e6)
+    return rates
+
+
+def draw(record: Record, path: Path) -> None:
+    """Draw a bar for each way."""
+    figure = new_figure(9, 3)
+    axes = figure.add_subplot()
+    for place, row in enumerate(record["rows"]):
+        values = row["summary"]["mb_per_s"]
+        axes.barh(place, values["median"], xerr=whiskers(values), color=PEER, ecolor=INK, height=0.6, capsize=3)
+    axes.set_yticks(range(len(WAYS)), list(WAYS))
+    axes.invert_yaxis()
+    axes.set_title(f"{record['data']['name']}: reading with a cold page cache, MB/s", loc="left")
+    finish(figure, record, path)
 
 
 def volume_paths(store: Store) -> list[Path]:
@@ -96,13 +138,6 @@ def volume_paths(store: Store) -> list[Path]:
     return [
         Path(case.folder) / record.name for case in cases for record in (case.entry.image, case.entry.label) if record
     ]
-
-
-def drop(paths: Sequence[Path]) -> None:
-    """Ask the kernel to forget the files' pages; it does, where nobody has them mapped or dirty."""
-    for path in paths:
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _fill(descriptor: int, out: Bytes) -> None:

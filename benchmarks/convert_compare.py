@@ -14,6 +14,7 @@ from pathlib import Path
 if not __package__:  # started as a file, also in its own child processes: the repository is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import replicate
 from benchmarks.convert_rows import Work, conversions_here, empty
 from benchmarks.default_data import read_labelled
 from benchmarks.repeat import time_rounds
@@ -24,7 +25,6 @@ from benchmarks.reporting.machine import REPOSITORY
 from benchmarks.reporting.noise import NoiseWatch
 from benchmarks.reporting.page import publish
 from benchmarks.reporting.result import Record, make_record, make_row
-from preprocessing import replicate
 from preprocessing.cli import main
 from preprocessing.dataset import Dataset
 from preprocessing.errors import EXIT_DONE, InputError

@@ -7,11 +7,11 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from benchmarks.comparison.record import describe_data
+from benchmarks import replicate
+from benchmarks.reporting.data import describe_data
 from pipelines.plan import Int3
-from preprocessing import replicate, to_shards
+from preprocessing import to_shards
 from preprocessing.dataset import Dataset
 from preprocessing.errors import InputError
 from preprocessing.layouts import read_dataset
@@ -77,13 +77,7 @@ def make_store(source: Path, num_cases: int, folder: Path) -> Store:
     return open_store(shards)
 
 
-def describe_cases(store: Store) -> dict[str, Any]:
-    """Return what a result says of its data: name, labelled cases, their median volume."""
-    data = describe_data(store)
-    return {"name": data["name"], "cases": data["cases"], "median_dhw": data["shape_dhw"]["median"]}
-
-
 def median_patch(store: Store) -> Int3:
     """Return a patch within the median volume: (130, 171, 136) gives (128, 128, 128), (36, 50, 35) (32, 48, 32)."""
-    d, h, w = (max(min(LARGEST, side) // STEP, 1) * STEP for side in describe_cases(store)["median_dhw"])
+    d, h, w = (max(min(LARGEST, side) // STEP, 1) * STEP for side in describe_data(store)["shape_dhw"]["median"])
     return d, h, w

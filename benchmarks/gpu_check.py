@@ -23,16 +23,18 @@ import torch
 
 from benchmarks.comma_lists import parse_numbers
 from benchmarks.comparison.contenders import FLOOR, TABLE
-from benchmarks.comparison.measure import Task
-from benchmarks.comparison.record import Protocol, Record, describe_data, make_record, without_paths
+from benchmarks.comparison.messages import Task
+from benchmarks.comparison.record import Protocol, make_record, without_paths
 from benchmarks.comparison.rounds import Measured, measure
 from benchmarks.comparison.rows import LeftOut, Row, choose_installed
 from benchmarks.default_data import ensure_store, repeat_cases
 from benchmarks.gpu.bus import measure_bus
 from benchmarks.gpu.report import BENCHMARK, begin_check, write_check
 from benchmarks.gpu.rows import Comparison, loader_rows, training_rows
+from benchmarks.reporting.data import describe_data
 from benchmarks.reporting.files import free_paths
 from benchmarks.reporting.machine import REPOSITORY, num_cores
+from benchmarks.reporting.result import Record
 from pipelines.loaders import LoaderConfig, open_plan
 from pipelines.plan import AUGMENTS
 from preprocessing.cli import Triple, main

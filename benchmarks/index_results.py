@@ -11,10 +11,13 @@ from pathlib import Path
 if not __package__:  # started as a file: the repository is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.comparison.contenders import CEILING
-from benchmarks.comparison.report import brief
+from benchmarks.comparison.aims import missed_aims
+from benchmarks.comparison.contenders import CEILING, FLOOR
+from benchmarks.comparison.report import lead
+from benchmarks.comparison.schema import BENCHMARK as COMPARISON
+from benchmarks.reporting.data import count_cases
 from benchmarks.reporting.machine import REPOSITORY
-from benchmarks.reporting.page import markdown_table
+from benchmarks.reporting.page import brief, markdown_table
 from benchmarks.reporting.result import ORIGIN, Record, Spread
 from preprocessing.cli import main
 from preprocessing.errors import EXIT_DONE, InputError
@@ -23,7 +26,7 @@ log = logging.getLogger(__name__)
 INDEX = "README.md"
 BEGIN, END = "<!-- table: benchmarks/results, made by benchmarks/index_results.py -->", "<!-- end -->"
 QUESTIONS = {
-    "loader_compare": "How fast do loaders deliver the same patches?",
+    COMPARISON: "How fast do loaders deliver the same patches?",
     "gpu-check": "What does a GPU make of it?",
     "convert": "What does it cost to convert a case?",
     "article-load": "How long does one image take to load?",
@@ -32,29 +35,33 @@ QUESTIONS = {
     "article-split": "Where does the time of a training step go?",
     "article-project": "What would the article's epochs take and cost on its instances?",
     "training-quality": "Does the loader change what is learnt, and how much does the seed?",
+    "steady-state": "Does it stay as fast with many cases and over many batches, and how near is it to a plain copy?",
+    "cold-reads": "Which way to read is fastest where the page cache is cold?",
     "scale": "What becomes of it at 48,884 cases, 64 ranks and a slower disk?",
 }
 COMMANDS = {name: f"benchmarks/article.py {name.removeprefix('article-')}" for name in QUESTIONS if "article" in name}
 COMMANDS |= {
-    "loader_compare": "benchmarks/loader_compare.py",
+    COMPARISON: "benchmarks/loader_compare.py",
     "gpu-check": "benchmarks/gpu_check.py",
     "convert": "benchmarks/convert_compare.py",
     "training-quality": "benchmarks/training_quality.py",
+    "steady-state": "benchmarks/steady_state.py",
+    "cold-reads": "benchmarks/cold_reads.py",
     "scale": "benchmarks/scale.py",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A result file, and the benchmark that made it."""
+    """A result file and what it holds."""
 
     path: Path
     record: Record
 
     @property
     def benchmark(self) -> str:
-        """Name it; a record that does not is loader_compare's."""
-        return str(self.record.get("benchmark", "loader_compare"))
+        """The benchmark's name."""
+        return str(self.record["benchmark"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +124,7 @@ def _cells(result: Result) -> list[str]:
     machine, commit = record["machine"], record["commit"]
     return [
         f"[{record['date'][:10]}]({page}){' (not finished)' * record.get('unfinished', False)}",
-        f"{record['data']['name']}, {record['data']['cases']} cases",
+        f"{record['data']['name']}, {count_cases(record['data'])}",
         f"{machine['cpu']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}",
         f"{commit['hash'][:12]}{' with changes' * commit['dirty']}" if commit else "unknown",
         _others(record),
@@ -134,7 +141,7 @@ def _others(record: Record) -> str:
 
 def with_table(readme: str, results: list[Result]) -> str:
     """Return the README's text with its table made from the newest comparison of loaders; ``InputError`` if none."""
-    newest = next((result for result in results if result.benchmark == "loader_compare"), None)
+    newest = next((result for result in results if result.benchmark == COMPARISON), None)
     begin, end = readme.find(BEGIN), readme.find(END)
     if newest is None or not 0 <= begin < end:
         raise InputError("there is no result of loader_compare, or README.md lacks the markers of its table")
@@ -150,25 +157,44 @@ def readme_table(result: Result) -> str:
         is_shown = row["summary"] and row["loader"] != CEILING and row["batch_size"] == record["options"]["batch_size"]
         if is_shown and _rate(row) > _rate(fastest.get(key)):
             fastest[key] = row
-    head = ["loader", "patches/s", "processor ms per patch", "peak memory, MB"]
+    head = ["loader", "patches/s", "dali is", "CPU ms per patch", "peak memory, MB"]
     rows = [
         [
             f"`{row['loader']}`, " + ", ".join(filter(None, (row["device"], row["settings"]))),
             _range(row["summary"]["patches_per_s"]),
+            lead(record, row),
             brief(1e3 * row["summary"]["cpu_s_per_patch"]["median"]),
             brief(row["summary"]["peak_memory_mb"]["median"]),
         ]
         for row in fastest.values()
     ]
+    return "\n".join([*markdown_table([head, *rows]), "", " ".join(filter(None, _caption(result)))])
+
+
+def _caption(result: Result) -> list[str]:
+    """Write where the figures come from, what is to be known of the rows, and what was missed, in sentences."""
+    record = result.record
     machine, data, options = record["machine"], record["data"], record["options"]
-    caption = (
-        f"{data['name']}, {data['cases']} cases, patches of {' x '.join(map(str, options['patch']))} x "
-        f"{data['channels']}, augment {options['augment']}, batch {options['batch_size']}; median (least..most) of "
-        f"{options['runs']} runs on {machine['cpu']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}; "
-        f"[page](benchmarks/results/{result.path.with_suffix('.md').name})."
-    )
-    caption = " ".join([caption, *(f"NOISY MACHINE: {doubt}." for doubt in record["noisy"])])
-    return "\n".join([*markdown_table([head, *rows]), "", caption])
+    return [
+        (
+            f"{data['name']}, {count_cases(data)}, patches of {' x '.join(map(str, options['patch']))} x "
+            f"{data['channels']}, augment {options['augment']}, batch {options['batch_size']}; median (least..most) of "
+            f"{options['runs']} runs on {machine['cpu']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}; "
+            f"[page](benchmarks/results/{result.path.with_suffix('.md').name})."
+        ),
+        _hints([row["loader"] for row in record["rows"] if row["summary"]]),
+        missed_aims(record),
+        "NOISY MACHINE: the page says which rows to doubt." if record["noisy"] else "",
+    ]
+
+
+def _hints(loaders: list[str]) -> str:
+    """Say what makes rows cheaper or dearer than they need be, of the loaders that are shown."""
+    reusing = [f"`{name}`" for name in ("dali", FLOOR) if name in loaders]
+    decoding = [f"`{name}`" for name in ("monai", "monai-persistent") if name in loaders]
+    hints = [f"{' and '.join(reusing)}: buffers reused (`reuse_buffers=True`, not the default)"] if reusing else []
+    hints += [f"{' and '.join(decoding)}: one volume decoded per patch"] if decoding else []
+    return f"{'; '.join(hints)}." if hints else ""
 
 
 def _rate(row: Record | None) -> float:

@@ -18,12 +18,13 @@ from rich.progress import Progress
 
 from benchmarks.comma_lists import parse_numbers
 from benchmarks.comparison.contenders import FLOOR, TABLE
-from benchmarks.comparison.measure import Task
-from benchmarks.comparison.record import Protocol, describe_data, make_record
+from benchmarks.comparison.messages import Task
+from benchmarks.comparison.record import Protocol, make_record
 from benchmarks.comparison.report import show, write
 from benchmarks.comparison.rounds import Measured, measure
 from benchmarks.comparison.rows import Row, Sweep, choose_rows
 from benchmarks.default_data import median_patch
+from benchmarks.reporting.data import describe_data
 from benchmarks.reporting.machine import num_cores
 from pipelines.loaders import LoaderBuilder, LoaderConfig, open_plan
 from preprocessing import to_shards

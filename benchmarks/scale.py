@@ -15,10 +15,11 @@ if not __package__:  # started as a file: the repository is not on the path yet
 from rich import get_console
 from rich.progress import Progress
 
+from benchmarks.assumptions import CASE_MB, GPUS, LARGE_CASES, PATCH_MB, SAMPLES_PER_CASE, STORAGES, Storage
 from benchmarks.comma_lists import parse_numbers
 from benchmarks.comparison.check_batches import CheckError
-from benchmarks.default_data import describe_cases, ensure_store, median_patch
-from benchmarks.experiments.assumptions import CASE_MB, GPUS, LARGE_CASES, PATCH_MB, SAMPLES_PER_CASE, STORAGES
+from benchmarks.default_data import ensure_store, median_patch
+from benchmarks.reporting.data import describe_cases
 from benchmarks.reporting.machine import num_cores
 from benchmarks.reporting.noise import NoiseWatch
 from benchmarks.reporting.page import publish
@@ -36,6 +37,8 @@ from preprocessing.to_shards import DEFAULT_SHARDS
 
 BATCH_SIZE, MAX_RANKS = 2, 64
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the unthrottled reading rate: where the storage model is checked
+PAGE_CACHE = "page cache, this machine"
+UNTHROTTLED = "the storage points when not throttled; cutting and standardising the patches is part of it"
 METHOD = [
     "Opening: open_store and the list of labelled cases in a fresh process, after its imports; page cache warm.",
     (
@@ -53,6 +56,7 @@ METHOD = [
         f"{PATCH_MB:.1f} MB (4 x 128^3 int16 and label), whole volumes {CASE_MB / SAMPLES_PER_CASE:.1f} MB "
         f"({CASE_MB} MB for {SAMPLES_PER_CASE} patches). FSx of the smallest size that holds {LARGE_CASES} such cases."
     ),
+    f"{PAGE_CACHE}: {UNTHROTTLED}",
     *dict.fromkeys(f"{item.name}: {item.source}" for item in (*GPUS, *STORAGES)),
 ]
 
@@ -62,7 +66,7 @@ class Options:
     """Open stores of 10 to 48,884 cases, check and time the plan for 1 to 64 ranks, and say how many GPUs a disk feeds.
 
     Exit code 1 when the plan breaks a promise. Figures of GPUs, instances and storage are other people's
-    (benchmarks/experiments/assumptions.py); what follows from them is marked as a projection.
+    (benchmarks/assumptions.py); what follows from them is marked as a projection.
     """
 
     shards: Path = DEFAULT_SHARDS
@@ -105,8 +109,10 @@ def measure_scale(options: Options) -> int:
 def _rows(store: Store, sizes: list[int], options: Options) -> Iterator[Record]:
     yield from _opening(store, sizes, options.runs)
     yield from _ranks(store, sizes[-1], options.runs)
-    yield from _points(store, options)
-    yield from _storage()
+    unthrottled, *throttled = _points(store, options)
+    yield unthrottled
+    yield from throttled
+    yield from _storage(unthrottled["summary"]["mb_per_s"]["median"])
 
 
 def _opening(store: Store, sizes: list[int], runs: int) -> Iterator[Record]:
@@ -158,9 +164,9 @@ def _points(store: Store, options: Options) -> Iterator[Record]:
         yield make_row(POINTS, f"{rate:.3g} MB/s", summary)
 
 
-def _storage() -> Iterator[Record]:
+def _storage(page_cache_mb_per_s: float) -> Iterator[Record]:
     size_tib = fsx_size_tib(LARGE_CASES * CASE_MB)
-    for storage in STORAGES:
+    for storage in (Storage(name=PAGE_CACHE, mb_per_s=page_cache_mb_per_s, source=UNTHROTTLED), *STORAGES):
         for gpu in GPUS:
             rate = storage.rate_mb_per_s(size_tib)
             summary = {

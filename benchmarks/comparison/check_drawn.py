@@ -9,7 +9,8 @@ import numpy as np
 
 from benchmarks.comparison.contenders import SMART
 from benchmarks.comparison.find_patch import Found, Label, find_patch
-from benchmarks.comparison.rows import SAMPLES_PER_VOLUME, Row
+from benchmarks.comparison.peer_settings import SAMPLES_PER_VOLUME
+from benchmarks.comparison.rows import Row
 from pipelines.batch import Batch
 from pipelines.plan import SCALE_RANGE, SHIFT_RANGE, Plan
 from pipelines.reference import Float, crop, intensity_of, normalize

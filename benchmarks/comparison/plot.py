@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks.comparison.contenders import CEILING, FLOOR, OWN_DRAWS
-from benchmarks.comparison.record import Record
+from benchmarks.reporting.figure import INK, OURS, PEER, new_figure
+from benchmarks.reporting.result import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BAR, PEER, LINE = "#2b6cb0", "#a0aec0", "#4a5568"
 ROOM = 1.3  # the axis ends this far right of the longest bar, to hold its number
 
 
 def plot(record: Record, path: Path) -> None:
     """Write the picture as PNG. The synthetic ceiling is off the scale as a rule and then only named."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     bars = [row for row in record["rows"] if row["loader"] not in (CEILING, FLOOR)]
-    figure = Figure(figsize=(9, 2.1 + 0.55 * max(len(bars), 1)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 2.1 + 0.55 * max(len(bars), 1))
     axes = figure.add_subplot()
     end = ROOM * max([_rate(row, "max") for row in record["rows"] if row["loader"] != CEILING], default=1.0)
     end = end or 1.0
@@ -33,15 +29,15 @@ def plot(record: Record, path: Path) -> None:
     data, options = record["data"], record["options"]
     patch = " x ".join(map(str, options["patch"]))
     axes.set_title(f"{data['name']}: patches of {patch} x {data['channels']} delivered per second", loc="left")
-    axes.set_xlabel(_caption(record, end), loc="left", color=LINE, size=9)
+    axes.set_xlabel(_caption(record, end), loc="left", color=INK, size=9)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
 
 
-def _draw_bars(axes: Axes, rows: list[dict[str, Any]]) -> None:
+def _draw_bars(axes: Axes, rows: list[Record]) -> None:
     for place, row in enumerate(rows):
         median, least, most = (_rate(row, name) for name in ("median", "min", "max"))
-        colour = PEER if row["loader"] in OWN_DRAWS else BAR
+        colour = PEER if row["loader"] in OWN_DRAWS else OURS
         axes.barh(place, median, height=0.6, color=colour, xerr=[[median - least], [most - median]], capsize=4)
         text = "failed" if row["summary"] is None else f"{median:,.3g}" if median < 100 else f"{median:,.0f}"
         axes.annotate(text, (most, place), xytext=(6, 0), textcoords="offset points", va="center", weight="bold")
@@ -57,9 +53,9 @@ def _draw_lines(axes: Axes, record: Record, end: float) -> None:
     for row in sorted(lines, key=lambda row: _rate(row, "median")):
         place, (side, shift) = _rate(row, "median"), next(sides)
         text = f"{row['loader']}, {row['settings'] or 'ceiling'}: {place:,.0f}"
-        axes.axvline(place, color=LINE, linestyle="--", linewidth=1)
+        axes.axvline(place, color=INK, linestyle="--", linewidth=1)
         axes.annotate(
-            text, (place, -0.85), xytext=(shift, -2), textcoords="offset points", ha=side, va="top", color=LINE, size=9
+            text, (place, -0.85), xytext=(shift, -2), textcoords="offset points", ha=side, va="top", color=INK, size=9
         )
 
 
@@ -77,5 +73,5 @@ def _caption(record: Record, end: float) -> str:
     )
 
 
-def _rate(row: dict[str, Any], name: str) -> float:
+def _rate(row: Record, name: str) -> float:
     return float(row["summary"]["patches_per_s"][name]) if row["summary"] else 0.0

@@ -6,26 +6,25 @@ import dataclasses
 import re
 import statistics
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 
 from benchmarks.comparison.check_batches import TOLERANCE
 from benchmarks.comparison.check_drawn import TOLERANCE as DRAWN_TOLERANCE
 from benchmarks.comparison.contenders import CEILING, WITHOUT_EPOCHS
-from benchmarks.comparison.measure import CHECKED, Run
-from benchmarks.comparison.process_tree import memory_kind
+from benchmarks.comparison.measure import CHECKED
+from benchmarks.comparison.messages import Run
+from benchmarks.comparison.peer_settings import SAMPLES_PER_VOLUME
 from benchmarks.comparison.rounds import Measured
-from benchmarks.comparison.rows import SAMPLES_PER_VOLUME, LeftOut
-from benchmarks.comparison.schema import FORMAT_VERSION, METRICS, SCHEMA
+from benchmarks.comparison.rows import LeftOut
+from benchmarks.comparison.schema import BENCHMARK, FORMAT_VERSION, METRICS, SCHEMA
+from benchmarks.comparison.tuning import tuning_of
+from benchmarks.reporting.data import describe_data
 from benchmarks.reporting.machine import num_cores
 from benchmarks.reporting.noise import QUIET_CORES
-from benchmarks.reporting.result import describe_origin, spread
+from benchmarks.reporting.process_tree import memory_kind
+from benchmarks.reporting.result import Record, describe_origin, spread
 from pipelines.loaders import LoaderConfig
-from preprocessing.errors import InputError
 from preprocessing.shards import Store
 
-Record = dict[str, Any]
 UNEVEN = 0.3  # spread of a row's runs, as a share of their median, from which it is doubted
 METHOD = f"""\
 One process per row, and rounds: every row runs once per round in the order of the table while the others idle.
@@ -58,6 +57,7 @@ def make_record(
 
     record: Record = {
         "format_version": FORMAT_VERSION,
+        "benchmark": BENCHMARK,
         **describe_origin(),
         "data": describe_data(store),
         "options": _describe_options(config, protocol),
@@ -69,25 +69,6 @@ def make_record(
     record["noisy"] = _doubts(record["rows"])
     jsonschema.validate(record, SCHEMA)
     return record
-
-
-def describe_data(store: Store) -> Record:
-    """Return the data set's name, its labelled cases, and the least, median and largest side of them along each axis.
-
-    Raises ``InputError`` when no case has a label.
-    """
-    shapes = np.array([store.case(case_id).shape_dhw for case_id in store.labelled_ids])
-    if not len(shapes):
-        raise InputError(f"{store.root}: no case has a label, there is nothing to train on")
-    middle = np.sort(shapes, axis=0)[len(shapes) // 2]
-    return {
-        "name": store.manifest.name,
-        "cases": len(shapes),
-        "channels": len(store.manifest.channel_names),
-        "image_dtype": store.manifest.image_dtype,
-        "stored_mb": round(sum(shard.size_bytes for shard in store.manifest.shards) / 1e6, 1),
-        "shape_dhw": {"min": shapes.min(0).tolist(), "median": middle.tolist(), "max": shapes.max(0).tolist()},
-    }
 
 
 def _describe_options(config: LoaderConfig, protocol: Protocol) -> Record:
@@ -123,6 +104,7 @@ def _describe_row(measured: Measured, everything: Sequence[Measured], root: str)
         "loader": row.loader,
         "device": row.config.device,
         "settings": row.settings,
+        "tuning": tuning_of(row),
         "batch_size": row.config.batch_size,
         "workers": row.num_workers,
         "checked": row.checked,

@@ -5,26 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
+from benchmarks.comparison.aims import aim_lines
 from benchmarks.comparison.contenders import CEILING, FLOOR, WITHOUT_EPOCHS
 from benchmarks.comparison.plot import plot
-from benchmarks.comparison.record import Record
+from benchmarks.reporting.data import count_cases
 from benchmarks.reporting.files import free_paths, write_files
+from benchmarks.reporting.page import brief, markdown_table, print_tables
+from benchmarks.reporting.result import Record
 
 Writer = Callable[[float], str]
-NARROWEST = 17  # characters that a column of the table needs where there is no terminal to ask
-
-
-def brief(value: float) -> str:
-    """Write three digits, or all those before the point; millions as 1.23M, next to nothing as <0.01."""
-    if value >= 1e6:
-        return f"{value / 1e6:.3g}M"
-    if 0 < value < 0.01:
-        return "<0.01"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 COLUMNS: dict[str, tuple[str, Writer]] = {
@@ -63,7 +52,7 @@ def cells(record: Record, gap: str) -> list[list[str]]:
         numbers = [_number(row, metric, gap) for metric in COLUMNS]
         floor = _floor_rate(record, row["batch_size"])
         share = "" if floor is None or row["loader"] == CEILING else f"{rate / floor:.0%}"
-        made.append([name, *numbers, share, _lead(record, row), *training])
+        made.append([name, *numbers, share, lead(record, row), *training])
     return made
 
 
@@ -76,7 +65,7 @@ def training_cells(row: Record, gap: str) -> list[str]:
     return [_spread(training["patches_per_s"], brief, gap), share, f"{training['waiting']['median']:.1%}"]
 
 
-def _lead(record: Record, row: Record) -> str:
+def lead(record: Record, row: Record) -> str:
     """Say how many times as fast dali is on the same device, at the same batch size."""
     ours = [
         other["summary"]["patches_per_s"]["median"]
@@ -120,14 +109,24 @@ def describe(record: Record) -> list[str]:
     return [
         *(f"NOISY MACHINE: {doubt}" for doubt in record["noisy"]),
         *(f"FAILED: {row['label']}: {row['failure']}" for row in record["rows"] if row["failure"]),
+        *aim_lines(record),
         *left_out_lines(record),
         f"Numbers: median (least..most) of {options['runs']} runs of {options['seconds']:g} s",
-        f"Data: {data['name']}, {data['cases']} cases of about {median}, {data['channels']} x {data['image_dtype']}",
+        f"Data: {data['name']}, {count_cases(data)} of about {median}, {data['channels']} x {data['image_dtype']}",
         f"Work: patch {patch}, batch {sizes}, augment {options['augment']}",
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['ram_gib']} GiB; GPU: {gpu}",
         f"Code: commit {commit['hash'][:12] + changed if commit else 'unknown'}, {record['date']}",
         f"Versions: Python {machine['python']}, {versions}; memory measured as {record['memory_kind'].upper()}",
     ]
+
+
+def tuning_lines(record: Record) -> list[str]:
+    """Say what each loader was tuned with, where the record knows, a line for all rows of a loader that share it."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for row in record["rows"]:
+        if row.get("tuning"):
+            rows.setdefault((row["loader"], row["tuning"]), []).append(row["settings"] or row["device"])
+    return [f"Tuned, {loader} ({'; '.join(settings)}): {tuning}" for (loader, tuning), settings in rows.items()]
 
 
 def left_out_lines(record: Record) -> list[str]:
@@ -140,28 +139,16 @@ def left_out_lines(record: Record) -> list[str]:
 
 def show(record: Record) -> None:
     """Print the table and what stands with it."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, NARROWEST * len(headings(record)))
-    table = Table(*(heading.replace(", ", "\n") for heading in headings(record)), box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"
-        column.justify = "left" if column is table.columns[0] else "right"
-    for row in cells(record, "\n"):
-        table.add_row(*row)
-    console.print(table)
-    for line in describe(record):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    titles = [heading.replace(", ", "\n") for heading in headings(record)]
+    print_tables([[titles, *cells(record, "\n")]], describe(record))
 
 
 def markdown(record: Record, picture: str) -> str:
     """Write the same as a Markdown page that shows ``picture``."""
-    titles = headings(record)
-    table = [titles, ["---", *["---:"] * (len(titles) - 1)], *cells(record, " ")]
-    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
-    lines = [f"- {line}" for line in (*describe(record), *record["method"])]
+    table = markdown_table([headings(record), *cells(record, " ")])
+    lines = [f"- {line}" for line in (*describe(record), *tuning_lines(record), *record["method"])]
     title = f"# Loader comparison: {record['data']['name']}"
-    return "\n".join([title, "", *rows, "", f"![patches per second]({picture})", "", *lines, ""])
+    return "\n".join([title, "", *table, "", f"![patches per second]({picture})", "", *lines, ""])
 
 
 def write(record: Record, folder: Path) -> list[Path]:

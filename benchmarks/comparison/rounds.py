@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from benchmarks.comparison.measure import LEAD_IN, RUN, STOP, TIMING, TRAIN, Failed, Ready, Run, Task, Trained, serve
-from benchmarks.comparison.process_tree import descendants, tree_memory_bytes
+from benchmarks.comparison.measure import serve
+from benchmarks.comparison.messages import LEAD_IN, RUN, STOP, TIMING, TRAIN, Failed, Ready, Run, Task, Trained
 from benchmarks.comparison.rows import Row
+from benchmarks.reporting.process_tree import descendants, tree_memory_bytes
 
 PATIENCE_S = 300.0  # for an answer, on top of a run's length; a loader that hangs is a failed row
 FAREWELL_S = 20.0

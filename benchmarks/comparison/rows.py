@@ -16,14 +16,13 @@ from benchmarks.comparison.contenders import (
     chosen_names,
     is_installed,
 )
+from benchmarks.comparison.peer_settings import NUM_CACHED, QUEUE_LENGTH
 from pipelines.loaders import LoaderBuilder, LoaderConfig
 from preprocessing.errors import InputError
 
 THREADED = ("dali", FLOOR)
 WITHOUT_WORKERS = (*THREADED, CEILING, "monai-thread")
 DEVICES = ("auto", "cpu", "gpu")
-SAMPLES_PER_VOLUME, QUEUE_LENGTH = 4, 16  # patches that TorchIO's queue cuts from a volume, and those it holds
-NUM_CACHED = 6  # batches that nnU-Net's augmenter keeps, in two queues (nnUNetTrainer.get_dataloaders)
 ALL_CASES = 1_000_000  # a window that no data set fills
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torchio as tio
 
-from benchmarks.comparison.rows import QUEUE_LENGTH, SAMPLES_PER_VOLUME
+from benchmarks.comparison.peer_settings import QUEUE_LENGTH, SAMPLES_PER_VOLUME
 from pipelines import augmentation as ranges
 from pipelines.batch import Batch, Loader
 from pipelines.plan import SCALE_RANGE, SHIFT_RANGE, Plan

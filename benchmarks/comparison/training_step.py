@@ -11,7 +11,7 @@ from pathlib import Path
 import pynvml
 import torch
 
-from benchmarks.comparison.measure import Trained
+from benchmarks.comparison.messages import Trained
 from benchmarks.comparison.rows import Row
 from pipelines.batch import Batch, Loader
 from preprocessing.shards import open_store

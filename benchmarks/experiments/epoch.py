@@ -11,10 +11,12 @@ from pathlib import Path
 
 from benchmarks.comma_lists import parse_numbers
 from benchmarks.comparison.rows import THREADED, choose_installed
-from benchmarks.default_data import describe_cases, make_store, median_patch
+from benchmarks.default_data import make_store, median_patch
 from benchmarks.experiments.epoch_seconds import EpochError, measure_epochs
 from benchmarks.experiments.experiment import Experiment
-from benchmarks.experiments.memory_limit import forget, memory_limit
+from benchmarks.experiments.memory_limit import memory_limit
+from benchmarks.page_cache import forget
+from benchmarks.reporting.data import describe_cases
 from benchmarks.reporting.machine import num_cores
 from benchmarks.reporting.result import Record, make_row
 from pipelines.loaders import LoaderConfig

@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.comparison.process_tree import descendants, own_cpu_s, tree_memory_bytes
 from benchmarks.reporting.machine import REPOSITORY
+from benchmarks.reporting.process_tree import descendants, own_cpu_s, tree_memory_bytes
 from pipelines.loaders import LoaderConfig
 from preprocessing.errors import InputError, RunError
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from preprocessing.errors import InputError
@@ -50,14 +50,3 @@ def _end_processes(members: Path) -> None:
 def _own_group() -> str:
     lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
     return next((line.split(":")[2] for line in lines if "memory" in line.split(":")[1].split(",")), "")
-
-
-def forget(files: Iterable[Path]) -> None:
-    """Drop files from the page cache: what is in it already belongs to whoever read it first, limited or not."""
-    for path in files:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)  # pages not yet on disk cannot be dropped
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.experiments.assumptions import (
+from benchmarks.assumptions import (
     EPOCHS,
     INSTANCES,
     LARGE_CASES,

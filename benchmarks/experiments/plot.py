@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.comparison.report import brief
 from benchmarks.reporting.figure import COLOURS, INK, LIMIT, OURS, PEER, finish, new_figure, whiskers
+from benchmarks.reporting.page import brief
 from benchmarks.reporting.result import METRICS, PROJECTED, PUBLISHED, Record
 
 if TYPE_CHECKING:

@@ -8,12 +8,13 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.default_data import describe_cases, make_store
-from benchmarks.experiments.assumptions import ARTICLE, EPOCHS, INSTANCES
+from benchmarks.assumptions import ARTICLE, EPOCHS, INSTANCES
+from benchmarks.default_data import make_store
 from benchmarks.experiments.epoch import epoch_config
 from benchmarks.experiments.epoch_seconds import Values, measure_epochs
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.model import MEMORY_SHARE, STORAGE, Way, project
+from benchmarks.reporting.data import describe_cases
 from benchmarks.reporting.result import Record, make_row
 from benchmarks.scaling.throttled_reads import patch_bytes
 from preprocessing.shards import Store

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from benchmarks.comparison.contenders import chosen_names
-from benchmarks.default_data import describe_cases, make_store, median_patch
+from benchmarks.default_data import make_store, median_patch
 from benchmarks.experiments.epoch import epoch_config
 from benchmarks.experiments.epoch_seconds import EpochError, measure_epochs
 from benchmarks.experiments.experiment import Experiment
+from benchmarks.reporting.data import describe_cases
 from benchmarks.reporting.result import Record, make_row
 from benchmarks.training_run import run_training
 from pipelines.loaders import LOADERS, LoaderConfig

@@ -7,11 +7,12 @@ from pathlib import Path
 from benchmarks.comparison import schema as loader_schema
 from benchmarks.comparison.contenders import CEILING
 from benchmarks.comparison.report import TRAINING_HEADINGS, cells, headings, left_out_lines, training_cells
-from benchmarks.comparison.schema import COUNT
+from benchmarks.reporting.data import count_cases
 from benchmarks.reporting.figure import INK, new_figure
 from benchmarks.reporting.files import write_files
 from benchmarks.reporting.page import markdown_table
 from benchmarks.reporting.result import ORIGIN, Record, describe_origin
+from benchmarks.reporting.schema import COUNT
 
 BENCHMARK = "gpu-check"
 METHOD = [
@@ -21,7 +22,7 @@ METHOD = [
 SCHEMA: Record = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "type": "object",
-    "required": [*ORIGIN, "benchmark", "options", "tests", "bus", "loaders", "training"],
+    "required": [*ORIGIN, "options", "tests", "bus", "loaders", "training"],
     "properties": {
         **ORIGIN,
         "benchmark": {"const": BENCHMARK},
@@ -84,7 +85,7 @@ def _page(record: Record, picture: str) -> str:
         lines += [f"![share of the ceiling]({picture})", ""]
     patch = " x ".join(map(str, options["patch"]))
     facts = [
-        f"Data: {record['data']['name']}, {record['data']['cases']} cases; patch {patch}",
+        f"Data: {record['data']['name']}, {count_cases(record['data'])}; patch {patch}",
         f"Numbers: median (least..most) of {options['runs']} runs of {options['seconds']:g} s",
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['ram_gib']} GiB",
         f"Code: commit {record['commit'] and record['commit']['hash'][:12]}, {record['date']}",

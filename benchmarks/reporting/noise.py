@@ -6,8 +6,8 @@ import os
 import time
 from dataclasses import dataclass
 
-from benchmarks.comparison.process_tree import machine_busy_s, own_cpu_s
 from benchmarks.reporting.machine import num_cores
+from benchmarks.reporting.process_tree import machine_busy_s, own_cpu_s
 
 QUIET_CORES = 0.1  # others' use of the machine, as a share of its cores, up to which wall times are trusted
 

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.comparison.report import NARROWEST, brief
+from benchmarks.reporting.data import count_cases
 from benchmarks.reporting.files import free_paths, write_files
 from benchmarks.reporting.result import MEASURED, METRICS, Record, Spread
 
 log = logging.getLogger(__name__)
+NARROWEST = 17  # characters that a column of the table needs where there is no terminal to ask
+
+
+def brief(value: float) -> str:
+    """Write three digits, or all those before the point; millions as 1.23M, next to nothing as <0.001."""
+    if value >= 1e6:
+        return f"{value / 1e6:.3g}M"
+    if 0 < value < 0.001:
+        return "<0.001"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def notes(record: Record) -> list[str]:
     """Return the lines that stand with every table."""
     machine, commit, noise, data = (record[name] for name in ("machine", "commit", "noise", "data"))
+    others = [f"{name} {value}" for name, value in data.items() if name not in ("name", "cases", "distinct")]
     warning = f"NOISY MACHINE: something else used {noise['others_cores']:.1f} cores meanwhile; trust CPU times only"
     return [
         *([warning] if noise["is_noisy"] else []),
         *(f"FAILED: {row['label']} ({row['group']}): {row['failure']}" for row in record["rows"] if row["failure"]),
         f"Numbers: median (least..most) of {record['runs']} runs; in italics: projected or published, not measured",
-        f"Data: {', '.join(f'{name} {value}' for name, value in data.items())}",
+        f"Data: {', '.join([data['name'], count_cases(data), *others])}",
         f"Options: {', '.join(f'{name} {value}' for name, value in record['options'].items())}",
         f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['ram_gib']} GiB; {machine['gpu'] or 'no GPU'}",
         (
@@ -63,24 +74,28 @@ def markdown_table(table: list[list[str]], num_text: int = 1) -> list[str]:
     """Write headings and rows as Markdown; the first ``num_text`` columns are text, the others numbers."""
     head, *rows = table
     rule = ["---" if number < num_text else "---:" for number in range(len(head))]
-    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in (head, rule, *rows)]
 
 
 def show(record: Record) -> None:
     """Print the tables and what stands with them."""
+    print_tables(tables(record), notes(record))
+
+
+def print_tables(shown: list[list[list[str]]], lines: Sequence[str]) -> None:
+    """Print tables, each of headings and rows, to the terminal, and ``lines`` below."""
     console = Console()
-    shown = tables(record)
     if not console.is_terminal:
         console.width = max(console.width, NARROWEST * (2 + max(len(head) for head, *_ in shown)))
     for head, *rows in shown:
         table = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
         table.columns[0].no_wrap = True
         for column in table.columns[1:]:
-            column.justify = "right"
+            column.justify, column.overflow = "right", "fold"
         for row in rows:
             table.add_row(*row)
         console.print(table)
-    for line in notes(record):
+    for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

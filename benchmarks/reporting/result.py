@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.comparison.schema import COUNT, NUMBER, TEXT
 from benchmarks.reporting.machine import describe_commit, describe_machine, describe_versions
 from benchmarks.reporting.noise import NoiseWatch
+from benchmarks.reporting.schema import COUNT, DATE, NUMBER, SPREAD, TEXT, exactly, list_of, or_null
 
 Record = dict[str, Any]
 Spread = dict[str, float]
@@ -31,9 +31,15 @@ METRICS = {
     "peak_memory_mb": "peak memory, MB",
     "open_ms": "opening, ms",
     "memory_mb": "memory, MB",
+    "first_batch_ms": "first batch of an epoch, ms",
+    "ratio": "of the row above",
+    "faults_per_batch": "minor page faults/batch",
+    "grown_mb": "memory grown, MB",
     "plan_us_per_sample": "plan, CPU us/sample",
     "plan_epoch_ms": "first sample of an epoch, CPU ms",
     "dice": "mean Dice",
+    "dice_mean": "its mean over seeds",
+    "dice_std": "and standard deviation",
     "hd95_mm": "mean HD95, mm",
     "minutes": "minutes",
     "steps": "steps per rank",
@@ -54,41 +60,36 @@ METRICS = {
 }
 """Every figure a row may have, and its heading."""
 
-SPREAD = {
-    "type": "object",
-    "properties": dict.fromkeys(("median", "min", "max"), NUMBER),
-    "required": ["median", "min", "max"],
-    "additionalProperties": False,
-}
-ROW = {
-    "type": "object",
-    "required": ["group", "label", "kind", "failure", "summary"],
-    "properties": {
+ROW = exactly(
+    {
         "group": TEXT,
         "label": TEXT,
         "kind": {"enum": [MEASURED, PROJECTED, PUBLISHED]},
-        "failure": {"anyOf": [TEXT, {"type": "null"}]},
+        "failure": or_null(TEXT),
         "summary": {
             "type": "object",
             "properties": dict.fromkeys(METRICS, SPREAD),
             "additionalProperties": False,
         },
-    },
-    "additionalProperties": False,
-}
+    }
+)
 ORIGIN = {
-    "date": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$"},
+    "benchmark": TEXT,
+    "date": DATE,
     "machine": {"type": "object", "required": ["cpu", "cores", "ram_gib", "gpu"]},
-    "commit": {"anyOf": [{"type": "object", "required": ["hash", "dirty"]}, {"type": "null"}]},
+    "commit": or_null({"type": "object", "required": ["hash", "dirty"]}),
     "versions": {"type": "object", "additionalProperties": TEXT},
-    "data": {"type": "object", "required": ["name", "cases"], "properties": {"name": TEXT, "cases": COUNT}},
+    "data": {
+        "type": "object",
+        "required": ["name", "cases"],
+        "properties": {"name": TEXT, "cases": COUNT, "distinct": COUNT},
+    },
 }
 """What stands in the JSON of every benchmark, also in those with a schema of their own."""
 
 OWN = {
-    "method": {"type": "array", "items": TEXT},
+    "method": list_of(TEXT),
     "format_version": {"const": FORMAT_VERSION},
-    "benchmark": TEXT,
     "options": {"type": "object"},
     "runs": COUNT,
     "noise": {
@@ -96,15 +97,9 @@ OWN = {
         "required": ["others_cores", "load_before", "is_noisy"],
         "properties": {"others_cores": NUMBER, "load_before": NUMBER, "is_noisy": {"type": "boolean"}},
     },
-    "rows": {"type": "array", "items": ROW, "minItems": 1},
+    "rows": list_of(ROW) | {"minItems": 1},
 }
-SCHEMA = {
-    "$schema": "https://json-schema.org/draft/2020-12/schema",
-    "type": "object",
-    "properties": ORIGIN | OWN,
-    "required": [*ORIGIN, *OWN],
-    "additionalProperties": False,
-}
+SCHEMA = {"$schema": "https://json-schema.org/draft/2020-12/schema", **exactly(ORIGIN | OWN)}
 """The whole JSON of the benchmarks that use this file."""
 
 

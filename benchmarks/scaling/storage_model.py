@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.experiments.assumptions import Gpu
+from benchmarks.assumptions import Gpu
 
 TIB_MB = 2**40 / 1e6
 

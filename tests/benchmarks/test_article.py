@@ -15,20 +15,21 @@ import pytest
 import tyro
 
 from benchmarks.article import Options, repeat
+from benchmarks.assumptions import INSTANCES
 from benchmarks.comparison import contenders
 from benchmarks.comparison.check_batches import CheckError
 from benchmarks.convert_rows import Work, empty
 from benchmarks.experiments import epoch_seconds
-from benchmarks.experiments.assumptions import INSTANCES
 from benchmarks.experiments.epoch import LIMIT, Epoch, Workers, is_unexpected
 from benchmarks.experiments.epoch_seconds import EpochError, measure_epochs
 from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.load import Load, prepare_loads
-from benchmarks.experiments.memory_limit import forget, memory_limit
+from benchmarks.experiments.memory_limit import memory_limit
 from benchmarks.experiments.model import Way
 from benchmarks.experiments.model import epoch_seconds as projected
 from benchmarks.experiments.project import Project
 from benchmarks.experiments.split import Split, check_steps
+from benchmarks.page_cache import forget
 from benchmarks.reporting.result import PROJECTED, PUBLISHED, Record, make_row
 from pipelines.loaders import LOADERS, LoaderConfig
 from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError, RunError

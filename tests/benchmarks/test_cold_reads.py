@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import mmap
 import os
 from pathlib import Path
@@ -9,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.cold_reads import PAGE, WAYS, Options, compare, drop, volume_paths
-from preprocessing.errors import EXIT_DONE
+from benchmarks.cold_reads import PAGE, WAYS, Options, compare, volume_paths
+from benchmarks.page_cache import forget
+from preprocessing.errors import EXIT_DONE, InputError
 from preprocessing.shards import open_store
 
 
@@ -30,17 +33,25 @@ def test_every_way_reads_the_file(coordinate_store: Path, way: str) -> None:
         content = path.read_bytes()
         pages = -(-len(content) // PAGE) * PAGE
         buffer = np.frombuffer(mmap.mmap(-1, pages), np.uint8)
-        drop([path])
+        forget([path])
         if way == "O_DIRECT" and not has_direct_reads(path):
             pytest.skip("this file system has no O_DIRECT")
         WAYS[way](path, buffer if way == "O_DIRECT" else buffer[: len(content)])
         assert buffer[: len(content)].tobytes() == content
 
 
-def test_the_comparison_prints_a_line_for_each(coordinate_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_leaves_a_row_for_each_way(coordinate_store: Path, tmp_path: Path) -> None:
     if not has_direct_reads(coordinate_store / "manifest.json"):
         pytest.skip("this file system has no O_DIRECT")
-    assert compare(Options(shards=coordinate_store, runs=1)) == EXIT_DONE
-    lines = capsys.readouterr().out.splitlines()
-    assert [line[:18].strip() for line in lines] == list(WAYS)
-    assert all(float(line[18:].split()[0]) > 0 for line in lines)
+    assert compare(Options(shards=coordinate_store, runs=2, output=tmp_path)) == EXIT_DONE
+    (path,) = tmp_path.glob("cold-reads_*.json")
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["label"] for row in rows] == list(WAYS)
+    assert all(0 < row["summary"]["mb_per_s"]["min"] < row["summary"]["mb_per_s"]["max"] for row in rows)
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_options_are_these(tmp_path: Path) -> None:
+    assert [field.name for field in dataclasses.fields(Options)] == ["shards", "runs", "output"]
+    with pytest.raises(InputError, match="--runs 0: it must be at least 1"):
+        compare(Options(runs=0, output=tmp_path))

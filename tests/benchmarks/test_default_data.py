@@ -8,20 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cold_reads, gpu_check, store_size
+from benchmarks import cold_reads, gpu_check, steady_state
 from benchmarks.default_data import ensure_store, repeat_cases
+from benchmarks.reporting.data import count_cases, describe_data
 from preprocessing.errors import EXIT_DONE, InputError
 from preprocessing.phantom import DEFAULT_FOLDER
 from preprocessing.to_shards import DEFAULT_SHARDS
 from tests.benchmarks.test_cold_reads import has_direct_reads
 
 
-def size_stores() -> int:
-    return store_size.compare(store_size.Options(cases=12, patch=(12, 12, 12), runs=1, seconds=0.05))
+def keep_steady() -> int:
+    options = steady_state.Options(
+        cases=12, batches=5, patch=(12, 12, 12), runs=1, seconds=0.05, output=Path("results")
+    )
+    return steady_state.measure_steady_state(options)
 
 
 def read_cold() -> int:
-    return cold_reads.compare(cold_reads.Options(runs=1))
+    return cold_reads.compare(cold_reads.Options(runs=1, output=Path("results")))
 
 
 def check_gpu() -> int:
@@ -37,7 +41,7 @@ def fresh(msd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [size_stores, read_cold, check_gpu])
+@pytest.mark.parametrize("command", [keep_steady, read_cold, check_gpu])
 def test_commands_make_the_default_store(fresh: Path, command: Callable[[], int]) -> None:
     if command is read_cold and not has_direct_reads(fresh / DEFAULT_FOLDER / "dataset.json"):
         pytest.skip("this file system has no O_DIRECT")
@@ -56,7 +60,9 @@ def test_cases_repeat_in_a_copy_that_goes_away(coordinate_store: Path) -> None:
     with repeat_cases(store, 7) as copy:
         root = Path(copy.root)
         assert len(copy.labelled_ids) == 7
+        assert count_cases(describe_data(copy)) == "7 cases (5 distinct)"
         assert copy.case(copy.labelled_ids[5]).shape_dhw == store.case(store.labelled_ids[0]).shape_dhw
     assert not root.exists()
     with repeat_cases(store, 5) as same:
         assert same is store
+        assert count_cases(describe_data(same)) == "5 cases"

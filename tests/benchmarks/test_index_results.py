@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -62,15 +63,43 @@ def test_a_newer_result_changes_both(checkout: Path) -> None:
     assert index.index("later.md") < index.index(path.with_suffix(".md").name)
 
 
+def table_of(checkout: Path, record: dict[str, Any]) -> str:
+    """Write ``record`` in the newest comparison's place; the README's table of it."""
+    newest(checkout).write_text(json.dumps(record))
+    write_index(Options(root=checkout))
+    return (checkout / "README.md").read_text().partition(BEGIN)[2].partition(END)[0]
+
+
 def test_the_table_in_the_readme_says_that_the_machine_was_noisy(checkout: Path) -> None:
-    path, readme = newest(checkout), checkout / "README.md"
-    record = json.loads(path.read_text())
-    for doubts in ([], ["other processes took some of the 2 cores from dali", "runs lie far apart of torch"]):
-        path.write_text(json.dumps(record | {"noisy": doubts}))
-        write_index(Options(root=checkout))
-        table = readme.read_text().partition(BEGIN)[2].partition(END)[0]
-        assert table.count("NOISY MACHINE") == len(doubts)
-        assert all(f"NOISY MACHINE: {doubt}." in table for doubt in doubts)
+    record = json.loads(newest(checkout).read_text())
+    assert "NOISY" not in table_of(checkout, record | {"noisy": []})
+    noisy = table_of(checkout, record | {"noisy": ["runs lie far apart of torch"]})
+    assert noisy.strip().endswith("NOISY MACHINE: the page says which rows to doubt.")
+
+
+def test_the_table_in_the_readme_says_how_many_cases_differ(checkout: Path) -> None:
+    record = json.loads(newest(checkout).read_text())
+    data = record["data"] | {"cases": 8}
+    assert "8 cases (3 distinct), patches" in table_of(checkout, record | {"data": data | {"distinct": 3}})
+    assert "8 cases, patches" in table_of(checkout, record | {"data": data | {"distinct": 8}})
+    del data["distinct"]
+    assert "8 cases, patches" in table_of(checkout, record | {"data": data})
+    assert ", 8 cases |" in (checkout / "benchmarks" / "results" / INDEX).read_text()
+
+
+def test_the_table_in_the_readme_compares_and_says_what_to_know_of_rows(checkout: Path) -> None:
+    """A row half as fast as dali misses an aim."""
+    record = json.loads(newest(checkout).read_text())
+    for row in record["rows"]:
+        rate = {"dali": 90.0, "monai-defaults": 45.0}.get(row["loader"], 1.0)
+        row["summary"]["patches_per_s"] = dict.fromkeys(("median", "min", "max"), rate)
+    table = table_of(checkout, record)
+    assert "| loader | patches/s | dali is | CPU ms per patch | peak memory, MB |" in table
+    assert "| `monai-defaults`, cpu, 0 workers | 45 (45..45) | 2.0x |" in table
+    assert "Aims missed: 6 times the patches/s of MONAI's defaults (2.00)." in table
+    assert "`dali` and `numpy-floor`: buffers reused (`reuse_buffers=True`, not the default); `monai` and" in table
+    record["rows"] = [row for row in record["rows"] if row["loader"] == "torch"]
+    assert "buffers" not in table_of(checkout, record)
 
 
 def test_committed_results_are_in_the_form_of_today() -> None:
@@ -89,7 +118,7 @@ def test_every_result_has_its_page_and_its_picture() -> None:
 
 def test_what_is_no_result_is_named(checkout: Path) -> None:
     (checkout / "benchmarks" / "results" / "odd.json").write_text('{"date": "2026-11-24T08:05:57+00:00"}')
-    with pytest.raises(InputError, match=r"odd.json: 'machine' is a required property; run its benchmark again"):
+    with pytest.raises(InputError, match=r"odd.json: 'benchmark' is a required property; run its benchmark again"):
         write_index(Options(root=checkout))
     with pytest.raises(InputError, match="no result of loader_compare, or README"):
         with_table("no markers", read_results(RESULTS))

@@ -19,7 +19,8 @@ import torch
 from benchmarks import loader_compare
 from benchmarks.comparison.check_batches import CheckError, Specification
 from benchmarks.comparison.contenders import DEFAULTS, FLOOR, PEERS, TABLE, USUAL, is_installed
-from benchmarks.comparison.measure import CHECKED, Run, endless
+from benchmarks.comparison.measure import CHECKED, endless
+from benchmarks.comparison.messages import Run
 from benchmarks.comparison.record import Protocol, make_record
 from benchmarks.comparison.report import cells, headings, markdown
 from benchmarks.comparison.rounds import Measured
@@ -79,7 +80,7 @@ def test_every_row_has_numbers(output: Path) -> None:
         for metric in ("patches_per_s", "mb_per_s", "first_batch_s", "peak_memory_mb"):
             least, middle, most = (row["summary"][metric][name] for name in ("min", "median", "max"))
             assert 0 < least <= middle <= most
-    assert record["data"]["cases"] == 5
+    assert record["data"]["cases"] == record["data"]["distinct"] == 5
     assert record["options"]["patch"] == list(PATCH)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from benchmarks.comparison.process_tree import own_cpu_s
 from benchmarks.reporting.noise import NoiseWatch
 from benchmarks.reporting.page import notes, page, tables, write
+from benchmarks.reporting.process_tree import own_cpu_s
 from benchmarks.reporting.result import PROJECTED, PUBLISHED, SCHEMA, Record, make_record, make_row
 
 BURNT_S = 0.3
@@ -28,7 +28,7 @@ def some_record() -> Record:
         make_row("projection", "large", {"usd": [7.0]}, kind=PROJECTED),
         make_row("projection", "article", {"usd": [8.0, 9.0]}, kind=PUBLISHED),
     ]
-    data = {"name": "phantom", "cases": 3}
+    data = {"name": "phantom", "cases": 3, "distinct": 2, "channels": 4}
     return make_record(
         "scale", {"data": data, "options": {"seconds": 2}, "runs": 3, "rows": rows, "method": ["Warm."]}, NoiseWatch()
     )
@@ -47,7 +47,8 @@ def test_tables_show_medians_ranges_failures_and_what_was_not_measured() -> None
 def test_a_page_says_where_its_figures_come_from() -> None:
     record = some_record()
     text = page(record, "Scale", "scale.png")
-    for part in ("3 runs", "name phantom, cases 3", record["machine"]["cpu"], record["date"], "- Warm.", "scale.png"):
+    data = "Data: phantom, 3 cases (2 distinct), channels 4"
+    for part in ("3 runs", data, record["machine"]["cpu"], record["date"], "- Warm.", "scale.png"):
         assert part in text
     assert "- FAILED: gone (loading): killed" in text
 

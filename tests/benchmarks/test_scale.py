@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.assumptions import A100, GPUS, H100, LARGE_CASES, STORAGES, V100
 from benchmarks.comparison.check_batches import CheckError
-from benchmarks.experiments.assumptions import A100, GPUS, H100, LARGE_CASES, STORAGES, V100
 from benchmarks.reporting.result import PROJECTED
 from benchmarks.scale import Options, measure_scale
 from benchmarks.scaling.plan import check_ranks, check_same_batches, check_sticky, deal, make_plan
@@ -45,10 +45,14 @@ def test_a_run_leaves_a_record_a_page_and_a_picture(coordinate_store: Path, tmp_
         OPENING: 2,
         RANKS: 7,
         POINTS: 6,
-        STORAGE: len(STORAGES) * len(GPUS),
+        STORAGE: (1 + len(STORAGES)) * len(GPUS),
     }
     assert [row["label"] for row in record["rows"] if row["group"] == RANKS][-1] == "64 ranks"
     assert {row["kind"] for row in record["rows"] if row["group"] == STORAGE} == {PROJECTED}
+    rates = {
+        row["label"]: row["summary"]["mb_per_s"]["median"] for row in record["rows"] if "mb_per_s" in row["summary"]
+    }
+    assert {rates[f"page cache, this machine: {gpu.name}"] for gpu in GPUS} == {rates["not throttled"]}
     assert all(row["failure"] is None for row in record["rows"])
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     page = path.with_suffix(".md").read_text()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks.training_quality import Options, measure_quality
+from benchmarks.training_quality import Options, measure_quality, quality_row
 from preprocessing.errors import EXIT_DONE, RunError
 from training.record import read_metrics
 
@@ -36,3 +37,20 @@ def test_a_failed_training_ends_it_in_one_line(coordinate_store: Path, tmp_path:
     options = Options(shards=coordinate_store, loaders="dahli", runs_folder=tmp_path, patch=(16, 16, 16))
     with pytest.raises(RunError, match=r"training with --loader dahli failed: .*unknown loader 'dahli'"):
         measure_quality(options)
+
+
+def test_mean_and_deviation_are_of_the_seeds() -> None:
+    """Of 0.8, 0.9 and 0.7: mean 0.8, deviation 0.1 with n - 1."""
+    runs = [{"dice": dice, "hd95_mm": None, "minutes": 1.0} for dice in (0.8, 0.9, 0.7)]
+    summary = quality_row("dali", runs)["summary"]
+    assert summary["dice_mean"]["median"] == pytest.approx(0.8)
+    assert summary["dice_std"]["median"] == pytest.approx(0.1)
+    assert "hd95_mm" not in summary
+    assert "dice_std" not in quality_row("dali", runs[:1])["summary"]
+
+
+def test_options_are_these() -> None:
+    assert [field.name for field in dataclasses.fields(Options)] == [
+        "shards", "loaders", "seeds", "patch", "epochs", "runs_folder", "output"
+    ]  # fmt: skip
+    assert Options().seeds == "0,1,2,3,4"

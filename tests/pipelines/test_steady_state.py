@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import resource
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 
+from benchmarks.steady.growth import growth
 from pipelines.batch import Loader
 from pipelines.loaders import LoaderConfig, build_loader
 from pipelines.plan import Plan, PlanOptions
-from preprocessing.shards import open_store
 from tests.pipelines.test_plan import Volume, Volumes
 
 FEW, MANY = 10, 48_884
 LANES = 2
 STEPS = 60
-WARM, MEASURED = 60, 300
+MEASURED = 300
 PATCH = (32, 32, 32)
 PATCH_FAULTS = 2 * (4 * 4 + 1) * 32**3 // 4096  # what a loader takes that makes a batch of two in fresh memory
 
@@ -56,24 +53,6 @@ def test_a_step_of_the_plan_costs_no_more_however_many_cases(augment: str) -> No
     few, many = (min(step_seconds(store, augment) for _ in range(3)) for store in (cases(FEW), cases(MANY)))
     assert many < 2 * few  # there are 4,888 times as many; the rest is room for a busy machine
     assert many < 0.001
-
-
-def flow(loader: Loader, count: int) -> None:
-    batches = itertools.chain.from_iterable(itertools.repeat(loader))
-    for _ in itertools.islice(batches, count):
-        pass
-
-
-def growth(config: LoaderConfig, count: int) -> tuple[float, int]:
-    """Return minor page faults per batch, and the bytes that the process grew by, over ``count`` warm batches."""
-    process = psutil.Process()
-    with build_loader("dali", config) as loader:
-        flow(loader, WARM)
-        resident = process.memory_info().rss
-        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        flow(loader, count)
-        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
-        return faults / count, process.memory_info().rss - resident
 
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -140,18 +119,3 @@ def test_eight_ranks_resume_on_four_two_and_one(coordinate_store: Path, loader_n
             assert all(same(left, right) for left, right in zip(rest, wanted[stop:], strict=True))
     for loader in eight:
         loader.close()
-
-
-def main(store: Path, count: int) -> None:
-    """Print faults and growth of every way over many batches of the largest patch that all volumes hold."""
-    opened = open_store(store)
-    shapes = np.array([opened.case(case_id).shape_dhw for case_id in opened.labelled_ids])
-    depth, height, width = np.minimum(shapes.min(axis=0), 128).tolist()
-    for crop in ("host", "device"):
-        config = LoaderConfig(store=store, patch=(depth, height, width), crop=crop, reuse_buffers=True)
-        faults, grown = growth(config, count)
-        print(f"crop {crop}: {faults:.2f} minor faults per batch, grown by {grown / 1e6:.1f} MB over {count} batches")  # noqa: T201
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))

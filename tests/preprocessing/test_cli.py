@@ -15,7 +15,7 @@ import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocessing import check, merge, phantom, replicate, stage, to_shards
+from preprocessing import check, merge, phantom, stage, to_shards
 from preprocessing.cli import AutoTriple, Flag, Triple, parse_flag, parse_triple
 from preprocessing.errors import CaseError, InputError, RunError
 from tests.preprocessing.conftest import Command, run_process
@@ -44,7 +44,6 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
         ],
     ),
     "preprocessing.check": (check.Options, ["shards", "fast"]),
-    "preprocessing.replicate": (replicate.Options, ["input", "output", "cases", "cases-per-shard"]),
     "preprocessing.merge": (merge.Options, ["shards"]),
     "preprocessing.stage": (stage.Options, ["shards", "output"]),
     "preprocessing.phantom": (phantom.PhantomOptions, ["output", "cases", "test-cases", "shape", "seed"]),

@@ -1,26 +1,24 @@
-"""Large sets from small ones by hard links, and what a store as large as the article's costs to open."""
+"""Large sets from small ones by hard links."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.replicate import Options, replicate
+from benchmarks.reporting.data import count_cases, describe_data
 from preprocessing.check import Options as CheckOptions
 from preprocessing.check import check
 from preprocessing.errors import InputError
-from preprocessing.replicate import Options, replicate
-from preprocessing.shards import ShardEntry, open_store, write_manifest
+from preprocessing.shards import open_store
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
 from tests.conftest import SHAPES
-from tests.preprocessing.conftest import ROOT, Command
 
 
 def test_a_replicated_store_is_whole_and_takes_no_room(coordinate_store: Path, tmp_path: Path) -> None:
@@ -56,42 +54,19 @@ def test_a_replicated_data_set_converts(msd_folder: Path, tmp_path: Path) -> Non
     assert convert(ConvertOptions(input=tmp_path / "large", output=tmp_path / "store", workers=1)) == 0
     store = open_store(tmp_path / "store")
     assert len(store.case_ids) == 7
+    assert count_cases(describe_data(store)) == "7 cases (5 distinct)"  # though their files have names of their own
     assert [store.case(name).source_shape_dhw for name in store.case_ids[:3]] == [SHAPES[0], SHAPES[0], SHAPES[1]]
 
 
-def test_what_cannot_be_repeated_is_wrong_usage(coordinate_store: Path, tmp_path: Path, command: Command) -> None:
+def test_what_cannot_be_repeated_is_wrong_usage(coordinate_store: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither a store nor a data set in MSD layout"):
         replicate(Options(input=tmp_path, output=tmp_path / "large"))
     with pytest.raises(InputError, match="exists; give another one"):
         replicate(Options(input=coordinate_store, output=tmp_path))
-    ended = command(replicate, Options, "--input", coordinate_store, "--output", tmp_path / "large", "--cases", 0)
-    assert (ended.code, ended.errors) == (2, "error: --cases 0 and --cases-per-shard 64: both at least 1\n")
+    with pytest.raises(InputError, match="--cases 0 and --cases-per-shard 64: both at least 1"):
+        replicate(Options(input=coordinate_store, output=tmp_path / "large", cases=0))
     assert not (tmp_path / "large").exists()
 
 
-MEASURE = """
-import psutil, sys, time
-import preprocessing.shards as shards
-begin = time.perf_counter()
-store = shards.open_store(sys.argv[1])
-count = len(store.labelled_ids)
-print(count, time.perf_counter() - begin, psutil.Process().memory_info().rss)
-"""
-
-
-def test_a_store_of_48884_cases_opens_within_a_second_and_200_mb(coordinate_store: Path, tmp_path: Path) -> None:
-    """Only the manifest is read: 0.05 s and 72 MB in all on 2 shared cores, 2026-11-24."""
-    names = [f"BRATS_001_{position:06d}" for position in range(48_884)]
-    firsts = range(0, len(names), 64)
-    ids = {f"shard-{number:05d}": names[first : first + 64] for number, first in enumerate(firsts)}
-    shards = [
-        ShardEntry(name=name, case_ids=held, unlabelled=[], size_bytes=1, index_xxh3="0") for name, held in ids.items()
-    ]
-    write_manifest(tmp_path, dataclasses.replace(open_store(coordinate_store).manifest, shards=shards))
-    ended = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    count, seconds, rss_bytes = ended.stdout.split()
-    assert int(count) == 48_884
-    assert float(seconds) < 1
-    assert int(rss_bytes) < 200e6
+def test_options_are_these() -> None:
+    assert [field.name for field in dataclasses.fields(Options)] == ["input", "output", "cases", "cases_per_shard"]

@@ -1,4 +1,4 @@
-"""Make a large store or data set out of a small one, for scale tests: ``python -m preprocessing.replicate``."""
+"""Make a large store or data set out of a small one, for benchmarks: ``python benchmarks/replicate.py``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+if not __package__:  # started as a file: the repository is not on the path yet
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import xxhash
 from rich import get_console
