@@ -42,11 +42,13 @@ REPLACED = 0.25  # of those, replaced after every epoch
 class Variant:
     """One way to use MONAI: ``make`` builds the data set from cases, transforms, threads and a scratch folder.
 
-    ``threaded`` prepares batches in a thread of this process instead of worker processes.
+    ``threaded`` prepares batches in a thread of this process instead of worker processes; ``persistent`` keeps those
+    over the epochs, which a data set that changes between epochs forbids.
     """
 
     make: Callable[[list[Item], Compose, int, Path], Any]
     threaded: bool = False
+    persistent: bool = True
 
 
 def _plain(items: list[Item], transforms: Compose, threads: int, folder: Path) -> Any:  # noqa: ARG001
@@ -86,7 +88,7 @@ VARIANTS: dict[str, Variant] = {
     "monai": Variant(make=_plain),
     "monai-persistent": Variant(make=_persistent),
     "monai-cache": Variant(make=_cache),
-    "monai-smartcache": Variant(make=_smart_cache),
+    "monai-smartcache": Variant(make=_smart_cache, persistent=False),
     "monai-thread": Variant(make=_cache, threaded=True),
 }
 
@@ -145,13 +147,13 @@ class MonaiLoader(Loader):
         return isinstance(self._dataset, SmartCacheDataset)
 
     def _build_loader(self) -> DataLoader:
-        """Tune the DataLoader as MONAI and PyTorch document; SmartCacheDataset needs new workers for each epoch."""
+        """Tune the DataLoader as MONAI and PyTorch document."""
         kind: Any = ThreadDataLoader if self.variant.threaded else DataLoader
         made: DataLoader = kind(
             Seeded(self._dataset),
             batch_sampler=self._todo,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0 and not self._is_smart,
+            persistent_workers=self.num_workers > 0 and self.variant.persistent,
             pin_memory=self.device.type == "cuda",
         )
         return made

@@ -18,4 +18,4 @@ def _default_cache(items: list[dict[str, Any]], transforms: Compose, threads: in
     return CacheDataset(items, Compose(steps), progress=False)
 
 
-DEFAULT = Variant(make=_default_cache)
+DEFAULT = Variant(make=_default_cache, persistent=False)

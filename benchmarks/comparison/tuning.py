@@ -38,8 +38,8 @@ def tuning_of(row: Row) -> str:
 
 
 def _data_loader(row: Row) -> str:
-    """Say how PyTorch's DataLoader is set; SmartCacheDataset needs new workers for each epoch."""
+    """Say how PyTorch's DataLoader is set."""
     pinned = ", pin_memory=True" if row.config.device == "gpu" else ""
     if not row.num_workers:
         return f"in the calling process{pinned}" if row.num_workers is not None else ""
-    return f"persistent_workers={row.loader != SMART}, prefetch_factor={PREFETCH}{pinned}"
+    return f"persistent_workers={row.loader not in (SMART, DEFAULTS)}, prefetch_factor={PREFETCH}{pinned}"
