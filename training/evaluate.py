@@ -22,7 +22,7 @@ from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
 from preprocessing.nifti import case_id_of, read_nifti
 from preprocessing.shards import write_json
 from training.overlay import draw_overlay, save_figure
-from training.predict import DESCRIPTION
+from training.prediction_files import DESCRIPTION
 from training.record import without_nan
 from training.same_grid import on_grid_of
 from training.scores import METRICS, CaseScore, Groups, Scores, average, counted, mean_of, score_pair

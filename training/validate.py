@@ -14,8 +14,9 @@ from pipelines.reference import intensity_of
 from preprocessing.errors import InputError
 from preprocessing.shards import Case, Manifest, Store
 from training.group import Group
-from training.inference import ModelSpec, predict_volume, to_input
+from training.inference import ModelSpec
 from training.scores import VALIDATED, CaseScore, Scores, counted, score_validation
+from training.sliding import Sliding, predict_volume
 
 OVERLAP = 0.25  # MONAI's default; predict takes more windows for a little more accuracy
 
@@ -71,7 +72,7 @@ def validate(
 def _score(network: nn.Module, case: Case, manifest: Manifest, spec: ModelSpec, amp: torch.dtype | None) -> CaseScore:
     label = case.label()
     assert label is not None  # the split holds labelled cases only
-    image = to_input(case.image(), intensity_of(case, manifest), next(network.parameters()).device)
-    predicted = predict_volume(network, image, spec, OVERLAP, amp)
+    how = Sliding(overlap=OVERLAP, amp=amp)
+    predicted = predict_volume(network, case.image(), intensity_of(case, manifest), spec, how)
     pair = counted(predicted, label[..., 0], spec.ignore_label)
     return score_validation(*pair, spec.groups, case.spacing_mm)
