@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
 from pipelines.loaders import LoaderConfig, build_loader
@@ -17,6 +16,7 @@ from preprocessing.regions import describe_regions
 from preprocessing.shards import Manifest, Store
 from training.averaging import build_average
 from training.checkpoint import load_checkpoint
+from training.compiling import compiled
 from training.group import Group
 from training.inference import ModelSpec
 from training.loop import Training
@@ -81,6 +81,8 @@ def _learned(options: Options, resolved: Resolved, setup: Setup, cases: tuple[st
     if options.init_from is not None:
         _load_weights(network, options.init_from)
     network.to(group.device)
+    shared = group.share(network)
+    forward = compiled(shared, group.device) if options.compile else shared
     config = _loader_config(options, resolved, setup.spec, cases, group)
     loader = build_loader(options.loader, config, group.world.rank, group.world.world_size)
     preset = resolved.preset
@@ -88,7 +90,7 @@ def _learned(options: Options, resolved: Resolved, setup: Setup, cases: tuple[st
     steps = resolved.epochs * len(loader)
     return Learned(
         network=network,
-        forward=group.share(torch.compile(network) if options.compile else network),  # type: ignore[arg-type]
+        forward=forward,
         average=build_average(network, options.ema),
         optimizer=optimizer,
         schedule=build_schedule(preset.schedule, optimizer, steps, preset.warmup_steps),

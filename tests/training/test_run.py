@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from monai.networks.nets import UNet
 
 from pipelines.loaders import LOADERS
 from preprocessing.errors import InputError, RunError
@@ -23,8 +24,10 @@ from preprocessing.shards import open_store
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.compiling import compiled
 from training.distributed import read_world
 from training.group import Group
+from training.networks import NETWORKS, STRIDE
 from training.options import Options, auto_patch, median_sizes, resolve
 from training.recipes import PRESETS
 from training.record import read_metrics, read_run
@@ -106,6 +109,36 @@ def test_accumulating_parts_takes_the_same_steps(tiny_options: Options, tmp_path
     assert train(whole) == train(parts) == 0
     losses = [[line["loss"] for line in read_metrics(options.output)] for options in (whole, parts)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:`?torch.jit:DeprecationWarning")  # PyTorch's own
+def test_a_compiled_network_trains_and_its_checkpoint_is_a_plain_one(
+    tiny_options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A UNet of two levels, which compiles in seconds; and the run goes on without --compile."""
+    monkeypatch.setitem(NETWORKS, "small", lambda task, _: UNet(3, task.in_channels, task.out_channels, (4, 8), (2,)))
+    monkeypatch.setitem(STRIDE, "small", 2)
+    plain = dataclasses.replace(tiny_options, net="small", amp="off", epochs=1, output=tmp_path / "plain")
+    options = dataclasses.replace(plain, compile=True, output=tmp_path / "run")
+    assert train(plain) == train(options) == 0
+    losses = [read_metrics(folder)[0]["loss"] for folder in (plain.output, options.output)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    keys = [
+        list(load_checkpoint(folder / "checkpoints" / "last.pt")["model"]) for folder in (plain.output, options.output)
+    ]
+    assert keys[0] == keys[1]
+    assert train(dataclasses.replace(options, compile=False, resume="auto", epochs=2)) == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("cpu", r"C\+\+ compiler on the path .g\+\+."), ("cuda", "C compiler")]
+)
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch, device: str, message: str) -> None:
+    monkeypatch.setenv("PATH", "")
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(InputError, match=f"--compile true: no {message}"):
+        compiled(torch.nn.Identity(), torch.device(device))
 
 
 @pytest.mark.parametrize("loader", ["torch", "synthetic"])
