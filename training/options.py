@@ -27,7 +27,7 @@ AUTO = Path("auto")
 CPU_VOXELS, GPU_VOXELS = 64**3, 128**3  # the largest patch that "auto" chooses
 CHOSEN = ("global_batch", "net", "loss", "optimizer", "lr", "epochs", "val_every")
 PLACES = ("shards", "output", "resume", "init_from")
-SPEED = ("loader", "device", "batch_size", "backend", "accumulate", "compile", "gpu_cache", "crop", "read")
+SPEED = ("loader", "device", "batch_size", "backend", "accumulate", "compile", "gpu_cache", "crop", "read", "workers")
 FREE_ON_RESUME = (*PLACES, *SPEED, "val_every", "epochs")
 
 
@@ -97,6 +97,9 @@ class Options:
     """How the dali loader reads: mmap, dali (its own reader), or gds (the same, with GPUDirect Storage)."""
     sticky: Flag = False
     """Keep each case on its process over the epochs, so that it is read, and stays on a GPU, only there."""
+    workers: int = 0
+    """Threads of the dali loader, or processes of torch and MONAI ones, for each process that trains; 0 takes its share
+    of this machine's cores, 8 at most."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ from training.validate import split_cases
 
 log = logging.getLogger(__name__)
 HELD_OUT = 0.2
+AUTO_WORKERS = 8  # more threads than that wait for memory, and on a large host there are dozens for each GPU
 
 
 def run_folder(options: Options, manifest: Manifest) -> Path:
@@ -110,14 +111,15 @@ def _load_weights(network: nn.Module, path: Path) -> None:
 def _loader_config(
     options: Options, resolved: Resolved, spec: ModelSpec, cases: tuple[str, ...], group: Group
 ) -> LoaderConfig:
+    workers = options.workers or min(group.world.num_cores, AUTO_WORKERS)
     return dataclasses.replace(
         loader_config(options),
         patch=resolved.geometry.patch,
         cases=cases,
         regions=spec.regions is not None,
         device="cpu" if group.device.type == "cpu" else "gpu",
-        num_threads=group.world.num_cores,
-        num_workers=group.world.num_cores,
+        num_threads=workers,
+        num_workers=workers,
         reuse_buffers=True,
     )
 
