@@ -38,6 +38,8 @@ def check_options(options: Options) -> None:
         raise InputError("--epochs, --val-every, --lr and --workers are 0 (choose) or positive")
     if options.accumulate < 1 or options.batch_size % options.accumulate:
         raise InputError(f"--accumulate {options.accumulate}: must divide --batch-size {options.batch_size}")
+    if not 0 <= options.held_out < 1:
+        raise InputError(f"--held-out {options.held_out:g}: 0 (train and validate on all), or a fraction below 1")
     check_decay(options.ema)
     if options.patch is not None:
         check_patch(net_of(options), options.patch)

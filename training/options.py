@@ -80,6 +80,8 @@ class Options:
     """Compile the network with torch.compile: minutes at the start, faster steps after."""
     seed: int = 0
     """Decides the weights, the split and every patch of the run."""
+    held_out: float = 0.2
+    """Fraction of the cases that is validated on and not trained on, at least one; 0 trains and validates on all."""
     val_every: int = 0
     """Epochs between validations; 0 makes about ten in the run."""
     resume: str = "never"
@@ -208,10 +210,11 @@ def check_same(saved: Mapping[str, Any], given: Mapping[str, Any], path: Path) -
             f"this command takes {given['global_batch']}; choose --batch-size so that it times processes is the same"
         )
     for name, value in given.items():
-        if saved.get(name) != value and not _may_change(name, saved.get(name), value):
+        before = saved.get(name, getattr(Options, name, None))  # an earlier version did not have every option
+        if before != value and not _may_change(name, before, value):
             flag = "--" + name.replace("_", "-")
             raise InputError(
-                f"cannot resume {path}: it was made with {flag} {saved.get(name)}, this command says {value}; "
+                f"cannot resume {path}: it was made with {flag} {before}, this command says {value}; "
                 "give the same, or start a new run with another --output"
             )
     if saved.get("epochs") != given["epochs"]:

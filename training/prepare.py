@@ -31,7 +31,6 @@ from training.stop import StopRequest
 from training.validate import split_cases
 
 log = logging.getLogger(__name__)
-HELD_OUT = 0.2
 AUTO_WORKERS = 8  # more threads than that wait for memory, and on a large host there are dozens for each GPU
 
 
@@ -48,7 +47,7 @@ def run_folder(options: Options, manifest: Manifest) -> Path:
 
 def prepare(options: Options, store: Store, folder: Path, group: Group, stop: StopRequest) -> Training:
     """Build the training; with ``--resume`` it stands where the checkpoint was written."""
-    training_cases, validation_cases = split_cases(store.labelled_ids, HELD_OUT, options.seed)
+    training_cases, validation_cases = split_cases(store.labelled_ids, options.held_out, options.seed)
     resolved = resolve(options, store, len(training_cases), group)
     spec = ModelSpec.of_store(store.manifest, resolved.net, resolved.geometry)
     plain = to_plain(options, resolved)
@@ -146,6 +145,8 @@ def _announce(setup: Setup, resolved: Resolved, num_training: int, options: Opti
         resolved.epochs,
         setup.folder,
     )
+    if options.held_out == 0 and setup.group.is_main:
+        log.warning("--held-out 0: validated on the cases it is trained on, whose scores say nothing about new ones")
     meant, given = resolved.preset.spacing_mm, resolved.geometry.spacing_mm
     if setup.group.is_main and meant is not None and not np.allclose(meant, given, rtol=0.01):
         log.warning(

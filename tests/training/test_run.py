@@ -167,6 +167,25 @@ def test_a_run_learns(tiny_options: Options, tmp_path: Path, device: str, amp: s
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_a_run_can_train_and_validate_on_all_cases(
+    tiny_options: Options, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = dataclasses.replace(tiny_options, held_out=0.0, epochs=1, output=tmp_path / "run")
+    assert train(options) == 0
+    assert "--held-out 0: validated on the cases it is trained on" in caplog.text
+    cases = read_run(options.output)["cases"]
+    assert cases["training"] == cases["validation"] == open_store(options.shards).labelled_ids
+    assert len(load_checkpoint(options.output / "checkpoints" / "best.pt")["cases"]) == 5
+    with pytest.raises(InputError, match=r"made with --held-out 0.0, this command says 0.2"):
+        train(dataclasses.replace(options, held_out=0.2, resume="auto"))
+    last = options.output / "checkpoints" / "last.pt"
+    content = load_checkpoint(last)
+    del content["options"]["held_out"]  # of a version that always held out a fifth
+    save_checkpoint(last, content)
+    with pytest.raises(InputError, match=r"made with --held-out 0.2, this command says 0.0"):
+        train(dataclasses.replace(options, resume="auto"))
+
+
 def test_a_run_is_never_overwritten(tiny_options: Options, tiny_run: Path) -> None:
     before = (tiny_run / "metrics.jsonl").read_bytes()
     with pytest.raises(InputError, match="holds a run; go on with --resume auto"):
@@ -220,6 +239,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_options: Options, tmp_path:
         ({"seed": -1}, "seed is -1; it must be between 0 and 2..63 - 1"),
         ({"seed": 2**64}, "seed is 18446744073709551616; it must be between 0 and"),
         ({"epochs": -1}, "are 0 .choose. or positive"),
+        ({"held_out": 1.0}, "--held-out 1: 0 .train and validate on all., or a fraction below 1"),
         ({"workers": -1}, "and --workers are 0 .choose. or positive"),
         ({"shards": Path("nowhere")}, "nowhere: no manifest.json there; make a store with"),
         ({"resume": "nowhere.pt"}, "nowhere.pt: no such checkpoint"),
