@@ -10,10 +10,8 @@ from torch import nn
 
 from preprocessing.errors import InputError
 
-COMPILERS = {
-    "cpu": ("C++", "CXX", ("g++",)),
-    "cuda": ("C", "CC", ("gcc", "clang")),
-}  # what inductor and triton look for
+# What inductor looks for on a CPU and triton on a GPU: language, variable that names one, names on the path
+COMPILERS = {"cpu": ("C++", "CXX", ("g++",)), "cuda": ("C", "CC", ("gcc", "clang"))}
 
 
 def compiled(network: nn.Module, device: torch.device) -> nn.Module:

@@ -145,13 +145,13 @@ def _predict_case(case: Input, predictor: Predictor, options: Options) -> CaseEr
 
 def _write_case(case: Input, predictor: Predictor, options: Options) -> None:
     image, header = case.read()
-    scores, name = predictor.scores(image), f"{case.case_id}.nii.gz"
+    name = f"{case.case_id}.nii.gz"
     if options.probabilities:
         steps = np.empty((*image.geometry.file_shape_dhw[::-1], predictor.spec.task.out_channels), np.uint16)
-        label = predictor.label_of(noted(scores, steps))
+        label = predictor.label_of(noted(predictor.scores(image, steps.nbytes), steps))
         save_probabilities(options.output / PROBABILITIES / name, steps, header)
     else:
-        label = predictor.label_of(scores)
+        label = predictor.predict(image)
     save_label(options.output / name, label, header)
 
 

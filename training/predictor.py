@@ -41,12 +41,13 @@ class Predictor:
         """Choose the label ids [x,y,z] that ``scores`` speak for."""
         return self.spec.ids_in_files[decode(scores, self.spec)]
 
-    def scores(self, image: Image) -> Iterator[Scores]:
+    def scores(self, image: Image, beside_bytes: int = 0) -> Iterator[Scores]:
         """Yield the probability less one half of each region or class, float32 [x,y,z] on the whole source grid.
 
-        Raises ``InputError`` for an image whose maps do not fit in what is free of the machine's memory.
+        Raises ``InputError`` for an image whose maps, and the ``beside_bytes`` that the caller is going to fill, do not
+        fit in what is free of the machine's memory.
         """
-        self._check_memory(image)
+        self._check_memory(image, beside_bytes)
         intensity = intensity_for(self.spec.modality, image.channels, self.spec.channels)
         logits = volume_logits(self.network, image.voxels, intensity, self.spec, self.how)
         scores = probabilities(logits, self.spec).numpy()
@@ -61,8 +62,8 @@ class Predictor:
         largest = max(math.prod(image.source_shape_dhw), math.prod(image.geometry.file_shape_dhw))
         return volume_bytes((d, h, w), self.spec) + 4 * MAPS_IN_HAND * largest
 
-    def _check_memory(self, image: Image) -> None:
-        needed, free = self.needed_bytes(image), free_bytes(torch.device("cpu"))
+    def _check_memory(self, image: Image, beside_bytes: int) -> None:
+        needed, free = self.needed_bytes(image) + beside_bytes, free_bytes(torch.device("cpu"))
         if needed > free:
             shape = ",".join(map(str, image.voxels.shape[:3]))
             raise InputError(

@@ -157,12 +157,12 @@ def test_a_volume_that_memory_cannot_hold_is_named_and_the_others_predicted(
     class Limited(Predictor):
         """A network on a machine that holds volumes of up to 30 voxels a side."""
 
-        def scores(self, image: Image) -> Iterator[Scores]:
+        def scores(self, image: Image, beside_bytes: int = 0) -> Iterator[Scores]:
             if max(image.source_shape_dhw) > 30:
                 if isinstance(error, Exception):
                     raise error
                 error(2**60, dtype=torch.uint8 if error is torch.empty else np.uint8)
-            return super().scores(image)
+            return super().scores(image, beside_bytes)
 
     monkeypatch.setattr("training.predict.Predictor", Limited)
     with caplog.at_level(logging.INFO):
