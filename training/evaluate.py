@@ -44,7 +44,7 @@ class Options:
     """
 
     predictions: Path = Path("predictions")
-    """Folder of predicted label maps."""
+    """Folder of predicted label maps, each on the grid of its label; its axes may run another way."""
     labels: Path = Path("data/phantom/labelsTs")
     """Folder of true label maps of the same names."""
     output: Path = Path("evaluation")

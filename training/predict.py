@@ -54,7 +54,7 @@ class Options:
     probabilities: Flag = False
     """Also write --output/probabilities, 4D: one volume for each region, or for the background and each label."""
     mirror: Flag = False
-    """Average over the eight ways to flip the axes: eight times the time, a little more accuracy."""
+    """Average over the eight ways to flip each window: eight times the time, a little more accuracy."""
     overlap: float = 0.5
     """Overlap of neighbouring windows, 0 to 0.9; more is slower and a little better."""
     max_volume_gib: float = 16.0

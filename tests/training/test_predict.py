@@ -441,14 +441,21 @@ def test_mirroring_changes_little_and_keeps_the_grid(tiny_run: Path, msd_folder:
 
 @pytest.mark.parametrize("changes", [{}, {"orientation": "RAS", "spacing": (0.9, 1.2, 1.7)}])
 def test_a_store_gives_what_its_files_give(msd_folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
-    store = tmp_path / "S"
-    assert convert(ConvertOptions(input=msd_folder, output=store, workers=1, **changes)) == 0
+    """Nothing around the volumes, which the store leaves out."""
+    source, store = shutil.copytree(msd_folder, tmp_path / "set"), tmp_path / "S"
+    for path in source.glob("*Tr/*"):
+        made = load(path)
+        values = np.asanyarray(made.dataobj).copy()
+        values[:3], values[:, -2:], values[:, :, :1] = 0, 0, 0
+        nib.save(nib.Nifti1Image(values, made.affine, made.header), path)  # type: ignore[no-untyped-call]
+    assert convert(ConvertOptions(input=source, output=store, workers=1, **changes)) == 0
+    assert open_store(store).case("case_001").shape_dhw != open_store(store).case("case_001").source_shape_dhw
     spec = spec_of(store, (16, 16, 32))
     torch.manual_seed(0)
     cases: dict[str, Any] = {"case_001": {}, "case_003": {}}
     checkpoint = {"model": spec.build().state_dict(), "spec": spec.to_plain(), "cases": cases}
     save_checkpoint(tmp_path / "checkpoints" / "best.pt", checkpoint)
-    of_files = options_for(tmp_path, msd_folder / "imagesTr", tmp_path / "files")
+    of_files = options_for(tmp_path, source / "imagesTr", tmp_path / "files")
     of_files = dataclasses.replace(of_files, cases="validation", probabilities=True)
     of_store = dataclasses.replace(of_files, input=store, output=tmp_path / "store")
     assert predict(of_files) == predict(of_store) == 0
