@@ -51,6 +51,8 @@ class ReaderPath(SlotRing):
         slots = [make_slot({name: self._buffers(name, spec) for name, spec in specs.items()}) for _ in range(num_slots)]
         super().__init__(store, plan, lanes, slots, num_threads=1, device=device)
         self._num_dali_threads = config.num_threads
+        if config.read == "gds":
+            self._check_gds()
         self._voxel_bytes = plan.num_channels * np.dtype(dtype).itemsize + 1
         self._reader: Any = None
 
@@ -93,6 +95,20 @@ class ReaderPath(SlotRing):
             ) from error
         slot.fed |= dict(zip(PATCHES, outputs, strict=True))
         return time.perf_counter() - begin, sum(math.prod(shape) for _, shape in boxes) * self._voxel_bytes
+
+    def _check_gds(self) -> None:
+        """Read a case through GPUDirect Storage, or its compatibility mode; raises ``InputError`` where neither works.
+
+        Both need libcufile, and a file system that opens files with ``O_DIRECT``.
+        """
+        case = self.store.case(self.plan.case_ids[0])
+        reader = self._build([self._files(case)] * len(self.lanes))
+        reader.feed_input("box", [np.array([(0, 0, 0), case.shape_dhw], np.int32)] * len(self.lanes))
+        try:
+            reader.run()
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise InputError(f"--read gds does not work on this machine ({reason}); take --read mmap") from error
 
     def _buffers(self, name: str, spec: InputSpec) -> list[Any]:
         """Make what is fed before anything was read: on a GPU the patches, back to back."""

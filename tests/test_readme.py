@@ -6,9 +6,18 @@ import importlib
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
+import torch
 import tyro
+
+from pipelines.loaders import LoaderConfig, build_loader
+from preprocessing.layouts import LAYOUTS
+from preprocessing.shards import open_store
+from preprocessing.to_shards import Options, convert
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
@@ -63,6 +72,38 @@ def test_the_python_runs(
     code = "\n".join(blocks("README.md", "python")).replace("patch=(128, 128, 128)", "patch=(16, 16, 16)")
     exec(compile(code, "README.md", "exec"), {})
     assert "torch.Size([2, 4, 16, 16, 16])" in capsys.readouterr().out
+
+
+def example(path: str) -> dict[str, Any]:
+    """Run the block of CONTRIBUTING.md that says it is the file ``path``; returns what it defines."""
+    (code,) = (block for block in blocks("CONTRIBUTING.md", "python") if block.startswith(f"# {path}\n"))
+    defined: dict[str, Any] = {"__name__": path}
+    exec(compile(code, path, "exec"), defined)
+    return defined
+
+
+@pytest.mark.parametrize("settings", [{}, {"dtype": "float16"}, {"augment": "full"}], ids=str)
+def test_the_loader_of_the_guide_delivers_the_plan(coordinate_store: Path, settings: dict[str, str]) -> None:
+    config = LoaderConfig(store=coordinate_store, patch=(16, 16, 16), device="cpu", **settings)  # type: ignore[arg-type]
+    plain = example("pipelines/plain_loader.py")["PlainLoader"]
+    with build_loader("plain", config, table={"plain": plain}) as ours, build_loader("torch", config) as theirs:
+        for left, right in zip(ours, theirs, strict=True):
+            assert list(left.samples) == list(right.samples)
+            assert torch.equal(left.image, right.image)
+            assert torch.equal(left.label, right.label)
+
+
+def test_the_layout_of_the_guide_converts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, dtype in (("images", np.int16), ("masks", np.uint8)):
+        (tmp_path / "pairs" / folder).mkdir(parents=True)
+        voxels = np.indices((9, 8, 7)).sum(axis=0).astype(dtype) % (2 if folder == "masks" else 99)
+        image = nibabel.Nifti1Image(voxels, np.eye(4))  # type: ignore[no-untyped-call]
+        nibabel.save(image, tmp_path / "pairs" / folder / "one.nii.gz")
+    monkeypatch.setitem(LAYOUTS, "pairs", example("preprocessing/layout_pairs.py")["read_pairs"])
+    assert convert(Options(input=tmp_path / "pairs", output=tmp_path / "store", layout="pairs", workers=1)) == 0
+    store = open_store(tmp_path / "store")
+    assert list(store.case_ids) == ["one"]
+    assert store.manifest.label_names == {0: "background", 1: "mask"}
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, "docs/decisions.md"])

@@ -27,6 +27,8 @@ def choose_amp(wanted: str, device: torch.device) -> torch.dtype | None:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if FORMATS[name] is torch.float16 and device.type != "cuda":
         raise InputError("--amp fp16: only on a CUDA device; use --amp auto")
+    if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise InputError(f"--amp bf16: {torch.cuda.get_device_name(device)} has none; use --amp auto or fp16")
     return FORMATS[name]
 
 

@@ -21,11 +21,11 @@ PACKAGES = ("torch", "monai", "numpy", "nibabel")
 
 
 def describe_environment() -> dict[str, str]:
-    """Name the versions and the processor that the figures of a run depend on."""
+    """Name the versions and the processor that the figures of a run depend on; asking for a GPU would start CUDA."""
     versions = {name: metadata.version(name) for name in PACKAGES}
     dali = [d for d in metadata.distributions() if str(d.metadata["Name"]).startswith("nvidia-dali")]
     versions |= {str(d.metadata["Name"]): d.version for d in dali}
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_initialized() else "none"  # type: ignore[no-untyped-call]
     return {"python": platform.python_version(), "cpus": str(len(os.sched_getaffinity(0))), "gpu": gpu, **versions}
 
 

@@ -15,7 +15,7 @@ import psutil
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGES = ("voxelfeed", "numpy", "torch", "nvidia-dali-cuda120", "monai")
+PACKAGES = ("voxelfeed", "numpy", "torch", "nvidia-dali-cuda", "monai")  # DALI's name ends with a version of CUDA
 FILLER = re.compile(r"\((R|TM)\)|\b(CPU|Processor|with|Graphics)\b|@ *[0-9.]+ *GHz", re.IGNORECASE)
 
 
@@ -55,8 +55,8 @@ def describe_commit() -> dict[str, Any] | None:
 
 def describe_versions() -> dict[str, str]:
     """Return the versions of the packages that decide the speed, as far as they are installed."""
-    installed = {found.name: found.version for found in importlib.metadata.distributions() if found.name in PACKAGES}
-    return dict(sorted(installed.items()))
+    installed = {found.name: found.version for found in importlib.metadata.distributions()}
+    return {name: installed[name] for name in sorted(installed) if name.rstrip("0123456789") in PACKAGES}
 
 
 def _git(*arguments: str) -> str:

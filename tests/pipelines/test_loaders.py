@@ -63,7 +63,12 @@ def layout_of(loader_name: str) -> torch.memory_format:
 def build_loader(name: str, config: LoaderConfig, rank: int = 0, world_size: int = 1) -> Loader:
     """Build a loader, also one of the variants, which get their patches in another way."""
     settings = (VARIANTS | GPU_VARIANTS).get(name, {})
-    return loaders.build_loader(name.partition("/")[0], dataclasses.replace(config, **settings), rank, world_size)
+    try:
+        return loaders.build_loader(name.partition("/")[0], dataclasses.replace(config, **settings), rank, world_size)
+    except InputError as error:
+        if settings.get("read") == "gds" and "does not work on this machine" in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 def expected(store: Store, sample: Sample, patch: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -456,18 +461,21 @@ def test_a_gpu_that_is_not_there_is_one_clear_line(coordinate_store: Path, loade
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize("settings", [{}, {"crop": "host"}], ids=["pool", "host path"])
 @pytest.mark.parametrize("augment", ["basic", "full"])
 def test_a_warm_loader_never_waits_for_the_gpu(coordinate_store: Path, augment: str, settings: dict[str, Any]) -> None:
     """The next batch comes while the model still works on the last one; torch alone sees only its own waits."""
-    config = config_for(coordinate_store, augment=augment, device="gpu", samples_per_case=20, **settings)
+    config = config_for(coordinate_store, augment=augment, device="gpu", samples_per_case=40, **settings)
     made = []
     with build_loader("dali", config) as loader:
         batches = iter(loader)
-        for _ in range(10):
-            next(batches)
-        torch.cuda.set_sync_debug_mode("error")
+        for _ in range(20 if augment == "basic" else 60):  # loading a kernel waits: all have to have run once
+            next(batches).image.sum()
+        torch.cuda._sleep(1)  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
         try:
+            torch.cuda.set_sync_debug_mode("error")
             for _ in range(6):  # more than the loader has slots
                 torch.cuda._sleep(QUARTER_SECOND)  # type: ignore[no-untyped-call]  # the model
                 modelled = torch.cuda.current_stream().record_event()
