@@ -42,8 +42,9 @@ class Watch:
         self._own: Exception = RunError(LOST)
         self._store.add(JOINED, 1)
         self._thread = threading.Thread(target=self._look, name="voxelfeed-watch", daemon=True)
+        self._guarding = threading.Thread(target=self._guard, name="voxelfeed-guard", daemon=True)
         self._thread.start()
-        threading.Thread(target=self._guard, name="voxelfeed-guard", daemon=True).start()
+        self._guarding.start()
 
     def close(self) -> None:
         """Stop looking; the process that looks after this one is told not to miss it."""
@@ -51,7 +52,7 @@ class Watch:
         self._thread.join()
         with suppress(RuntimeError):
             self._store.set(_alive_key(self.world.rank), DONE)
-        self._closed.set()
+        self._stop_guarding()
 
     def explain(self, error: Exception) -> Exception:
         """Return what to raise for ``error``: another process's failure if that was the cause, which ends all alike.
@@ -68,8 +69,12 @@ class Watch:
         except RuntimeError:  # the store is gone, and with it the process that held it
             return own
         finally:
-            self._closed.set()
+            self._stop_guarding()
         return own if known["rank"] == self.world.rank else _as_error(known)
+
+    def _stop_guarding(self) -> None:
+        self._closed.set()
+        self._guarding.join()
 
     def _announce(self, error: Exception) -> dict[str, Any]:
         """Leave the failure in the store unless there is one; returns the one that is there now."""
