@@ -34,8 +34,10 @@ def check_options(options: Options) -> None:
         raise InputError(
             f"--batch-size {options.batch_size} --samples-per-case {options.samples_per_case}: at least 1 is needed"
         )
-    if min(options.epochs, options.val_every, options.lr, options.workers) < 0:
-        raise InputError("--epochs, --val-every, --lr and --workers are 0 (choose) or positive")
+    if options.epochs < 0 or options.val_every < 0 or options.lr < 0:
+        raise InputError("--epochs, --val-every and --lr are 0 (choose) or positive")
+    if options.workers < 0:
+        raise InputError(f"--workers {options.workers}: 0 (choose), or a positive number for each process")
     if options.accumulate < 1 or options.batch_size % options.accumulate:
         raise InputError(f"--accumulate {options.accumulate}: must divide --batch-size {options.batch_size}")
     if not 0 <= options.held_out < 1:

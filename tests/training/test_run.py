@@ -242,7 +242,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_options: Options, tmp_path:
         ({"seed": 2**64}, "seed is 18446744073709551616; it must be between 0 and"),
         ({"epochs": -1}, "are 0 .choose. or positive"),
         ({"held_out": 1.0}, "--held-out 1: 0 .train and validate on all., or a fraction below 1"),
-        ({"workers": -1}, "and --workers are 0 .choose. or positive"),
+        ({"workers": -1}, "--workers -1: 0 .choose., or a positive number"),
         ({"shards": Path("nowhere")}, "nowhere: no manifest.json there; make a store with"),
         ({"resume": "nowhere.pt"}, "nowhere.pt: no such checkpoint"),
         ({"patch": (4000, 4000, 4000)}, "needs about .* GiB, .* GiB are free; lower --patch"),
