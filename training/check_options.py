@@ -36,8 +36,12 @@ def check_options(options: Options) -> None:
         )
     if options.epochs < 0 or options.val_every < 0 or options.lr < 0:
         raise InputError("--epochs, --val-every and --lr are 0 (choose) or positive")
+    if options.workers < 0:
+        raise InputError(f"--workers {options.workers}: 0 (choose), or a positive number for each process")
     if options.accumulate < 1 or options.batch_size % options.accumulate:
         raise InputError(f"--accumulate {options.accumulate}: must divide --batch-size {options.batch_size}")
+    if not 0 <= options.held_out < 1:
+        raise InputError(f"--held-out {options.held_out:g}: 0 (train and validate on all), or a fraction below 1")
     check_decay(options.ema)
     if options.patch is not None:
         check_patch(net_of(options), options.patch)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.plan import check_seed
 from preprocessing.errors import InputError, RunError
 from preprocessing.location import sync_folder
 
@@ -111,10 +110,6 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed PyTorch (weights, dropout) and NumPy's global generator (some MONAI parts use it).
-
-    Raises ``InputError`` for a seed that is negative or has more than 63 bits.
-    """
-    check_seed(seed)
+    """Seed PyTorch (weights, dropout) and NumPy's global generator (some MONAI parts use it)."""
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002

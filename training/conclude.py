@@ -29,5 +29,5 @@ def conclude(training: Training) -> None:
         log.info("best mean dice %.4f in epoch %d: %s", progress.best_dice, progress.best_epoch + 1, best)
     total = total_split(read_metrics(setup.folder))
     if total.steps:
-        log.info("%s", describe_limit(total))
+        log.info("%s", describe_limit(total, setup.options["loader"], on_gpu=setup.group.device.type == "cuda"))
         report(Options(run=setup.folder))

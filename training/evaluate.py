@@ -21,9 +21,10 @@ from preprocessing.convert import read_label
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
 from preprocessing.nifti import case_id_of, read_nifti
 from preprocessing.shards import write_json
-from training.overlay import save_overlay
-from training.predict import DESCRIPTION
+from training.overlay import draw_overlay, save_figure
+from training.prediction_files import DESCRIPTION
 from training.record import without_nan
+from training.same_grid import on_grid_of
 from training.scores import METRICS, CaseScore, Groups, Scores, average, counted, mean_of, score_pair
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Options:
     """
 
     predictions: Path = Path("predictions")
-    """Folder of predicted label maps."""
+    """Folder of predicted label maps, each on the grid of its label; its axes may run another way."""
     labels: Path = Path("data/phantom/labelsTs")
     """Folder of true label maps of the same names."""
     output: Path = Path("evaluation")
@@ -56,6 +57,8 @@ class Options:
 
 def evaluate(options: Options) -> int:
     """Run the command; returns the exit code."""
+    if not 0 <= options.tolerance_mm < math.inf:  # which not-a-number is not either
+        raise InputError(f"--tolerance-mm {options.tolerance_mm:g}: give 0 or a positive number of millimetres")
     for name in ("labels", "predictions", "images"):
         folder = getattr(options, name)
         if folder is not None and not folder.is_dir():
@@ -132,17 +135,16 @@ def _read_description(predictions: Path) -> Described:
 def _score_case(label_path: Path, predicted_path: Path, described: Described, options: Options) -> CaseScore:
     name, (groups, ignore_label) = case_id_of(label_path), described
     true_volume, predicted_volume = read_nifti(label_path), read_nifti(predicted_path)
-    if true_volume.shape_dhw != predicted_volume.shape_dhw:
-        raise InputError(
-            f"{predicted_path} has {predicted_volume.shape_dhw} voxels (D,H,W), "
-            f"{label_path} has {true_volume.shape_dhw}; predict on the image of that label"
-        )
-    predicted, true = counted(read_label(predicted_volume, ANY_LABEL), read_label(true_volume, ANY_LABEL), ignore_label)
+    turned = on_grid_of(true_volume, predicted_volume, read_label(predicted_volume, ANY_LABEL))
+    predicted, true = counted(turned, read_label(true_volume, ANY_LABEL), ignore_label)
     if groups is None:
         present = np.union1d(np.unique(true), np.unique(predicted))
         groups = {f"{LABEL}{number}": (int(number),) for number in present if number}
     if options.images is not None:
-        save_overlay(options.output / "overlays" / f"{name}.png", _find_image(options.images, name), true, predicted)
+        image = read_nifti(_find_image(options.images, name))
+        shown = on_grid_of(true_volume, image, image.channels[0])
+        picture = draw_overlay(shown, true_volume.affine, true, predicted)
+        save_figure(options.output / "overlays" / f"{name}.png", picture)
     return score_pair(predicted, true, groups, true_volume.spacing_mm, options.tolerance_mm)
 
 

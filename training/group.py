@@ -65,9 +65,9 @@ class Group:
 
     def summing(self, network: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
         """Keep gradients in this process until the last part of a batch: one exchange per step."""
-        if is_last or not isinstance(network, DistributedDataParallel):
+        if is_last or not hasattr(network, "no_sync"):  # a compiled one passes the question on to what it wraps
             return nullcontext()
-        waiting: AbstractContextManager[None] = network.no_sync()
+        waiting: AbstractContextManager[None] = network.no_sync()  # type: ignore[operator]
         return waiting
 
 

@@ -1,31 +1,26 @@
-"""Whole-volume prediction shared by validation and ``predict``: sliding window, decoding, structures."""
+"""What a checkpoint's weights need around them to predict, and how scores become labels and structures."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain, combinations
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.inferers import sliding_window_inference
 from torch import nn
 
-from pipelines.reference import Intensity, normalize
 from preprocessing.convert import ConvertOptions
 from preprocessing.regions import label_of_regions
 from preprocessing.shards import Manifest
 from preprocessing.statistics import ChannelStatistics
 from training.networks import Float3, Geometry, Task, build_network
-from training.precision import autocast
 
 Labels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.floating[Any]]
-MAPS_BYTES = 2**31  # a flipped copy of them and the network still fit on a GPU of 16 GB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,66 +119,14 @@ def _triple(values: Any) -> Float3 | None:
     return float(x), float(y), float(z)
 
 
-def to_input(voxels: npt.NDArray[Any], intensity: Intensity, device: torch.device) -> torch.Tensor:
-    """Normalise a whole volume [D,H,W,C] as training does; returns [1,C,D,H,W] in channels_last_3d."""
-    values = normalize(voxels, intensity, scale=1.0, shift=0.0)
-    return torch.from_numpy(values[None]).permute(0, 4, 1, 2, 3).to(device)
-
-
-def predict_volume(
-    network: nn.Module, image: torch.Tensor, spec: ModelSpec, overlap: float, amp: torch.dtype | None
-) -> Labels:
-    """Slide the training patch over ``image`` [1,C,D,H,W] and return label ids uint8 [D,H,W]."""
-    return decode(predict_logits(network, image, spec, overlap, amp).numpy(), spec)
-
-
 @torch.inference_mode()
-def predict_logits(
-    network: nn.Module,
-    image: torch.Tensor,
-    spec: ModelSpec,
-    overlap: float,
-    amp: torch.dtype | None,
-    *,
-    mirror: bool = False,
-) -> torch.Tensor:
-    """Slide the training patch over ``image`` [1,C,D,H,W] and return logits float32 [K,D,H,W] on the CPU.
-
-    Windows overlap by the fraction ``overlap`` and are blended with Gaussian weights (MONAI's
-    ``sliding_window_inference``); a volume smaller than the patch is padded. ``mirror`` averages over the eight ways to
-    flip the axes, as nnU-Net does when testing: eight times the time, a little more accuracy for networks that were
-    trained with flips.
-    """
-    network.eval()
-    blended_on = where_to_blend(image, spec.task.out_channels)
-    total: torch.Tensor | None = None
-    ways = [flips for number in range(4) for flips in combinations((2, 3, 4), number)] if mirror else [()]
-    for flips in ways:
-        with autocast(image.device, amp):
-            seen = image.flip(flips) if flips else image
-            made = sliding_window_inference(
-                seen, spec.geometry.patch, 1, network, overlap=overlap, mode="gaussian", device=blended_on
-            )
-        assert isinstance(made, torch.Tensor)  # one output, since the network is in eval mode
-        logits = (made.flip(flips) if flips else made)[0].float().cpu()
-        total = logits if total is None else total.add_(logits)
-    assert total is not None
-    return total.div_(len(ways))
-
-
-def where_to_blend(image: torch.Tensor, num_maps: int) -> torch.device:
-    """Return the device on which the windows of ``image`` [1,C,D,H,W] become ``num_maps`` maps of its size.
-
-    That is the image's own, unless the float32 maps would take more than ``MAPS_BYTES`` of it: those of a whole-body CT
-    with a hundred structures are larger than any GPU.
-    """
-    size_bytes = 4 * num_maps * math.prod(image.shape[2:])
-    return image.device if size_bytes <= MAPS_BYTES else torch.device("cpu")
-
-
 def probabilities(logits: torch.Tensor, spec: ModelSpec) -> torch.Tensor:
-    """Turn logits [K,D,H,W] into probabilities: of each region by itself, or of the classes, which add up to 1."""
-    return logits.sigmoid() if spec.regions is not None else logits.softmax(dim=0)
+    """Turn logits [K,D,H,W], in place, into probabilities: of each region, or of the classes, which add up to 1."""
+    if spec.regions is not None:
+        return logits.sigmoid_()
+    for plane in logits.unbind(dim=1):  # one by one: the maps of a large volume do not fit twice
+        plane.copy_(plane.softmax(dim=0))
+    return logits
 
 
 def decode(scores: Iterable[Scores], spec: ModelSpec) -> Labels:

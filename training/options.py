@@ -27,7 +27,7 @@ AUTO = Path("auto")
 CPU_VOXELS, GPU_VOXELS = 64**3, 128**3  # the largest patch that "auto" chooses
 CHOSEN = ("global_batch", "net", "loss", "optimizer", "lr", "epochs", "val_every")
 PLACES = ("shards", "output", "resume", "init_from")
-SPEED = ("loader", "device", "batch_size", "backend", "accumulate", "compile", "gpu_cache", "crop", "read")
+SPEED = ("loader", "device", "batch_size", "backend", "accumulate", "compile", "gpu_cache", "crop", "read", "workers")
 FREE_ON_RESUME = (*PLACES, *SPEED, "val_every", "epochs")
 
 
@@ -80,6 +80,8 @@ class Options:
     """Compile the network with torch.compile: minutes at the start, faster steps after."""
     seed: int = 0
     """Decides the weights, the split and every patch of the run."""
+    held_out: float = 0.2
+    """Fraction of the cases that is validated on and not trained on, at least one; 0 trains and validates on all."""
     val_every: int = 0
     """Epochs between validations; 0 makes about ten in the run."""
     resume: str = "never"
@@ -97,6 +99,9 @@ class Options:
     """How the dali loader reads: mmap, dali (its own reader), or gds (the same, with GPUDirect Storage)."""
     sticky: Flag = False
     """Keep each case on its process over the epochs, so that it is read, and stays on a GPU, only there."""
+    workers: int = 0
+    """Threads of the dali loader, or processes of torch and MONAI ones, for each process that trains; 0 takes its share
+    of this machine's cores, 8 at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,10 +210,11 @@ def check_same(saved: Mapping[str, Any], given: Mapping[str, Any], path: Path) -
             f"this command takes {given['global_batch']}; choose --batch-size so that it times processes is the same"
         )
     for name, value in given.items():
-        if saved.get(name) != value and not _may_change(name, saved.get(name), value):
+        before = saved.get(name, getattr(Options, name, None))  # an earlier version did not have every option
+        if before != value and not _may_change(name, before, value):
             flag = "--" + name.replace("_", "-")
             raise InputError(
-                f"cannot resume {path}: it was made with {flag} {saved.get(name)}, this command says {value}; "
+                f"cannot resume {path}: it was made with {flag} {before}, this command says {value}; "
                 "give the same, or start a new run with another --output"
             )
     if saved.get("epochs") != given["epochs"]:

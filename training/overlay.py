@@ -12,18 +12,11 @@ from matplotlib.figure import Figure
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
-from preprocessing.nifti import read_nifti
 from training.inference import Labels
 
 TRUE_COLOUR, PREDICTED_COLOUR = "#35d07f", "#ff4fa3"
 PLANES = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}  # what is left, right, at the top, at the bottom
 Voxels = npt.NDArray[Any]
-
-
-def save_overlay(path: Path, image_path: Path, true: Labels, predicted: Labels) -> None:
-    """Draw the first channel of ``image_path`` through the middle of the label, true outline green, predicted pink."""
-    volume = read_nifti(image_path)
-    save_figure(path, draw_overlay(np.asarray(volume.channels[0]), volume.affine, true, predicted))
 
 
 def save_figure(path: Path, figure: Figure) -> None:

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import nn
 
 from pipelines.loaders import LoaderConfig, build_loader
@@ -17,6 +16,7 @@ from preprocessing.regions import describe_regions
 from preprocessing.shards import Manifest, Store
 from training.averaging import build_average
 from training.checkpoint import load_checkpoint
+from training.compiling import compiled
 from training.group import Group
 from training.inference import ModelSpec
 from training.loop import Training
@@ -31,7 +31,7 @@ from training.stop import StopRequest
 from training.validate import split_cases
 
 log = logging.getLogger(__name__)
-HELD_OUT = 0.2
+AUTO_WORKERS = 8  # more threads than that wait for memory, and on a large host there are dozens for each GPU
 
 
 def run_folder(options: Options, manifest: Manifest) -> Path:
@@ -47,7 +47,7 @@ def run_folder(options: Options, manifest: Manifest) -> Path:
 
 def prepare(options: Options, store: Store, folder: Path, group: Group, stop: StopRequest) -> Training:
     """Build the training; with ``--resume`` it stands where the checkpoint was written."""
-    training_cases, validation_cases = split_cases(store.labelled_ids, HELD_OUT, options.seed)
+    training_cases, validation_cases = split_cases(store.labelled_ids, options.held_out, options.seed)
     resolved = resolve(options, store, len(training_cases), group)
     spec = ModelSpec.of_store(store.manifest, resolved.net, resolved.geometry)
     plain = to_plain(options, resolved)
@@ -81,6 +81,8 @@ def _learned(options: Options, resolved: Resolved, setup: Setup, cases: tuple[st
     if options.init_from is not None:
         _load_weights(network, options.init_from)
     network.to(group.device)
+    shared = group.share(network)
+    forward = compiled(shared, group.device) if options.compile else shared
     config = _loader_config(options, resolved, setup.spec, cases, group)
     loader = build_loader(options.loader, config, group.world.rank, group.world.world_size)
     preset = resolved.preset
@@ -88,7 +90,7 @@ def _learned(options: Options, resolved: Resolved, setup: Setup, cases: tuple[st
     steps = resolved.epochs * len(loader)
     return Learned(
         network=network,
-        forward=group.share(torch.compile(network) if options.compile else network),  # type: ignore[arg-type]
+        forward=forward,
         average=build_average(network, options.ema),
         optimizer=optimizer,
         schedule=build_schedule(preset.schedule, optimizer, steps, preset.warmup_steps),
@@ -108,14 +110,15 @@ def _load_weights(network: nn.Module, path: Path) -> None:
 def _loader_config(
     options: Options, resolved: Resolved, spec: ModelSpec, cases: tuple[str, ...], group: Group
 ) -> LoaderConfig:
+    workers = options.workers or min(group.world.num_cores, AUTO_WORKERS)
     return dataclasses.replace(
         loader_config(options),
         patch=resolved.geometry.patch,
         cases=cases,
         regions=spec.regions is not None,
         device="cpu" if group.device.type == "cpu" else "gpu",
-        num_threads=group.world.num_cores,
-        num_workers=group.world.num_cores,
+        num_threads=workers,
+        num_workers=workers,
         reuse_buffers=True,
     )
 
@@ -142,6 +145,8 @@ def _announce(setup: Setup, resolved: Resolved, num_training: int, options: Opti
         resolved.epochs,
         setup.folder,
     )
+    if options.held_out == 0 and setup.group.is_main:
+        log.warning("--held-out 0: validated on the cases it is trained on, whose scores say nothing about new ones")
     meant, given = resolved.preset.spacing_mm, resolved.geometry.spacing_mm
     if setup.group.is_main and meant is not None and not np.allclose(meant, given, rtol=0.01):
         log.warning(

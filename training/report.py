@@ -82,13 +82,18 @@ def make_page(folder: Path, run: Mapping[str, Any], lines: Sequence[Mapping[str,
     sections = [
         f"<h1>{html.escape(name)}</h1><p class=lead>{lead}</p>",
         "<h2>Training</h2>" + _figure(_curves(lines, validated), "Loss per epoch and Dice on the validation cases."),
-        "<h2>Where the time went</h2>" + _figure(_time_split(total), describe_limit(total)),
+        "<h2>Where the time went</h2>"
+        + _figure(_time_split(total), describe_limit(total, run["options"]["loader"], on_gpu=_was_on_gpu(run))),
         _validation(folder / FOLDER),
         _evaluation(evaluation, run["cases"]["training"]),
         _facts("Options", run["options"]) + _facts("Environment", run["environment"]),
     ]
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(name)}</title><style>{STYLE}</style>"
     return head + "\n".join(sections) + "</html>\n"
+
+
+def _was_on_gpu(run: Mapping[str, Any]) -> bool:
+    return bool(run["options"]["device"] != "cpu" and run["environment"]["gpu"] != "none")
 
 
 def _curves(lines: Sequence[Mapping[str, Any]], validated: Sequence[Mapping[str, Any]]) -> Figure:

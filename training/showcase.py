@@ -11,10 +11,11 @@ import torch
 from pipelines.reference import intensity_of
 from preprocessing.shards import Store, write_json
 from training.checkpoint import BEST, load_checkpoint
-from training.inference import Labels, ModelSpec, predict_volume, to_input
+from training.inference import ModelSpec
 from training.overlay import draw_overlay, save_figure
 from training.record import without_nan
 from training.scores import Scores, mean_of
+from training.sliding import Sliding, predict_volume
 from training.validate import OVERLAP
 
 FOLDER, SCORES = "validation", "validation.json"
@@ -41,8 +42,8 @@ def write_showcase(run: Path, store: Store, device: torch.device, amp: torch.dty
         case = store.case(case_id)
         image, label = case.image(), case.label()
         assert label is not None  # it was validated
-        voxels = to_input(image, intensity_of(case, store.manifest), device)
-        predicted: Labels = predict_volume(network, voxels, spec, OVERLAP, amp)
+        how = Sliding(overlap=OVERLAP, amp=amp)
+        predicted = predict_volume(network, image, intensity_of(case, store.manifest), spec, how)
         pictures.append(run / FOLDER / f"{name}_{case_id}.png")
         save_figure(pictures[-1], draw_overlay(image[..., 0], case.affine, label[..., 0], predicted))
     return pictures

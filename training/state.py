@@ -72,11 +72,20 @@ class Learned:
         self.network.load_state_dict(content["model"])
         if self.average is not None:
             self.average.load_state_dict(content["average"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        self.optimizer.load_state_dict(with_kernels_of(self.optimizer, content["optimizer"]))
         self.schedule.load_state_dict(content["schedule"])
         if content["scaler"]:  # empty where the run did not need one, on another device
             self.scaler.load_state_dict(content["scaler"])
         set_random_state(content["random"])
+
+
+def with_kernels_of(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ``saved`` state of an optimiser with ``optimizer``'s own choice of kernels, which is its device's."""
+    groups = [
+        group | {name: own[name] for name in ("fused",) if name in own}
+        for group, own in zip(saved["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    return {**saved, "param_groups": groups}
 
 
 @dataclass(kw_only=True)

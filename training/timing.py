@@ -91,14 +91,29 @@ class StepTimer:
         }
 
 
-REMEDIES = {
-    "disk I/O": "raise --samples-per-case, or move the shards to a faster disk",
-    "preprocessing": "let DALI work on the GPU (--loader dali --device cuda), or give the job more processor cores",
-    "CPU-to-GPU transfer": "use --loader dali, which moves int16 instead of float32",
-    "work outside the steps' stages": "look for another busy process on this machine, and at the disk of --output",
-}
+DISK, PREPROCESSING, TRANSFER = "disk I/O", "preprocessing", "CPU-to-GPU transfer"
+OTHER = "work outside the steps' stages"
 NOTABLE = 0.05
-MODEL_REMEDY = "for more speed use --amp auto, --compile true or a smaller --net"
+
+
+def remedy_for(part: str, loader: str, *, on_gpu: bool) -> str:
+    """Say what to do about a wait for ``part``, or about ``"the model"``, in a run with ``loader``, on a GPU or not."""
+    uses_dali = loader == "dali"
+    if part == DISK:
+        return "raise --samples-per-case, or move the shards to a faster disk"
+    if part == PREPROCESSING and not uses_dali:
+        other = "let DALI work on the GPU (--loader dali)" if on_gpu else "use --loader dali"
+        return f"{other}, or give the job more processor cores and raise --workers"
+    if part == PREPROCESSING:
+        where = "cut patches on the GPU (--crop device)" if on_gpu else "let DALI work on a GPU (--device cuda)"
+        return f"{where}, use --augment basic, or give the job more processor cores and raise --workers"
+    if part == TRANSFER:
+        return "cut patches on the GPU (--crop device)" if uses_dali else "use --loader dali, which moves int16"
+    if part == OTHER:
+        return "look for another busy process on this machine, and at the disk of --output"
+    return (
+        f"for more speed use {'--amp auto' if on_gpu else 'a GPU (--device cuda)'}, --compile true or a smaller --net"
+    )
 
 
 def total_split(lines: Iterable[Mapping[str, Any]]) -> Split:
@@ -109,19 +124,30 @@ def total_split(lines: Iterable[Mapping[str, Any]]) -> Split:
     return total
 
 
-def describe_limit(split: Split) -> str:
+def describe_limit(split: Split, loader: str, *, on_gpu: bool) -> str:
     """Say in one sentence what limits the run, the largest part of its time, and which flag to turn.
 
-    Other waits that take ``NOTABLE`` of the time or more follow in clauses of their own.
+    ``loader`` and ``on_gpu`` are those of the run, whose remedies are others than another run's. Other waits that take
+    ``NOTABLE`` of the time or more follow in clauses of their own.
     """
-    seconds = (split.disk_s, split.preprocessing_s, split.transfer_s, split.other_s)
-    waits = sorted(zip(seconds, REMEDIES, strict=True), reverse=True)
-    clauses = [_describe_wait(split, *wait) for wait in waits if wait[0] and wait[0] >= NOTABLE * split.wall_s]
-    if split.model_s >= waits[0][0]:
-        clauses.insert(0, f"the model: it waits for data {100 * split.waiting:.1f} % of the time; {MODEL_REMEDY}")
+    seconds = {
+        DISK: split.disk_s,
+        PREPROCESSING: split.preprocessing_s,
+        TRANSFER: split.transfer_s,
+        OTHER: split.other_s,
+    }
+    waits = sorted(seconds.items(), key=lambda wait: -wait[1])
+    clauses = [
+        f"{_describe_wait(split, part, wait_s)}: {remedy_for(part, loader, on_gpu=on_gpu)}"
+        for part, wait_s in waits
+        if wait_s and wait_s >= NOTABLE * split.wall_s
+    ]
+    if split.model_s >= waits[0][1]:
+        waiting = f"the model: it waits for data {100 * split.waiting:.1f} % of the time"
+        clauses.insert(0, f"{waiting}; {remedy_for('the model', loader, on_gpu=on_gpu)}")
     return f"Limited by {'; also by '.join(clauses)}."
 
 
-def _describe_wait(split: Split, seconds: float, name: str) -> str:
-    rate = f", data arriving at {split.read_bytes / split.wall_s / 1e6:.0f} MB/s" if name == "disk I/O" else ""
-    return f"{name} ({100 * seconds / split.wall_s:.0f} % of each step waits on it{rate}): {REMEDIES[name]}"
+def _describe_wait(split: Split, part: str, wait_s: float) -> str:
+    rate = f", data arriving at {split.read_bytes / split.wall_s / 1e6:.0f} MB/s" if part == DISK else ""
+    return f"{part} ({100 * wait_s / split.wall_s:.0f} % of each step waits on it{rate})"

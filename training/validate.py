@@ -14,8 +14,9 @@ from pipelines.reference import intensity_of
 from preprocessing.errors import InputError
 from preprocessing.shards import Case, Manifest, Store
 from training.group import Group
-from training.inference import ModelSpec, predict_volume, to_input
+from training.inference import ModelSpec
 from training.scores import VALIDATED, CaseScore, Scores, counted, score_validation
+from training.sliding import Sliding, predict_volume
 
 OVERLAP = 0.25  # MONAI's default; predict takes more windows for a little more accuracy
 
@@ -23,11 +24,15 @@ OVERLAP = 0.25  # MONAI's default; predict takes more windows for a little more 
 def split_cases(case_ids: Sequence[str], fraction: float, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Split cases into (training, validation), fixed by ``seed``; both keep store order.
 
-    ``fraction`` of the cases, at least one, are held out; 10 cases at 0.2 give 8 and 2. Raises ``InputError`` for fewer
-    than two cases.
+    ``fraction`` of the cases, at least one, are held out; 10 cases at 0.2 give 8 and 2. At 0 all are both. Raises
+    ``InputError`` for fewer than two cases to split.
     """
+    if fraction == 0:
+        return tuple(case_ids), tuple(case_ids)
     if len(case_ids) < 2:
-        raise InputError(f"{len(case_ids)} labelled cases; at least 2 are needed, one of them to validate on")
+        raise InputError(
+            f"{len(case_ids)} labelled cases; at least 2 are needed, one of them to validate on; or --held-out 0"
+        )
     keys = random_words(seed, STREAM_SPLIT, 0, 0, len(case_ids))
     count = min(max(round(fraction * len(case_ids)), 1), len(case_ids) - 1)
     held_out = {case_ids[index] for index in np.argsort(keys, kind="stable")[:count]}
@@ -71,7 +76,7 @@ def validate(
 def _score(network: nn.Module, case: Case, manifest: Manifest, spec: ModelSpec, amp: torch.dtype | None) -> CaseScore:
     label = case.label()
     assert label is not None  # the split holds labelled cases only
-    image = to_input(case.image(), intensity_of(case, manifest), next(network.parameters()).device)
-    predicted = predict_volume(network, image, spec, OVERLAP, amp)
+    how = Sliding(overlap=OVERLAP, amp=amp)
+    predicted = predict_volume(network, case.image(), intensity_of(case, manifest), spec, how)
     pair = counted(predicted, label[..., 0], spec.ignore_label)
     return score_validation(*pair, spec.groups, case.spacing_mm)

@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
             "accumulate",
             "compile",
             "seed",
+            "held-out",
             "val-every",
             "resume",
             "init-from",
@@ -43,6 +44,7 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
             "crop",
             "read",
             "sticky",
+            "workers",
         ],
     ),
     "predict": (
@@ -83,11 +85,45 @@ def test_help_explains_every_flag(command: str, capsys: pytest.CaptureFixture[st
     assert "--no-" not in shown
 
 
-def test_sagemaker_style_arguments_drive_the_same_flags() -> None:
-    """Hyperparameters arrive as flat strings, with underscores if they were written in Python."""
-    words = "--batch_size 4 --samples_per_case 2 --amp true --patch 32,48,64 --lr 1e-3 --val-every 5"
-    words += " --compile TRUE --accumulate 2 --ema 0.99 --init_from best.pt --backend gloo --optimizer sgd"
-    given = tyro.cli(options.Options, args=words.split())
-    assert (given.batch_size, given.samples_per_case, given.amp) == (4, 2, "true")
-    assert (given.compile, given.accumulate, given.ema, given.init_from) == (True, 2, 0.99, Path("best.pt"))
-    assert (given.patch, given.lr, given.val_every) == ((32, 48, 64), 1e-3, 5)
+TEXTS: dict[str, tuple[str, Any]] = {
+    "loader": ("torch", "torch"),
+    "shards": ("/opt/ml/input/data/train", Path("/opt/ml/input/data/train")),
+    "output": ("runs/one", Path("runs/one")),
+    "patch": ("32,48,64", (32, 48, 64)),
+    "batch_size": ("4", 4),
+    "epochs": ("7", 7),
+    "samples_per_case": ("2", 2),
+    "foreground": ("0.25", 0.25),
+    "augment": ("full", "full"),
+    "device": ("cpu", "cpu"),
+    "amp": ("true", "true"),
+    "net": ("unet", "unet"),
+    "preset": ("article", "article"),
+    "loss": ("dice", "dice"),
+    "optimizer": ("sgd", "sgd"),
+    "lr": ("1e-3", 1e-3),
+    "ema": ("0.99", 0.99),
+    "accumulate": ("2", 2),
+    "compile": ("TRUE", True),
+    "seed": ("3", 3),
+    "held_out": ("0", 0.0),
+    "val_every": ("5", 5),
+    "resume": ("auto", "auto"),
+    "init_from": ("best.pt", Path("best.pt")),
+    "backend": ("gloo", "gloo"),
+    "gpu_cache": ("0.5", "0.5"),
+    "crop": ("host", "host"),
+    "read": ("gds", "gds"),
+    "sticky": ("yes", True),
+    "workers": ("6", 6),
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(options.Options)])
+@pytest.mark.parametrize("dash", ["-", "_"])
+def test_every_option_is_driven_by_one_flat_string(name: str, dash: str) -> None:
+    """As SageMaker passes hyperparameters."""
+    text, value = TEXTS[name]
+    given = tyro.cli(options.Options, args=[f"--{name.replace('_', dash)}", text])
+    assert given == dataclasses.replace(options.Options(), **{name: value})
+    assert given != options.Options()

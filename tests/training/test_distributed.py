@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,17 +42,29 @@ def flags(options: Options) -> list[str]:
     return ["-m", "training.run", *(word for name, v in text.items() for word in ("--" + name.replace("_", "-"), v))]
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
 @contextmanager
-def processes(meeting_place: Path, commands: list[list[str]]) -> Iterator[Started]:
-    """Start one process per command, each with its rank; none of them outlives the block."""
+def processes(meeting_place: Path | int, commands: list[list[str]]) -> Iterator[Started]:
+    """Start one process per command, each with its rank; none of them outlives the block.
+
+    They meet at a file, or at a port on which the first one listens.
+    """
     started: Started = []
+    place = {"VOXELFEED_RENDEZVOUS": f"file://{meeting_place}"}
+    if isinstance(meeting_place, int):
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(meeting_place)}
     for rank, words in enumerate(commands):
         world = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(len(commands))}
-        place = {"VOXELFEED_RENDEZVOUS": f"file://{meeting_place}", "OMP_NUM_THREADS": "1"}
         started.append(
             subprocess.Popen(
                 [sys.executable, *words],
-                env=ENVIRONMENT | world | place,
+                env=ENVIRONMENT | world | place | {"OMP_NUM_THREADS": "1"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -155,13 +168,25 @@ def test_another_global_batch_is_refused(options: Options, alone: Path) -> None:
         train(dataclasses.replace(options, output=alone, resume="auto", batch_size=2))
 
 
-@pytest.mark.parametrize(("number", "victim"), [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGSTOP, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("number", "victim", "place"),
+    [
+        (signal.SIGKILL, 0, "file"),
+        (signal.SIGKILL, 1, "file"),
+        (signal.SIGSTOP, 1, "file"),
+        (signal.SIGSTOP, 0, "port"),
+    ],
+    ids=str,
+)
 def test_a_process_that_is_gone_ends_the_others(
-    options: Options, tmp_path: Path, number: signal.Signals, victim: int
+    options: Options, tmp_path: Path, number: signal.Signals, victim: int, place: str
 ) -> None:
-    """SIGKILL breaks the connection; SIGSTOP leaves it open, as a machine does that hangs."""
+    """SIGKILL breaks the connection; SIGSTOP leaves it open, as a machine does that hangs.
+
+    At a port the first process holds the store: when it is stopped, nobody answers any more.
+    """
     endless = dataclasses.replace(options, batch_size=2, epochs=10_000, val_every=10_000, output=tmp_path / "run")
-    with processes(tmp_path / "meet", [flags(endless)] * 2) as started:
+    with processes(tmp_path / "meet" if place == "file" else free_port(), [flags(endless)] * 2) as started:
         read_until(started[0], "epoch 2 ")
         started[victim].send_signal(number)
         begin = time.monotonic()
@@ -169,6 +194,28 @@ def test_a_process_that_is_gone_ends_the_others(
         assert time.monotonic() - begin < 30
     assert started[1 - victim].returncode == 1
     assert "lost contact with another process" in said
+    assert "Traceback" not in said
+
+
+JOIN = """
+import os, signal, sys
+import training.watch
+from training.distributed import read_world
+from training.group import join
+training.watch.SILENT_S = 3
+if sys.argv[1:]:
+    training.watch.Watch._look = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+with join(read_world(), "gloo", "cpu") as group:
+    pass
+"""
+
+
+def test_a_process_that_dies_before_it_was_heard_is_missed(tmp_path: Path) -> None:
+    with processes(tmp_path / "meet", [["-c", JOIN], ["-c", JOIN, "die"]]) as started:
+        assert started[1].wait(60) == -signal.SIGKILL
+        said = started[0].communicate(timeout=30)[1]
+    assert started[0].returncode == 1
+    assert "rank 1 has given no sign of life for 3 s" in said
     assert "Traceback" not in said
 
 

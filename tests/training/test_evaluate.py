@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import logging
 import math
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.metrics import DiceMetric, HausdorffDistanceMetric, SurfaceDiceMetric
+from monai.networks.utils import one_hot
 
+from preprocessing.cli import main
 from preprocessing.errors import InputError
 from training.evaluate import Options, evaluate
 from training.scores import score_pair
@@ -81,7 +87,7 @@ def test_the_command_writes_csv_json_and_markdown_worst_first(tmp_path: Path) ->
     for name, made in (("good", true), ("poor", predicted)):
         save(tmp_path / "labels", name, true, (1.0, 2.0, 1.5))
         save(tmp_path / "predictions", name, made, (1.0, 2.0, 1.5))
-        save(tmp_path / "images", name, true.astype(np.int16) * 100)
+        save(tmp_path / "images", name, true.astype(np.int16) * 100, (1.0, 2.0, 1.5))
     options = Options(
         predictions=tmp_path / "predictions",
         labels=tmp_path / "labels",
@@ -137,3 +143,83 @@ def test_a_case_with_nothing_in_it_is_scored_among_the_others(tmp_path: Path) ->
         (tmp_path / folder / "full.nii.gz").unlink()
     assert evaluate(options) == 0
     assert json.loads((tmp_path / "E" / "scores.json").read_text())["cases"] == {"empty": {}}
+
+
+@pytest.mark.parametrize("order", ["RAS", "LAS", "RPS", "SAR", "IPL"])
+@pytest.mark.parametrize("degrees", [0, 30])
+def test_a_prediction_is_scored_where_its_affine_puts_it(tmp_path: Path, order: str, degrees: int) -> None:
+    """The same voxels, saved with the axes in another order, are the same prediction."""
+    true, predicted = pair()
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    affine = np.array([[cosine, -sine, 0, -30], [sine, cosine, 0, 8], [0, 0, 1, -5], [0, 0, 0, 1.0]])
+    affine[:3, :3] *= (1.5, 2.0, 1.0)
+    for folder, label in (("labels", true), ("predictions", predicted)):
+        (tmp_path / folder).mkdir()
+        nib.save(nib.Nifti1Image(label.transpose(2, 1, 0), affine), tmp_path / folder / "a.nii.gz")  # type: ignore[no-untyped-call]
+    options = Options(predictions=tmp_path / "predictions", labels=tmp_path / "labels", output=tmp_path / "E")
+    assert evaluate(options) == 0
+    as_it_was = json.loads((tmp_path / "E" / "scores.json").read_text())
+    straight = nib.Nifti1Image(predicted.transpose(2, 1, 0), np.eye(4))  # type: ignore[no-untyped-call]
+    turn = nib.orientations.axcodes2ornt(tuple(order))  # type: ignore[no-untyped-call]
+    turned: Any = straight.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(np.eye(4)), turn))  # type: ignore[no-untyped-call]
+    again = nib.Nifti1Image(np.asanyarray(turned.dataobj), affine @ turned.affine)  # type: ignore[no-untyped-call]
+    nib.save(again, tmp_path / "predictions" / "a.nii.gz")
+    assert evaluate(options) == 0
+    assert json.loads((tmp_path / "E" / "scores.json").read_text()) == as_it_was
+
+
+@pytest.mark.parametrize("affine", [np.diag([1.0, 1, 1.01, 1]), np.eye(4) + np.eye(4, k=3), np.zeros((4, 4))])
+def test_a_prediction_on_another_grid_is_refused(
+    tmp_path: Path, affine: np.ndarray, caplog: pytest.LogCaptureFixture
+) -> None:
+    true, _ = pair()
+    for name in ("fits", "apart"):
+        save(tmp_path / "labels", name, true)
+        save(tmp_path / "predictions", name, true)
+    header: Any = nib.Nifti1Header()  # type: ignore[no-untyped-call]
+    header["sform_code"] = 1
+    header["srow_x"], header["srow_y"], header["srow_z"] = affine[:3]
+    moved = nib.Nifti1Image(true.transpose(2, 1, 0), None, header)  # type: ignore[no-untyped-call]
+    nib.save(moved, tmp_path / "predictions" / "apart.nii.gz")
+    options = Options(predictions=tmp_path / "predictions", labels=tmp_path / "labels", output=tmp_path / "E")
+    assert evaluate(options) == 3
+    refused = "apart.nii.gz: their affines differ by up to"
+    assert [refused in record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [True]
+    assert list(json.loads((tmp_path / "E" / "scores.json").read_text())["cases"]) == ["fits"]
+
+
+@pytest.mark.parametrize("tolerance", ["-1", "nan", "inf"])
+def test_a_tolerance_that_cannot_be_is_wrong_usage(tolerance: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(evaluate, Options, [f"--tolerance-mm={tolerance}"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: --tolerance-mm {tolerance}: give 0 or a positive number")
+
+
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")
+@pytest.mark.parametrize("seed", range(3))
+def test_the_command_agrees_with_monais_metrics(tmp_path: Path, seed: int) -> None:
+    """MONAI's metric classes on whole maps, in its own order of axes (that of the file), on blobs of random sizes."""
+    draw = np.random.default_rng(seed)
+    d, h, w = draw.uniform(0.5, 3.0, 3).round(2).tolist()  # millimetres
+    labels = []
+    for _ in range(2):
+        label = np.zeros((18, 20, 22), np.uint8)
+        for number in (1, 2):
+            label[ball(label.shape, tuple(draw.uniform(6, 14, 3)), draw.uniform(3, 6))] = number
+        labels.append(label)
+    for folder, label in zip(("predictions", "labels"), labels, strict=True):
+        save(tmp_path / folder, "a", label, (d, h, w))
+    options = Options(predictions=tmp_path / "predictions", labels=tmp_path / "labels", output=tmp_path / "E")
+    assert evaluate(dataclasses.replace(options, tolerance_mm=1.5)) == 0
+    scores = json.loads((tmp_path / "E" / "scores.json").read_text())["cases"]["a"]
+    predicted, true = (one_hot(torch.from_numpy(label.transpose(2, 1, 0).copy())[None, None], 3) for label in labels)
+    surface = SurfaceDiceMetric(class_thresholds=[1.5, 1.5])
+    expected = {
+        "dice": DiceMetric(include_background=False)(predicted, true),
+        "hd95_mm": HausdorffDistanceMetric(percentile=95)(predicted, true, spacing=[w, h, d]),
+        "surface_dice": surface(predicted, true, spacing=[w, h, d]),
+    }
+    for metric, values in expected.items():
+        made = [scores[f"label {number}"][metric] for number in (1, 2)]
+        assert made == pytest.approx(np.asarray(values)[0].tolist(), abs=1e-5), metric

@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +21,60 @@ import pytest
 import torch
 
 from preprocessing.cases import find_images
+from preprocessing.convert import Image
 from preprocessing.errors import InputError
 from preprocessing.geometry import restore_to_source
-from preprocessing.nifti import Volume, read_nifti
+from preprocessing.nifti import read_nifti
 from preprocessing.shards import open_store
 from preprocessing.statistics import ChannelStatistics
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
+from tests.conftest import SHAPES
 from training.checkpoint import save_checkpoint
 from training.inference import ModelSpec, Scores, decode
 from training.networks import Geometry
-from training.predict import Options, Predictor, _describe, predict, save_label
+from training.predict import Options, predict
+from training.predict_inputs import prepare
+from training.prediction_files import describe, save_label
+from training.predictor import Predictor
 from training.record import read_run
+from training.sliding import Sliding
+
+PEAK = """
+import json, sys
+from pathlib import Path
+import numpy as np, torch
+from preprocessing.convert import Image
+from preprocessing.geometry import Geometry as Grid
+from preprocessing.statistics import ChannelStatistics
+from training.inference import ModelSpec
+from training.networks import Geometry
+from training.predictor import Predictor
+from training.sliding import Sliding
+torch.set_num_threads(1)
+CHANNELS = [ChannelStatistics(voxels=1, mean=0.0, std=1.0, percentile_00_5=0.0, percentile_99_5=1.0)]
+def peak_bytes(side, mirror):
+    shape = (side, side, side)
+    spec = ModelSpec(
+        net="", geometry=Geometry(patch=(32, 32, 32)), channel_names=["T1"],
+        label_names={number: str(number) for number in range(8)}, modality="mr", channels=CHANNELS,
+        regions=None, crop_foreground=True,
+    )
+    how = Sliding(overlap=0.0, amp=None, mirror=mirror)
+    predictor = Predictor(network=torch.nn.Conv3d(1, 8, 1), spec=spec, how=how)
+    grid = Grid(file_shape_dhw=shape, file_affine=np.eye(4).tolist())
+    image = Image(
+        voxels=np.ones((*shape, 1), np.uint8), geometry=grid, origin_dhw=(0, 0, 0), source_shape_dhw=shape,
+        channels=CHANNELS, max_abs_error=0, nonfinite_voxels=0,
+    )
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    before, = (int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
+    predictor.predict(image)
+    after, = (int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return 1024 * (after - before), predictor.needed_bytes(image)
+peak_bytes(64, False)
+print(json.dumps([peak_bytes(128, mirror) for mirror in (False, True)]))
+"""
 
 
 def load(path: Path) -> Any:
@@ -88,25 +134,66 @@ def test_bad_volumes_are_named_and_the_others_predicted(
     assert sorted(p.name for p in tmp_path.glob("P/*.gz")) == [f"case_00{n}.nii.gz" for n in (0, 3, 4)]
 
 
-def test_a_volume_that_the_gpu_cannot_hold_is_named_and_the_others_predicted(
-    tiny_run: Path, msd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 70.00 GiB.\nGPU 0 has"),
+            "out of GPU memory (CUDA out of memory. Tried to allocate 70.00 GiB.); use --device cpu",
+        ),
+        (np.empty, "out of memory (Unable to allocate 1.00 EiB for an array"),
+        (torch.empty, "out of memory (can't allocate memory: you tried to allocate 1152921504606846976 bytes"),
+    ],
+)
+def test_a_volume_that_memory_cannot_hold_is_named_and_the_others_predicted(
+    tiny_run: Path,
+    msd_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception | Callable[..., Any],
+    said: str,
 ) -> None:
     class Limited(Predictor):
-        """A network on a device that holds volumes of up to 30 voxels a side."""
+        """A network on a machine that holds volumes of up to 30 voxels a side."""
 
-        def scores(self, volumes: Sequence[Volume]) -> Iterator[Scores]:
-            if max(volumes[0].shape_dhw) > 30:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 70.00 GiB.\nGPU 0 has")
-            return super().scores(volumes)
+        def scores(self, image: Image, beside_bytes: int = 0) -> Iterator[Scores]:
+            if max(image.source_shape_dhw) > 30:
+                if isinstance(error, Exception):
+                    raise error
+                error(2**60, dtype=torch.uint8 if error is torch.empty else np.uint8)
+            return super().scores(image, beside_bytes)
 
     monkeypatch.setattr("training.predict.Predictor", Limited)
     with caplog.at_level(logging.INFO):
         assert predict(options_for(tiny_run, msd_folder / "imagesTr", tmp_path / "P")) == 3
-    refused = (
-        "refused case case_003: out of GPU memory (CUDA out of memory. Tried to allocate 70.00 GiB.); use --device"
-    )
-    assert refused in caplog.text
+    assert f"refused case case_003: {said}" in caplog.text
     assert sorted(p.name for p in tmp_path.glob("P/*.gz")) == [f"case_00{n}.nii.gz" for n in (0, 1, 2)]
+
+
+def test_a_volume_whose_maps_do_not_fit_is_refused_before_it_is_predicted(
+    tiny_run: Path, msd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A voxel of 4 channels and 3 maps takes 4 bytes each for 8 numbers, and for 4 more on the way back."""
+    largest = max(math.prod(shape) for shape in SHAPES)
+    monkeypatch.setattr("training.predictor.free_bytes", lambda _: 4 * (8 + 4) * largest - 1)
+    with caplog.at_level(logging.INFO):
+        assert predict(options_for(tiny_run, msd_folder / "imagesTr", tmp_path / "P")) == 3
+    (refused,) = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")
+    assert re.fullmatch(
+        r"refused case case_000: 3 maps of 20,24,28 voxels \(D,H,W\) need about 0.0006 GiB of memory, 0.0006 GiB are "
+        "free; end other programs, take a larger machine, or cut the image into parts",
+        refused,
+    )
+    assert len(list(tmp_path.glob("P/*.gz"))) == 4
+
+
+def test_predicting_needs_no_more_memory_than_it_says() -> None:
+    """The peak of a process of its own; a network of one convolution has hardly any activations."""
+    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for peak_bytes, said_bytes in json.loads(done.stdout):
+        assert 0.7 * said_bytes < peak_bytes < 1.1 * said_bytes
 
 
 def test_a_folder_without_volumes_says_where_to_look(tiny_run: Path, msd_folder: Path, tmp_path: Path) -> None:
@@ -155,8 +242,8 @@ def test_a_border_between_voxels_of_a_coarser_grid_is_not_lost(tmp_path: Path) -
         label_names={0: "background", 1: "half"}, modality="mr", channels=[statistics],
         regions=None, crop_foreground=True, spacing=(1.5, 1.5, 2.0),
     )  # fmt: skip
-    predictor = Predictor(network=network, spec=spec, amp=None, overlap=0.25, mirror=False, max_volume_gib=1)
-    predicted = predictor.predict([read_nifti(tmp_path / "a.nii")]).transpose(2, 1, 0) == 1
+    predictor = Predictor(network=network, spec=spec, how=Sliding(overlap=0.25, amp=None))
+    predicted = predictor.predict(prepare([read_nifti(tmp_path / "a.nii")], spec, 1)).transpose(2, 1, 0) == 1
     assert (predicted != true).mean() < 0.01  # deciding on the coarse grid first gets 1.6 % wrong
 
 
@@ -165,7 +252,7 @@ def label_through_shards(store: Path, case_id: str, source: Path, output: Path) 
     label = case.label()
     assert label is not None
     whole = restore_to_source(label[..., 0], case.origin_dhw, case.source_shape_dhw)
-    save_label(output, whole.view(np.uint8), read_nifti(source))
+    save_label(output, whole.view(np.uint8), read_nifti(source).header)
     return voxels(output)
 
 
@@ -244,7 +331,7 @@ def test_predictions_are_numbered_as_the_label_files_were(coordinate_store: Path
     spec = dataclasses.replace(spec_of(coordinate_store, (16, 16, 16)), label_remap={0: 0, 1: 2, 2: 1, 4: 3})
     assert ModelSpec.from_plain(spec.to_plain()) == spec
     np.testing.assert_array_equal(spec.ids_in_files[np.arange(4)], [0, 2, 1, 4])
-    described = _describe(spec)
+    described = describe(spec)
     assert described["groups"] == {"WT": [2, 1, 4], "TC": [1, 4], "ET": [4]}
     assert described["label_names"][4] == spec.label_names[3]
 
@@ -284,8 +371,14 @@ def test_predict_writes_over_nothing_but_its_own(tiny_run: Path, msd_folder: Pat
     assert {path.name: path.read_bytes() for path in images.iterdir()} == before
     mine = options_for(tiny_run, images / "case_000.nii.gz", tmp_path / "P")
     assert predict(mine) == predict(mine) == 0  # again into the same folder is fine
-    with pytest.raises(InputError, match=r"holds predictions of .*best.pt"):
-        predict(dataclasses.replace(mine, checkpoint=tiny_run / "checkpoints" / "last.pt"))
+    checkpoint = Path(shutil.copy(mine.checkpoint, tmp_path / "best.pt"))
+    mine = dataclasses.replace(mine, checkpoint=checkpoint)
+    assert predict(mine) == 0  # the same weights, wherever they lie
+    shutil.copy(tiny_run / "checkpoints" / "last.pt", checkpoint)
+    with pytest.raises(
+        InputError, match=r"holds predictions of another checkpoint .checksum \w+, that of .*best.pt is"
+    ):
+        predict(mine)
 
 
 def test_the_validation_cases_of_a_run_can_be_asked_for(tiny_run: Path, msd_folder: Path, tmp_path: Path) -> None:
@@ -344,3 +437,39 @@ def test_mirroring_changes_little_and_keeps_the_grid(tiny_run: Path, msd_folder:
     one, other = (voxels(tmp_path / name / image.name) for name in ("plain", "mirrored"))
     assert_same_grid(tmp_path / "mirrored" / image.name, image)
     assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("changes", [{}, {"orientation": "RAS", "spacing": (0.9, 1.2, 1.7)}])
+def test_a_store_gives_what_its_files_give(msd_folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Nothing around the volumes, which the store leaves out."""
+    source, store = shutil.copytree(msd_folder, tmp_path / "set"), tmp_path / "S"
+    for path in source.glob("*Tr/*"):
+        made = load(path)
+        values = np.asanyarray(made.dataobj).copy()
+        values[:3], values[:, -2:], values[:, :, :1] = 0, 0, 0
+        nib.save(nib.Nifti1Image(values, made.affine, made.header), path)  # type: ignore[no-untyped-call]
+    assert convert(ConvertOptions(input=source, output=store, workers=1, **changes)) == 0
+    assert open_store(store).case("case_001").shape_dhw != open_store(store).case("case_001").source_shape_dhw
+    spec = spec_of(store, (16, 16, 32))
+    torch.manual_seed(0)
+    cases: dict[str, Any] = {"case_001": {}, "case_003": {}}
+    checkpoint = {"model": spec.build().state_dict(), "spec": spec.to_plain(), "cases": cases}
+    save_checkpoint(tmp_path / "checkpoints" / "best.pt", checkpoint)
+    of_files = options_for(tmp_path, source / "imagesTr", tmp_path / "files")
+    of_files = dataclasses.replace(of_files, cases="validation", probabilities=True)
+    of_store = dataclasses.replace(of_files, input=store, output=tmp_path / "store")
+    assert predict(of_files) == predict(of_store) == 0
+    made = sorted(path.relative_to(tmp_path / "store") for path in tmp_path.glob("store/**/*.gz"))
+    assert [path.name for path in made] == ["case_001.nii.gz", "case_003.nii.gz"] * 2
+    for path in made:
+        np.testing.assert_array_equal(voxels(tmp_path / "store" / path), voxels(tmp_path / "files" / path))
+        one, other = (load(tmp_path / name / path) for name in ("store", "files"))
+        np.testing.assert_array_equal(one.affine, other.affine)
+        np.testing.assert_array_equal(one.header.get_zooms(), other.header.get_zooms())
+    assert voxels(tmp_path / "store" / made[0]).any()
+
+
+def test_a_store_that_was_converted_otherwise_is_refused(tiny_run: Path, msd_folder: Path, tmp_path: Path) -> None:
+    assert convert(ConvertOptions(input=msd_folder, output=tmp_path / "S", workers=1, orientation="RAS")) == 0
+    with pytest.raises(InputError, match="S has --orientation RAS, the checkpoint was trained on source; convert"):
+        predict(options_for(tiny_run, tmp_path / "S", tmp_path / "P"))

@@ -25,6 +25,7 @@ from training.options import Options
 from training.prepare import prepare as build_all
 from training.record import read_metrics
 from training.run import train
+from training.state import with_kernels_of
 from training.stop import Stopped, StopRequest
 
 EPOCHS = 8
@@ -69,7 +70,8 @@ def uninterrupted(coordinate_store: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGKILL, -signal.SIGKILL)]
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGUSR1, 0), (signal.SIGKILL, -signal.SIGKILL)],
 )
 def test_an_interrupted_run_resumes_bit_for_bit(
     coordinate_store: Path, tmp_path: Path, uninterrupted: Path, number: signal.Signals, code: int
@@ -232,3 +234,15 @@ def test_a_run_goes_on_in_another_number_format(
         assert train(dataclasses.replace(tiny_options, output=folder, resume="auto", epochs=4)) == 0
     assert "the run computed in float16 and now goes on in" in caplog.text
     assert load_checkpoint(last)["scaler"]["scale"] > 0
+
+
+def test_an_optimiser_keeps_the_kernels_of_its_device() -> None:
+    """A run that was saved on a CPU, without the fused update, goes on with it on a GPU."""
+    network = torch.nn.Linear(3, 3)
+    saved, on = (torch.optim.AdamW(network.parameters(), lr=lr, fused=lr == 2) for lr in (1, 2))
+    network(torch.ones(3)).sum().backward()
+    saved.step()
+    on.load_state_dict(with_kernels_of(on, saved.state_dict()))
+    assert (on.param_groups[0]["fused"], on.param_groups[0]["lr"]) == (True, 1)
+    on.step()
+    assert all(int(state["step"]) == 2 for state in on.state.values())

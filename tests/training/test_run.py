@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from monai.networks.nets import UNet
 
 from pipelines.loaders import LOADERS
 from preprocessing.errors import InputError, RunError
@@ -23,8 +24,10 @@ from preprocessing.shards import open_store
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.compiling import compiled
 from training.distributed import read_world
 from training.group import Group
+from training.networks import NETWORKS, STRIDE
 from training.options import Options, auto_patch, median_sizes, resolve
 from training.recipes import PRESETS
 from training.record import read_metrics, read_run
@@ -110,6 +113,36 @@ def test_accumulating_parts_takes_the_same_steps(tiny_options: Options, tmp_path
     np.testing.assert_allclose(losses[0], losses[1], rtol=0, atol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:`?torch.jit:DeprecationWarning")  # PyTorch's own
+def test_a_compiled_network_trains_and_its_checkpoint_is_a_plain_one(
+    tiny_options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A UNet of two levels, which compiles in seconds; and the run goes on without --compile."""
+    monkeypatch.setitem(NETWORKS, "small", lambda task, _: UNet(3, task.in_channels, task.out_channels, (4, 8), (2,)))
+    monkeypatch.setitem(STRIDE, "small", 2)
+    plain = dataclasses.replace(tiny_options, net="small", amp="off", epochs=1, output=tmp_path / "plain")
+    options = dataclasses.replace(plain, compile=True, output=tmp_path / "run")
+    assert train(plain) == train(options) == 0
+    losses = [read_metrics(folder)[0]["loss"] for folder in (plain.output, options.output)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    keys = [
+        list(load_checkpoint(folder / "checkpoints" / "last.pt")["model"]) for folder in (plain.output, options.output)
+    ]
+    assert keys[0] == keys[1]
+    assert train(dataclasses.replace(options, compile=False, resume="auto", epochs=2)) == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "message"), [("cpu", r"C\+\+ compiler on the path .g\+\+."), ("cuda", "C compiler")]
+)
+def test_compiling_without_a_compiler_is_refused(monkeypatch: pytest.MonkeyPatch, device: str, message: str) -> None:
+    monkeypatch.setenv("PATH", "")
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(InputError, match=f"--compile true: no {message}"):
+        compiled(torch.nn.Identity(), torch.device(device))
+
+
 @pytest.mark.parametrize("loader", ["torch", "synthetic"])
 def test_every_loader_trains(tiny_options: Options, tmp_path: Path, loader: str) -> None:
     options = dataclasses.replace(tiny_options, output=tmp_path / "run", loader=loader, epochs=1)
@@ -134,6 +167,25 @@ def test_a_run_learns(tiny_options: Options, tmp_path: Path, device: str, amp: s
     train(options)
     losses = [line["loss"] for line in read_metrics(options.output)]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_run_can_train_and_validate_on_all_cases(
+    tiny_options: Options, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = dataclasses.replace(tiny_options, held_out=0.0, epochs=1, output=tmp_path / "run")
+    assert train(options) == 0
+    assert "--held-out 0: validated on the cases it is trained on" in caplog.text
+    cases = read_run(options.output)["cases"]
+    assert cases["training"] == cases["validation"] == open_store(options.shards).labelled_ids
+    assert len(load_checkpoint(options.output / "checkpoints" / "best.pt")["cases"]) == 5
+    with pytest.raises(InputError, match=r"made with --held-out 0.0, this command says 0.2"):
+        train(dataclasses.replace(options, held_out=0.2, resume="auto"))
+    last = options.output / "checkpoints" / "last.pt"
+    content = load_checkpoint(last)
+    del content["options"]["held_out"]  # of a version that always held out a fifth
+    save_checkpoint(last, content)
+    with pytest.raises(InputError, match=r"made with --held-out 0.2, this command says 0.0"):
+        train(dataclasses.replace(options, resume="auto"))
 
 
 def test_a_run_is_never_overwritten(tiny_options: Options, tiny_run: Path) -> None:
@@ -189,6 +241,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(tiny_options: Options, tmp_path:
         ({"seed": -1}, "seed is -1; it must be between 0 and 2..63 - 1"),
         ({"seed": 2**64}, "seed is 18446744073709551616; it must be between 0 and"),
         ({"epochs": -1}, "are 0 .choose. or positive"),
+        ({"held_out": 1.0}, "--held-out 1: 0 .train and validate on all., or a fraction below 1"),
+        ({"workers": -1}, "--workers -1: 0 .choose., or a positive number"),
         ({"shards": Path("nowhere")}, "nowhere: no manifest.json there; make a store with"),
         ({"resume": "nowhere.pt"}, "nowhere.pt: no such checkpoint"),
         ({"patch": (4000, 4000, 4000)}, "needs about .* GiB, .* GiB are free; lower --patch"),

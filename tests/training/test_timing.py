@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import html
+import itertools
 import logging
 import re
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ import torch
 from pipelines.batch import Batch, Loader
 from pipelines.dali_loader import DaliLoader
 from pipelines.loaders import LOADERS, LoaderConfig, build_loader
-from pipelines.plan import Plan
+from pipelines.plan import Plan, Sample
+from pipelines.reference import cut
+from pipelines.slots import Slot
 from pipelines.stages import StageSeconds, Wait
 from preprocessing.shards import Case, Store
 from training.losses import LOSSES, Loss
@@ -25,8 +29,9 @@ from training.networks import Task
 from training.options import Options
 from training.record import read_metrics
 from training.run import train
-from training.timing import MODEL_REMEDY, REMEDIES, Split, StepTimer, describe_limit
+from training.timing import DISK, OTHER, PREPROCESSING, TRANSFER, Split, StepTimer, describe_limit, remedy_for
 
+FEED_SLOT = DaliLoader._feed_slot
 SLOW_S = 0.2
 READING_S = 0.025
 DEVICES = ["cpu", pytest.param("gpu", marks=pytest.mark.gpu)]
@@ -102,11 +107,57 @@ def test_the_stage_that_is_slow_is_named_and_the_parts_add_up(
     assert split.wall_s == pytest.approx(SlowLoader.wall_s, rel=0.03)
 
 
-def test_remedies_name_flags_that_there_are() -> None:
+def copies_slowly(volume: Any, sample: Sample, out: Any) -> Any:
+    time.sleep(2 * SLOW_S)  # the model works meanwhile, on a busy machine for long
+    return cut(volume, sample, out)
+
+
+def feeds_slowly(loader: DaliLoader, slot: Slot) -> None:
+    time.sleep(2 * SLOW_S)
+    FEED_SLOT(loader, slot)
+
+
+@pytest.mark.parametrize(
+    ("slow", "named", "remedy"),
+    [
+        (("pipelines.host_path.cut", copies_slowly), "disk I/O (", "raise --samples-per-case, or move the shards"),
+        (("pipelines.dali_loader.DaliLoader._feed_slot", feeds_slowly), "preprocessing (", "let DALI work on a GPU"),
+        (None, "the model: ", "for more speed use a GPU"),
+    ],
+)
+def test_the_stage_of_dali_that_is_slow_is_named(
+    tiny_options: Options,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    slow: tuple[str, Callable[..., Any]] | None,
+    named: str,
+    remedy: str,
+) -> None:
+    """The copy of a patch, the start of the graph and the loss take long; the loader books what it sees of them."""
+    options = dataclasses.replace(tiny_options, epochs=1, output=tmp_path / "run")
+    if slow is None:
+        monkeypatch.setitem(LOSSES, "slow", slow_loss)
+        options = dataclasses.replace(options, loss="slow")
+    else:
+        monkeypatch.setattr(*slow)
+    with caplog.at_level(logging.INFO):
+        assert train(options) == 0
+    (said,) = (record.getMessage() for record in caplog.records if record.getMessage().startswith("Limited by"))
+    assert said.startswith(f"Limited by {named}")
+    assert remedy in said
+    assert said in html.unescape((options.output / "report.html").read_text())
+
+
+def test_remedies_fit_the_run_and_name_flags_that_there_are() -> None:
     flags = {"--" + field.name.replace("_", "-") for field in dataclasses.fields(Options)}
-    for remedy in (*REMEDIES.values(), MODEL_REMEDY):
-        assert set(re.findall(r"--[\w-]+", remedy)) <= flags
-        assert "--" in remedy
+    for part in (DISK, PREPROCESSING, TRANSFER, OTHER, "the model"):
+        for loader, on_gpu in itertools.product(LOADERS, (False, True)):
+            remedy = remedy_for(part, loader, on_gpu=on_gpu)
+            assert set(re.findall(r"--[\w-]+", remedy)) <= flags
+            assert "--" in remedy
+            assert not (loader == "dali" and "--loader" in remedy)  # what the run has already
+            assert not (on_gpu and "--device" in remedy)
 
 
 @pytest.mark.parametrize(
@@ -121,18 +172,18 @@ def test_remedies_name_flags_that_there_are() -> None:
     ],
 )
 def test_the_closing_sentence_names_the_slowest_part(split: Split, sentence: str) -> None:
-    said = describe_limit(split)
+    said = describe_limit(split, "dali", on_gpu=True)
     assert said.startswith(sentence)
     assert said.count("Limited by") == 1
     assert "also" not in said
 
 
 def test_waits_that_are_not_the_largest_part_follow() -> None:
-    said = describe_limit(Split(disk_s=0.2, preprocessing_s=2.2, other_s=0.6, model_s=7))
+    said = describe_limit(Split(disk_s=0.2, preprocessing_s=2.2, other_s=0.6, model_s=7), "torch", on_gpu=True)
     assert said.startswith("Limited by the model: it waits for data 24.0 % of the time; ")
     waits = re.findall(r"also by ([^(]*) .(\d+) %", said)
     assert waits == [("preprocessing", "22"), ("work outside the steps' stages", "6")]  # 2 % on the disk: not worth it
-    said = describe_limit(Split(disk_s=5, transfer_s=2, model_s=3, read_bytes=10**9))
+    said = describe_limit(Split(disk_s=5, transfer_s=2, model_s=3, read_bytes=10**9), "torch", on_gpu=True)
     assert said.startswith("Limited by disk I/O (50 % of each step waits on it, data arriving at 100 MB/s): raise")
     assert "; also by CPU-to-GPU transfer (20 % of each step waits on it): use" in said
 
