@@ -13,7 +13,8 @@ NNUNET_EXAMPLE = (
 )
 MLPERF = "MLPerf Storage, configs/dlio/workload/unet3d_*.yaml: 90 % accelerator utilisation"
 ARTICLE = (
-    "AWS for Industries, Scalable Medical Computer Vision Model Training with Amazon SageMaker, parts 1 and 2 (2022)"
+    "AWS for Industries, Scalable Medical Computer Vision Model Training with Amazon SageMaker, parts 1 and 2 (2022), "
+    "aws.amazon.com/blogs/industries/scalable-medical-computer-vision-model-training-with-amazon-sagemaker-part-2"
 )
 
 

@@ -2,7 +2,7 @@
 
 Randomness is a function of position, not a stream: sample t of epoch e is computed from (seed, e, t) with Philox, in
 O(1) and without replay. Loaders only execute what stands here, so any two of them can be compared voxel by voxel and
-resuming is exact (DESIGN section 4).
+resuming is exact.
 
 The global batch has G slots, called lanes. An epoch's permutation of the cases is dealt over the lanes like cards, and
 a lane that comes out one card short takes one from the front again, so all lanes are equally long. Each case gives

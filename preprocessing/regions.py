@@ -18,7 +18,7 @@ def resolve_regions(
 
     ``wanted`` is ``"auto"``, ``"none"`` or an explicit ``"WT=1+2+3,TC=2+3,ET=3"``. ``auto`` finds BraTS regions when
     one label is called edema (or oedema) and one enhancing: WT = every label, TC = WT without edema, ET = the
-    enhancing label; the names decide because published numberings disagree (DESIGN section 3). ``declared`` are the
+    enhancing label; the names decide because published numberings disagree. ``declared`` are the
     regions that the data set itself describes: ``auto`` takes them.
 
     Raises ``InputError`` for a malformed text or a label id that the data set does not have.

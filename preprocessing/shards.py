@@ -1,4 +1,4 @@
-"""The bytes on disk: the one place that writes a shard store and opens it (DESIGN section 3).
+"""The bytes on disk: the one place that writes a shard store and opens it.
 
 STORE/
   manifest.json              what the store holds, one line per shard; written last; checks itself

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from preprocessing.cases import find_images
-from preprocessing.cli import main
+from preprocessing.cli import Flag, main
 from preprocessing.convert import read_label
 from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
 from preprocessing.nifti import case_id_of, read_nifti
@@ -53,6 +53,8 @@ class Options:
     """Folder of the images: adds pictures with both outlines to --output."""
     tolerance_mm: float = 1.0
     """Surface Dice counts surface voxels nearer than this as matched."""
+    ignore_affine: Flag = False
+    """Compare voxel by voxel where affines differ, as to_shards --ignore-affine converts."""
 
 
 def evaluate(options: Options) -> int:
@@ -135,14 +137,14 @@ def _read_description(predictions: Path) -> Described:
 def _score_case(label_path: Path, predicted_path: Path, described: Described, options: Options) -> CaseScore:
     name, (groups, ignore_label) = case_id_of(label_path), described
     true_volume, predicted_volume = read_nifti(label_path), read_nifti(predicted_path)
-    turned = on_grid_of(true_volume, predicted_volume, read_label(predicted_volume, ANY_LABEL))
+    turned = on_grid_of(true_volume, predicted_volume, read_label(predicted_volume, ANY_LABEL), options.ignore_affine)
     predicted, true = counted(turned, read_label(true_volume, ANY_LABEL), ignore_label)
     if groups is None:
         present = np.union1d(np.unique(true), np.unique(predicted))
         groups = {f"{LABEL}{number}": (int(number),) for number in present if number}
     if options.images is not None:
         image = read_nifti(_find_image(options.images, name))
-        shown = on_grid_of(true_volume, image, image.channels[0])
+        shown = on_grid_of(true_volume, image, image.channels[0], options.ignore_affine)
         picture = draw_overlay(shown, true_volume.affine, true, predicted)
         save_figure(options.output / "overlays" / f"{name}.png", picture)
     return score_pair(predicted, true, groups, true_volume.spacing_mm, options.tolerance_mm)

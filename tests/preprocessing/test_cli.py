@@ -138,7 +138,7 @@ def test_what_cannot_be_read_is_wrong_usage(command: Command, arguments: list[st
 
 @pytest.mark.parametrize("module", list(COMMANDS))
 def test_the_set_of_flags_is_this(module: str) -> None:
-    """A new flag needs a reason (STYLE 7), and other programs rely on these."""
+    """A new flag needs a reason , and other programs rely on these."""
     options, flags = COMMANDS[module]
     assert [field.name.replace("_", "-") for field in dataclasses.fields(options)] == flags
 

@@ -186,6 +186,9 @@ def test_a_prediction_on_another_grid_is_refused(
     refused = "apart.nii.gz: their affines differ by up to"
     assert [refused in record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [True]
     assert list(json.loads((tmp_path / "E" / "scores.json").read_text())["cases"]) == ["fits"]
+    assert evaluate(dataclasses.replace(options, ignore_affine=True)) == 0
+    cases = json.loads((tmp_path / "E" / "scores.json").read_text())["cases"]
+    assert cases["apart"] == cases["fits"]
 
 
 @pytest.mark.parametrize("tolerance", ["-1", "nan", "inf"])
