@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import platform
 import re
 from pathlib import Path
@@ -39,8 +40,8 @@ needs_collapse = pytest.mark.skipif(
 
 @needs_collapse
 def test_a_buffer_moves_to_huge_pages_with_its_content() -> None:
-    raw = bytearray(6 * HUGE_PAGE_BYTES)  # NumPy would ask for huge pages itself
-    buffer = np.frombuffer(raw, np.uint32)
+    fresh = mmap.mmap(-1, 6 * HUGE_PAGE_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # NumPy would ask for them itself
+    buffer = np.frombuffer(fresh, np.uint32)
     buffer[:] = np.arange(buffer.size)
     middle = buffer.ctypes.data + buffer.nbytes // 2
     before = huge_bytes(middle)
