@@ -29,7 +29,7 @@ import numpy.typing as npt
 import xxhash
 
 from preprocessing.case import DATA_OFFSET, Case
-from preprocessing.entries import CaseEntry, FileRecord, Index, Manifest, ShardEntry
+from preprocessing.entries import CaseEntry, FileRecord, Index, Manifest, ShardEntry, find_case
 from preprocessing.errors import InputError
 from preprocessing.location import absolute, answering, is_remote, location, read_file, replace_file, write_file
 
@@ -39,6 +39,7 @@ FORMAT_VERSION = 3
 NPY_MAGIC = b"\x93NUMPY\x01\x00"
 MANIFEST, INDEX, ERRORS, SOURCE = "manifest.json", "index.json", "errors.json", "source.json"
 NO_CHECKSUM = "0" * 16
+ENTRIES_KEPT, TEXTS_KEPT = 4096, 8  # of cases, of indices: 40 MB and 2 MB at most where a shard has 64 cases
 
 
 # Writing ---------------------------------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ def write_sealed(path: Path, content: dict[str, Any]) -> None:
 
 @dataclass
 class Store:
-    """An opened store: the manifest is in memory, a shard's index is read when one of its cases is asked for.
+    """An opened store: the manifest is in memory, a case's entry is read when it is asked for.
 
     ``xxh3`` is the manifest's own checksum. The manifest holds those of the indices and they those of the files, so
     stores of the same checksum hold the same, wherever they lie.
@@ -106,7 +107,8 @@ class Store:
     def __post_init__(self) -> None:
         for number, shard in enumerate(self.manifest.shards):
             self._position.update(dict.fromkeys(shard.case_ids, number))
-        self._index = functools.lru_cache(maxsize=256)(self._read_index)
+        self._entry = functools.lru_cache(maxsize=ENTRIES_KEPT)(self._read_entry)
+        self._text = functools.lru_cache(maxsize=TEXTS_KEPT)(self._read_text)
 
     @property
     def case_ids(self) -> list[str]:
@@ -136,16 +138,29 @@ class Store:
         if case_id not in self._position:
             raise InputError(f"{self.root}: no case {case_id!r} among its {len(self._position)} cases")
         shard = self.manifest.shards[self._position[case_id]]
-        return Case(folder=f"{self.root}/{shard.name}", entry=self._index(shard.name)[case_id])
+        return Case(folder=f"{self.root}/{shard.name}", entry=self._entry(shard.name, case_id))
 
     def entries(self) -> Iterator[tuple[str, CaseEntry]]:
         """Yield (shard name, entry) for every case, shard by shard."""
         for shard in self.manifest.shards:
-            for entry in self._index(shard.name).values():
+            for entry in read_index(location(self.root) / shard.name).cases:
                 yield shard.name, entry
 
-    def _read_index(self, shard: str) -> dict[str, CaseEntry]:
-        return {entry.case_id: entry for entry in read_index(location(self.root) / shard).cases}
+    def _read_entry(self, shard: str, case_id: str) -> CaseEntry:
+        text, path = self._text(shard), location(self.root) / shard / INDEX
+        with _undamaged(path):
+            found = find_case(text, case_id)
+            if found is not None:
+                return CaseEntry.from_json(found)
+        entries = {entry.case_id: entry for entry in parse_index(path, text.encode()).cases}
+        if case_id not in entries:
+            raise InputError(f"{path}: has no case {case_id}, which the manifest lists; run preprocessing.check")
+        return entries[case_id]
+
+    def _read_text(self, shard: str) -> str:
+        path = location(self.root) / shard / INDEX
+        with _undamaged(path):
+            return _read(path).decode()
 
 
 def open_store(path: str | Path) -> Store:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from preprocessing.case import DATA_OFFSET
+from preprocessing.entries import find_case
 from preprocessing.errors import InputError
 from preprocessing.location import is_file_name
 from preprocessing.shards import (
@@ -33,6 +34,7 @@ from preprocessing.shards import (
     Store,
     npy_header,
     open_store,
+    read_index,
     write_json,
     write_manifest,
     write_npy,
@@ -275,3 +277,22 @@ def test_opening_48884_cases_takes_less_than_a_second(coordinate_store: Path, tm
     store: Store = open_store(tmp_path)
     assert len(store.case_ids) == 48_884
     assert time.process_time() - begin < 1
+
+
+@pytest.mark.parametrize("indent", [1, None], ids=["as written here", "by somebody else"])
+def test_a_case_is_found_without_the_others(tmp_path: Path, coordinate_store: Path, indent: int | None) -> None:
+    """Also one that is named like another's beginning, or like what JSON has to escape."""
+    store = open_store(shutil.copytree(coordinate_store, tmp_path / "store"))
+    shard = store.manifest.shards[0]
+    path = Path(store.root) / shard.name / "index.json"
+    content = json.loads(path.read_text())
+    names = ["case", "case_1", 'a "quoted" one', "zweitens-\u00fc"]
+    content["cases"] = [{**content["cases"][0], "case_id": name, "max_abs_error": at} for at, name in enumerate(names)]
+    path.write_text(json.dumps(content, indent=indent, separators=None if indent else (",", ":")))
+    expected = {entry.case_id: entry for entry in read_index(path.parent).cases}
+    store._position.update(dict.fromkeys(names, 0))
+    assert [store.case(name).entry for name in names] == [expected[name] for name in names]
+    assert (find_case(path.read_text(), "case") is None) == (indent is None)
+    store._position["none"] = 0
+    with pytest.raises(InputError, match="has no case none, which the manifest lists"):
+        store.case("none")
