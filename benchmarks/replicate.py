@@ -99,13 +99,7 @@ def _write_shard(folder: Path, cases: list[CaseEntry]) -> ShardEntry:
     content = {"made_from": None, "cases": [dataclasses.asdict(case) for case in cases], "refused": []}
     raw = (json.dumps(content, indent=1) + "\n").encode()
     (folder / INDEX).write_bytes(raw)  # not synced: what a scale test needs can be made again
-    return ShardEntry(
-        name=folder.name,
-        case_ids=[case.case_id for case in cases],
-        unlabelled=[case.case_id for case in cases if case.label is None],
-        size_bytes=sum(record.size_bytes for case in cases for record in case.files),
-        index_xxh3=xxhash.xxh3_64_hexdigest(raw),
-    )
+    return ShardEntry.of_cases(folder.name, cases, xxhash.xxh3_64_hexdigest(raw))
 
 
 def _renamed(entry: CaseEntry, case_id: str) -> CaseEntry:

@@ -126,6 +126,17 @@ class ShardEntry:
     def __post_init__(self) -> None:
         check_names(self.name, *self.case_ids)
 
+    @classmethod
+    def of_cases(cls, name: str, cases: list[CaseEntry], index_xxh3: str) -> ShardEntry:
+        """Sum up the cases of a shard."""
+        return cls(
+            name=name,
+            case_ids=[case.case_id for case in cases],
+            unlabelled=[case.case_id for case in cases if case.label is None],
+            size_bytes=sum(record.size_bytes for case in cases for record in case.files),
+            index_xxh3=index_xxh3,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:

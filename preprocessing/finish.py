@@ -42,15 +42,7 @@ def finish_store(
         index = read_index(root / name)
         refused += index.refused
         entries += index.cases
-        shards.append(
-            ShardEntry(
-                name=name,
-                case_ids=[case.case_id for case in index.cases],
-                unlabelled=[case.case_id for case in index.cases if case.label is None],
-                size_bytes=sum(record.size_bytes for case in index.cases for record in case.files),
-                index_xxh3=index.xxh3,
-            )
-        )
+        shards.append(ShardEntry.of_cases(name, index.cases, index.xxh3))
     counted = _counted(entries, dataset.modality)
     with answering(root):
         (root / ERRORS).unlink(missing_ok=True)

@@ -61,4 +61,6 @@ def test_what_dali_delivers_lies_on_huge_pages(coordinate_store: Path) -> None:
 
 def test_small_and_empty_buffers_are_left_alone() -> None:
     for size in (0, 1, HUGE_PAGE_BYTES // 2):
-        use_huge_pages(np.zeros(size, np.uint8))
+        buffer = np.full(size, 7, np.uint8)
+        use_huge_pages(buffer)
+        assert (buffer == 7).all()
