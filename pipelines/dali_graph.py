@@ -18,6 +18,7 @@ from nvidia.dali.pipeline import Pipeline, pipeline_def
 from nvidia.dali.types import DALIDataType
 
 from pipelines import dali_augment as ops
+from pipelines.fork_safety import keep_from_forks
 from pipelines.graph_inputs import FACTORS, PATCHES, SWITCHES, Array, input_specs
 from pipelines.plan import Int3
 
@@ -168,6 +169,7 @@ def build_graph(options: GraphOptions) -> Pipeline:
 
     pipeline: Pipeline = graph()
     pipeline.build()  # type: ignore[no-untyped-call]
+    keep_from_forks(pipeline)
     return pipeline
 
 

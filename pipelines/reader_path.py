@@ -18,6 +18,7 @@ from pipelines import dali_augment as ops
 from pipelines.config import LoaderConfig
 from pipelines.dali_graph import device_id
 from pipelines.device_copy import torch_dtype
+from pipelines.fork_safety import keep_from_forks
 from pipelines.graph_inputs import PATCHES, InputSpec, input_specs
 from pipelines.plan import Plan, Sample
 from pipelines.slots import Cost, Slot, SlotRing, host_buffers, make_slot
@@ -153,4 +154,5 @@ class ReaderPath(SlotRing):
 
         reader = reads()
         reader.build()
+        keep_from_forks(reader)
         return reader
