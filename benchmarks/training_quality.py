@@ -31,6 +31,8 @@ from preprocessing.to_shards import DEFAULT_SHARDS
 from training.record import read_metrics
 
 log = logging.getLogger(__name__)
+BY_LOADER, BY_SEED = "loader", "loader and seed"
+OF_SEED = ", seed "
 METHOD = [
     (
         "python -m training.run, preset fast, the same recipe for every loader. A seed decides the weights, which "
@@ -55,6 +57,8 @@ class Options:
     """Comma list."""
     seeds: str = "0,1,2,3,4"
     """Comma list."""
+    other_seeds: str = ""
+    """Comma list for every loader but the first, whose seeds tell how far chance goes; empty takes --seeds."""
     patch: AutoTriple = None
     """Patch size. auto takes the median volume, at most 128 a side; without a GPU take less."""
     epochs: int = 0
@@ -67,25 +71,33 @@ class Options:
 
 def measure_quality(options: Options) -> int:
     """Run the command; returns the exit code."""
-    loaders, seeds = options.loaders.split(","), parse_numbers("--seeds", options.seeds, least=0)
+    seeds = _seeds_by_loader(options)
     store, watch = ensure_store(options.shards), NoiseWatch()
     patch = options.patch or median_patch(store)
-    wanted = [(loader, seed) for seed in seeds for loader in loaders]
+    wanted = [(loader, seed) for loader, own in seeds.items() for seed in own]
     finished = {
         run: _train(options, patch, *run)
         for run in track(wanted, "training", transient=True, disable=not get_console().is_terminal)
     }
-    rows = [quality_row(loader, [finished[loader, seed] for seed in seeds]) for loader in loaders]
+    rows = [quality_row(loader, [finished[loader, seed] for seed in own]) for loader, own in seeds.items()]
+    rows += [quality_row(f"{loader}{OF_SEED}{seed}", [run], BY_SEED) for (loader, seed), run in finished.items()]
     content = {
         "data": describe_cases(store),
-        "options": {"patch": list(patch), "seeds": seeds, "preset": "fast", "epochs": options.epochs or "auto"},
-        "runs": len(seeds),
+        "options": {"patch": list(patch), "seeds": options.seeds, "preset": "fast", "epochs": options.epochs or "auto"},
+        "runs": max(map(len, seeds.values())),
         "rows": rows,
         "method": METHOD,
     }
     record = make_record("training-quality", content, watch)
     publish(record, f"Training: {store.manifest.name}", draw, options.output)
     return EXIT_DONE
+
+
+def _seeds_by_loader(options: Options) -> dict[str, list[int]]:
+    first, *others = options.loaders.split(",")
+    seeds = parse_numbers("--seeds", options.seeds, least=0)
+    other_seeds = parse_numbers("--other-seeds", options.other_seeds or options.seeds, least=0)
+    return {first: seeds} | dict.fromkeys(others, other_seeds)
 
 
 def _train(options: Options, patch: Int3, loader: str, seed: int) -> dict[str, float | None]:
@@ -100,15 +112,16 @@ def _train(options: Options, patch: Int3, loader: str, seed: int) -> dict[str, f
     return {"dice": best["dice"]["mean"], "hd95_mm": best["hd95_mm"]["mean"], "minutes": sum(seconds) / 60}
 
 
-def quality_row(loader: str, runs: Sequence[Mapping[str, float | None]]) -> Record:
+def quality_row(label: str, runs: Sequence[Mapping[str, float | None]], group: str = BY_LOADER) -> Record:
     """Put the runs of a loader together, one per seed; where no structure was found there is no HD95."""
     columns = {name: [run[name] for run in runs] for name in runs[0]}
     found = {name: [value for value in values if value is not None] for name, values in columns.items()}
     summary = {name: values for name, values in found.items() if values}
-    summary["dice_mean"] = [statistics.fmean(found["dice"])]
-    if len(found["dice"]) > 1:
-        summary["dice_std"] = [statistics.stdev(found["dice"])]
-    return make_row("loader", loader, summary)
+    if group == BY_LOADER:
+        summary["dice_mean"] = [statistics.fmean(found["dice"])]
+        if len(found["dice"]) > 1:
+            summary["dice_std"] = [statistics.stdev(found["dice"])]
+    return make_row(group, label, summary)
 
 
 def _parts(line: Mapping[str, Any]) -> list[float]:
@@ -116,19 +129,26 @@ def _parts(line: Mapping[str, Any]) -> list[float]:
 
 
 def draw(record: Record, path: Path) -> None:
-    """Draw a point per loader: the mean Dice over the seeds, with their range and their standard deviation."""
-    rows = record["rows"]
+    """Draw a dot per run and a bar per loader: the mean Dice over its seeds."""
+    rows = [row for row in record["rows"] if row["group"] == BY_LOADER]
     figure = new_figure(9, 1.6 + 0.5 * len(rows))
     axes = figure.add_subplot()
     for place, row in enumerate(rows):
-        dice, mean, std = (row["summary"].get(name) for name in ("dice", "dice_mean", "dice_std"))
-        axes.plot([dice["min"], dice["max"]], [place, place], color=INK, linewidth=2)
-        axes.plot(mean["median"], place, "o", color=OURS if row["label"] == "dali" else PEER, markersize=10)
-        text = f"{mean['median']:.3f}" + (f", deviation {std['median']:.3f}" if std else "")
-        axes.annotate(text, (mean["median"], place), xytext=(0, 9), textcoords="offset points")
+        mean, std = (row["summary"].get(name) for name in ("dice_mean", "dice_std"))
+        dice = [
+            run["summary"]["dice"]["median"]
+            for run in record["rows"]
+            if run["label"].startswith(row["label"] + OF_SEED)
+        ]
+        colour = OURS if place == 0 else PEER
+        axes.plot(dice, [place] * len(dice), "o", color=colour, markersize=7, alpha=0.7)
+        axes.plot(mean["median"], place, "|", color=INK, markersize=22, markeredgewidth=2)
+        text = f"{mean['median']:.4f}" + (f", deviation {std['median']:.4f}" if std else "")
+        axes.annotate(text, (mean["median"], place), xytext=(6, 8), textcoords="offset points", color=INK)
     axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.7)
-    axes.set_xlabel("mean Dice of held-out cases, mean over seeds; lines: worst to best seed", loc="left", size=9)
+    axes.margins(x=0.15)
+    axes.set_xlabel("mean Dice of held-out cases: a dot for each seed, a bar for their mean", loc="left", size=9)
     axes.set_title(f"{record['data']['name']}: the same recipe from each loader", loc="left")
     finish(figure, record, path)
 

@@ -1,4 +1,4 @@
-"""Draw a record: one bar per loader, the numpy floor and the synthetic ceiling as lines."""
+"""Draw a record: a bar per loader, the numpy floor and the synthetic ceiling as lines; below, the same in training."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.comparison.contenders import CEILING, FLOOR, OWN_DRAWS
-from benchmarks.reporting.figure import INK, OURS, PEER, new_figure
-from benchmarks.reporting.result import Record
+from benchmarks.reporting.figure import INK, LIMIT, OURS, PEER, new_figure
+from benchmarks.reporting.result import Record, Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,27 +19,50 @@ ROOM = 1.3  # the axis ends this far right of the longest bar, to hold its numbe
 def plot(record: Record, path: Path) -> None:
     """Write the picture as PNG. The synthetic ceiling is off the scale as a rule and then only named."""
     bars = [row for row in record["rows"] if row["loader"] not in (CEILING, FLOOR)]
-    figure = new_figure(9, 2.1 + 0.55 * max(len(bars), 1))
-    axes = figure.add_subplot()
+    trained = [row for row in record["rows"] if row["training"] and row["loader"] != CEILING]
+    height = 2.1 + 0.55 * max(len(bars), 1)
+    height_trained = 1.2 + 0.55 * len(trained) if trained else 0.0
+    figure = new_figure(9, height + height_trained)
+    ratios = [height, height_trained] if trained else [height]
+    axes, *below = figure.subplots(len(ratios), gridspec_kw={"height_ratios": ratios}, squeeze=False)[:, 0]
     end = ROOM * max([_rate(row, "max") for row in record["rows"] if row["loader"] != CEILING], default=1.0)
     end = end or 1.0
     axes.set_xlim(0, end)
-    _draw_bars(axes, bars)
+    _draw_bars(axes, bars, [row["summary"] and row["summary"]["patches_per_s"] for row in bars])
     _draw_lines(axes, record, end)
     data, options = record["data"], record["options"]
     patch = " x ".join(map(str, options["patch"]))
     axes.set_title(f"{data['name']}: patches of {patch} x {data['channels']} delivered per second", loc="left")
     axes.set_xlabel(_caption(record, end), loc="left", color=INK, size=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    if trained:
+        _draw_training(below[0], trained, record)
+    for drawn in (axes, *below):
+        drawn.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
 
 
-def _draw_bars(axes: Axes, rows: list[Record]) -> None:
-    for place, row in enumerate(rows):
-        median, least, most = (_rate(row, name) for name in ("median", "min", "max"))
+def _draw_training(axes: Axes, rows: list[Record], record: Record) -> None:
+    """Draw what the training step took from each loader, and the ceilings: what it takes when nothing is loaded."""
+    _draw_bars(axes, rows, [row["training"]["patches_per_s"] for row in rows])
+    ceilings = [row for row in record["rows"] if row["training"] and row["loader"] == CEILING]
+    rates = [row["training"]["patches_per_s"] for row in (*rows, *ceilings)]
+    axes.set_xlim(0, ROOM * max(rate["max"] for rate in rates))
+    for row in ceilings:
+        place = row["training"]["patches_per_s"]["median"]
+        axes.axvline(place, color=LIMIT, linestyle="--", linewidth=1)
+        axes.annotate(
+            row["label"], (place, -0.85), xytext=(4, -2), textcoords="offset points", va="top", color=LIMIT, size=9
+        )
+    net = rows[0]["training"]["net"]
+    axes.set_title(f"inside a training step of {net}: patches per second; dashed: nothing to load", loc="left")
+
+
+def _draw_bars(axes: Axes, rows: list[Record], rates: list[Spread | None]) -> None:
+    for place, (row, rate) in enumerate(zip(rows, rates, strict=True)):
+        median, least, most = (rate["median"], rate["min"], rate["max"]) if rate else (0.0, 0.0, 0.0)
         colour = PEER if row["loader"] in OWN_DRAWS else OURS
         axes.barh(place, median, height=0.6, color=colour, xerr=[[median - least], [most - median]], capsize=4)
-        text = "failed" if row["summary"] is None else f"{median:,.3g}" if median < 100 else f"{median:,.0f}"
+        text = "failed" if rate is None else f"{median:,.3g}" if median < 100 else f"{median:,.0f}"
         axes.annotate(text, (most, place), xytext=(6, 0), textcoords="offset points", va="center", weight="bold")
     axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.9)
