@@ -75,18 +75,19 @@ def measure_quality(options: Options) -> int:
     store, watch = ensure_store(options.shards), NoiseWatch()
     patch = options.patch or median_patch(store)
     wanted = [(loader, seed) for loader, own in seeds.items() for seed in own]
+    found = [run for run in wanted if read_metrics(_folder(options, *run))]
     finished = {
         run: _train(options, patch, *run)
         for run in track(wanted, "training", transient=True, disable=not get_console().is_terminal)
     }
     rows = [quality_row(loader, [finished[loader, seed] for seed in own]) for loader, own in seeds.items()]
-    rows += [quality_row(f"{loader}{OF_SEED}{seed}", [run], BY_SEED) for (loader, seed), run in finished.items()]
+    rows += [quality_row(_label(loader, seed), [run], BY_SEED) for (loader, seed), run in finished.items()]
     content = {
         "data": describe_cases(store),
         "options": {"patch": list(patch), "seeds": options.seeds, "preset": "fast", "epochs": options.epochs or "auto"},
         "runs": max(map(len, seeds.values())),
         "rows": rows,
-        "method": METHOD,
+        "method": [*METHOD, *_describe_found(found)],
     }
     record = make_record("training-quality", content, watch)
     publish(record, f"Training: {store.manifest.name}", draw, options.output)
@@ -100,9 +101,23 @@ def _seeds_by_loader(options: Options) -> dict[str, list[int]]:
     return {first: seeds} | dict.fromkeys(others, other_seeds)
 
 
+def _folder(options: Options, loader: str, seed: int) -> Path:
+    return options.runs_folder / f"{loader}-seed-{seed}"
+
+
+def _label(loader: str, seed: int) -> str:
+    return f"{loader}{OF_SEED}{seed}"
+
+
+def _describe_found(found: Sequence[tuple[str, int]]) -> list[str]:
+    """Say which runs this call did not train from their beginning, if any."""
+    names = "; ".join(_label(*run) for run in found)
+    return [f"Trained before, perhaps beside other work, so their minutes do not compare: {names}."] if found else []
+
+
 def _train(options: Options, patch: Int3, loader: str, seed: int) -> dict[str, float | None]:
     """Train unless it is done; returns the figures of the run."""
-    folder = options.runs_folder / f"{loader}-seed-{seed}"
+    folder = _folder(options, loader, seed)
     flags = {"loader": loader, "shards": options.shards, "output": folder, "patch": ",".join(map(str, patch))}
     run_training(flags | {"epochs": options.epochs, "seed": seed, "resume": "auto"})
     lines = read_metrics(folder)
@@ -150,7 +165,7 @@ def draw(record: Record, path: Path) -> None:
     axes.margins(x=0.15)
     axes.set_xlabel("mean Dice of held-out cases: a dot for each seed, a bar for their mean", loc="left", size=9)
     axes.set_title(f"{record['data']['name']}: the same recipe from each loader", loc="left")
-    finish(figure, record, path)
+    finish(figure, record, path, shows="")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OURS, PEER, LIMIT, INK = "#2b6cb0", "#a0aec0", "#c05621", "#4a5568"
+MEDIANS = "median of {runs} runs, whiskers from the least to the most"
 COLOURS = ("#2b6cb0", "#38a169", "#b7791f", "#805ad5", "#c53030", "#319795")
 
 
@@ -25,13 +26,15 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def finish(figure: Figure, record: Record, path: Path) -> None:
-    """Say on which machine, when and how often it was measured, and whether it was quiet; write the PNG."""
+def finish(figure: Figure, record: Record, path: Path, shows: str = MEDIANS) -> None:
+    """Say on which machine and when it was measured, what is shown, and whether it was quiet; write the PNG."""
     machine, noise = record["machine"], record["noise"]
-    text = (
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}; {record['date'][:10]}; "
-        f"median of {record['runs']} runs, whiskers from the least to the most"
-    )
+    said = [
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['gpu'] or 'no GPU'}",
+        record["date"][:10],
+        *([shows.format(**record)] if shows else []),
+    ]
+    text = "; ".join(said)
     if noise["is_noisy"]:
         text += f"\nNOISY MACHINE: something else used {noise['others_cores']:.1f} cores meanwhile"
     for axes in figure.axes:

@@ -20,7 +20,9 @@ def test_loaders_that_follow_the_plan_learn_the_same(coordinate_store: Path, tmp
     )  # fmt: skip
     assert measure_quality(options) == EXIT_DONE
     (path,) = tmp_path.glob("training-quality_*.json")
-    rows = {row["label"]: row["summary"] for row in json.loads(path.read_text())["rows"]}
+    record = json.loads(path.read_text())
+    assert not any("Trained before" in line for line in record["method"])
+    rows = {row["label"]: row["summary"] for row in record["rows"]}
     assert list(rows) == ["dali", "torch", "dali, seed 3", "dali, seed 4", "torch, seed 3"]
     (ours, another, theirs) = (rows[label]["dice"]["median"] for label in list(rows)[2:])
     assert ours == pytest.approx(theirs, abs=1e-3)
@@ -34,6 +36,9 @@ def test_loaders_that_follow_the_plan_learn_the_same(coordinate_store: Path, tmp
     assert measure_quality(options) == EXIT_DONE
     assert checkpoint.stat().st_mtime_ns == before
     assert len(list(tmp_path.glob("*.png"))) == 2
+    (again,) = set(tmp_path.glob("training-quality_*.json")) - {path}
+    line = json.loads(again.read_text())["method"][-1]
+    assert line.endswith("minutes do not compare: dali, seed 3; dali, seed 4; torch, seed 3.")
 
 
 def test_a_failed_training_ends_it_in_one_line(coordinate_store: Path, tmp_path: Path) -> None:
