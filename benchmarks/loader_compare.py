@@ -20,6 +20,7 @@ from benchmarks.comma_lists import parse_numbers
 from benchmarks.comparison.contenders import FLOOR, TABLE
 from benchmarks.comparison.messages import Task
 from benchmarks.comparison.record import Protocol, make_record
+from benchmarks.comparison.repeats import find_earlier, repeat_lines
 from benchmarks.comparison.report import show, write
 from benchmarks.comparison.rounds import Measured, measure
 from benchmarks.comparison.rows import Row, Sweep, choose_rows
@@ -44,6 +45,7 @@ SAMPLES_PER_CASE = 4
 class Options:
     """Compare how fast loaders deliver the same patches, after checking that they do; table, JSON, Markdown and PNG.
 
+    Says which medians repeat those of the newest earlier comparison of the same work in --output, if there is one.
     Exit code 1 when a loader fails or delivers anything but what the plan and the numpy reference say.
     """
 
@@ -85,6 +87,8 @@ def compare(options: Options, table: Mapping[str, LoaderBuilder] = TABLE) -> int
     measured = _measure(rows, options, table)
     protocol = Protocol(runs=options.runs, seconds=options.seconds, device=options.device, train=options.train)
     record = make_record(store, config, protocol, measured, left_out)
+    earlier = find_earlier(record, options.output)
+    record |= {"repeats": repeat_lines(record, *earlier)} if earlier else {}
     show(record)
     log.info("written: %s", ", ".join(str(path) for path in write(record, options.output)))
     return EXIT_UNEXPECTED if any(row.failure for row in measured) else EXIT_DONE

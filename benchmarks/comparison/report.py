@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.comparison.aims import aim_lines
-from benchmarks.comparison.contenders import CEILING, FLOOR, WITHOUT_EPOCHS
+from benchmarks.comparison.contenders import CEILING, WITHOUT_EPOCHS
 from benchmarks.comparison.plot import plot
+from benchmarks.comparison.repeats import share_of_floor
 from benchmarks.reporting.data import count_cases
 from benchmarks.reporting.files import free_paths, write_files
 from benchmarks.reporting.page import brief, markdown_table, print_tables
-from benchmarks.reporting.result import Record
+from benchmarks.reporting.result import Record, Spread
 
 Writer = Callable[[float], str]
 
@@ -48,11 +49,10 @@ def cells(record: Record, gap: str) -> list[list[str]]:
         if row["summary"] is None:
             made.append([name, "FAILED", *[""] * (len(COLUMNS) + 1), *training])
             continue
-        rate = row["summary"]["patches_per_s"]["median"]
         numbers = [_number(row, metric, gap) for metric in COLUMNS]
-        floor = _floor_rate(record, row["batch_size"])
-        share = "" if floor is None or row["loader"] == CEILING else f"{rate / floor:.0%}"
-        made.append([name, *numbers, share, lead(record, row), *training])
+        share = share_of_floor(record, row)
+        of_floor = "" if share is None else _spread(share, "{:.0%}".format, gap)
+        made.append([name, *numbers, of_floor, lead(record, row), *training])
     return made
 
 
@@ -79,14 +79,6 @@ def lead(record: Record, row: Record) -> str:
     return f"{ours[0] / row['summary']['patches_per_s']['median']:.1f}x"
 
 
-def _floor_rate(record: Record, batch_size: int) -> float | None:
-    """Return the patches per second of plain numpy with the most threads at this batch size, if it was measured."""
-    floors = [
-        row for row in record["rows"] if row["loader"] == FLOOR and row["summary"] and row["batch_size"] == batch_size
-    ]
-    return floors[-1]["summary"]["patches_per_s"]["median"] if floors else None
-
-
 def _number(row: Record, metric: str, gap: str) -> str:
     """Return a cell; an empty one for the first batch of a loader that has no epochs."""
     if metric == "first_batch_s" and row["loader"] in WITHOUT_EPOCHS:
@@ -94,7 +86,7 @@ def _number(row: Record, metric: str, gap: str) -> str:
     return _spread(row["summary"][metric], COLUMNS[metric][1], gap)
 
 
-def _spread(values: dict[str, float], write: Writer, gap: str) -> str:
+def _spread(values: Spread, write: Writer, gap: str) -> str:
     return f"{write(values['median'])}{gap}({write(values['min'])}..{write(values['max'])})"
 
 
@@ -110,6 +102,7 @@ def describe(record: Record) -> list[str]:
         *(f"NOISY MACHINE: {doubt}" for doubt in record["noisy"]),
         *(f"FAILED: {row['label']}: {row['failure']}" for row in record["rows"] if row["failure"]),
         *aim_lines(record),
+        *record.get("repeats", []),
         *left_out_lines(record),
         f"Numbers: median (least..most) of {options['runs']} runs of {options['seconds']:g} s",
         f"Data: {data['name']}, {count_cases(data)} of about {median}, {data['channels']} x {data['image_dtype']}",

@@ -69,6 +69,8 @@ SCHEMA: Schema = {
             "rows": list_of(ROW),
             "noisy": list_of(TEXT),
             "left_out": list_of(exactly({"label": TEXT, "reason": TEXT})),
-        }
+            "repeats": list_of(TEXT),
+        },
+        optional=["repeats"],
     ),
 }

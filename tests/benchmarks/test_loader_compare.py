@@ -22,7 +22,8 @@ from benchmarks.comparison.contenders import DEFAULTS, FLOOR, PEERS, TABLE, USUA
 from benchmarks.comparison.measure import CHECKED, endless
 from benchmarks.comparison.messages import Run
 from benchmarks.comparison.record import Protocol, make_record
-from benchmarks.comparison.report import cells, headings, markdown
+from benchmarks.comparison.repeats import find_earlier, repeat_lines
+from benchmarks.comparison.report import cells, headings, markdown, write
 from benchmarks.comparison.rounds import Measured
 from benchmarks.comparison.rows import Row, Sweep, choose_rows
 from benchmarks.comparison.schema import SCHEMA
@@ -432,7 +433,37 @@ def test_each_row_is_compared_with_the_floor_of_its_batch_size(coordinate_store:
     ]
     record = record_of(coordinate_store, *measured)
     place = headings(record).index("of floor")
-    assert [made[place] for made in cells(record, " ")] == ["100%", "50%", "100%", "50%", ""]
+    assert [made[place] for made in cells(record, " ")] == [
+        "100% (100%..100%)", "50% (50%..50%)", "100% (100%..100%)", "50% (50%..50%)", ""
+    ]  # fmt: skip
+
+
+def test_a_run_is_held_against_the_one_before(coordinate_store: Path, tmp_path: Path) -> None:
+    """The machine is half as fast the second time, and torch slower still: its share of the floor tells it apart."""
+    rows = [Row(loader=name, config=config_for(coordinate_store)) for name in ("dali", "torch", FLOOR)]
+
+    def record(date: str, *walls_s: tuple[float, float, float]) -> dict[str, Any]:
+        measured = [measured_as(row, walls) for row, walls in zip(rows, walls_s, strict=True)]
+        return record_of(coordinate_store, *measured) | {"date": date}
+
+    (tmp_path / "of_somebody_else.json").write_text("[]")
+    (tmp_path / "damaged.json").write_text("{")
+    first = record("2026-01-01", (1.0, 1.1, 0.9), (2.0, 2.1, 2.2), (0.5, 0.5, 0.5))
+    assert find_earlier(first, tmp_path) is None
+    write(first, tmp_path)
+    other_work = first | {"date": "2026-01-02", "options": first["options"] | {"patch": [8, 8, 8]}}
+    (tmp_path / "of_other_work.json").write_text(json.dumps(other_work))
+    second = record("2026-01-03", (2.0, 2.2, 1.8), (8.0, 8.0, 8.0), (1.0, 1.0, 1.0))
+    earlier = find_earlier(second, tmp_path)
+    assert earlier is not None
+    name, kept = earlier
+    assert kept == first
+    rates, shares = repeat_lines(second, name, kept)
+    assert rates.startswith(
+        f"Against {name}, patches/s: 0 of 3 medians lie within the range of the other run; not dali, cpu"
+    )
+    assert ": 1 of 2 medians" in shares
+    assert "not torch, cpu, 0 workers, batch 2 (0.125, then 0.238 from 0.227 to 0.25)" in shares
 
 
 def test_what_has_no_epochs_shows_no_first_batch(coordinate_store: Path) -> None:
