@@ -143,10 +143,11 @@ def _validation(folder: Path) -> str:
 
 def _describe(score: Mapping[str, Mapping[str, float | None]]) -> str:
     """Write the scores of a case: ``WT Dice 0.912, HD95 2.24 mm; ET ...``; without a distance where there is none."""
-    distances = {
-        name: "" if of["hd95_mm"] is None else f", HD95 {_number(of['hd95_mm'])} mm" for name, of in score.items()
-    }
-    return "; ".join(f"{name} Dice {_number(of['dice'])}{distances[name]}" for name, of in score.items())
+    parts = []
+    for name, of in score.items():
+        distance = "" if of["hd95_mm"] is None else f", HD95 {_number(of['hd95_mm'])} mm"
+        parts.append(f"{name} Dice {_number(of['dice'])}{distance}")
+    return "; ".join(parts)
 
 
 def _evaluation(folder: Path, training_cases: Sequence[str]) -> str:

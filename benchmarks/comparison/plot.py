@@ -48,11 +48,7 @@ def _draw_training(axes: Axes, rows: list[Record], record: Record) -> None:
     rates = [row["training"]["patches_per_s"] for row in (*rows, *ceilings)]
     axes.set_xlim(0, ROOM * max(rate["max"] for rate in rates))
     for row in ceilings:
-        place = row["training"]["patches_per_s"]["median"]
-        axes.axvline(place, color=LIMIT, linestyle="--", linewidth=1)
-        axes.annotate(
-            row["label"], (place, -0.85), xytext=(4, -2), textcoords="offset points", va="top", color=LIMIT, size=9
-        )
+        _draw_line(axes, row["training"]["patches_per_s"]["median"], row["label"], LIMIT)
     net = rows[0]["training"]["net"]
     axes.set_title(f"inside a training step of {net}: patches per second; dashed: nothing to load", loc="left")
 
@@ -70,16 +66,21 @@ def _draw_bars(axes: Axes, rows: list[Record], rates: list[Spread | None]) -> No
 
 def _draw_lines(axes: Axes, record: Record, end: float) -> None:
     """Draw the floor's lines, and the ceiling's when it is on the scale."""
-    sides = cycle([("right", -4), ("left", 4)])  # two floors close together keep their names apart: slower one first
+    sides = cycle(["right", "left"])  # two floors close together keep their names apart: slower one first
     lines = [row for row in record["rows"] if row["loader"] == FLOOR and row["summary"]]
     lines += [row for row in record["rows"] if row["loader"] == CEILING and 0 < _rate(row, "median") < end]
     for row in sorted(lines, key=lambda row: _rate(row, "median")):
-        place, (side, shift) = _rate(row, "median"), next(sides)
-        text = f"{row['loader']}, {row['settings'] or 'ceiling'}: {place:,.0f}"
-        axes.axvline(place, color=INK, linestyle="--", linewidth=1)
-        axes.annotate(
-            text, (place, -0.85), xytext=(shift, -2), textcoords="offset points", ha=side, va="top", color=INK, size=9
-        )
+        place = _rate(row, "median")
+        _draw_line(axes, place, f"{row['loader']}, {row['settings'] or 'ceiling'}: {place:,.0f}", INK, next(sides))
+
+
+def _draw_line(axes: Axes, place: float, text: str, colour: str, side: str = "left") -> None:
+    """Draw an upright line through the bars, its name beside it: ``side`` is the text's side that lies at the line."""
+    shift = 4 if side == "left" else -4
+    axes.axvline(place, color=colour, linestyle="--", linewidth=1)
+    axes.annotate(
+        text, (place, -0.85), xytext=(shift, -2), textcoords="offset points", ha=side, va="top", color=colour, size=9
+    )
 
 
 def _caption(record: Record, end: float) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from benchmarks.comparison.contenders import CEILING, FLOOR
-from benchmarks.comparison.schema import BENCHMARK
+from benchmarks.comparison.schema import SCHEMA
 from benchmarks.reporting.result import Record, Spread, spread
 
 SAME_WORK = ("patch", "augment", "samples_per_case")
@@ -37,22 +37,22 @@ def agree(one: Spread, other: Spread) -> bool:
 
 def find_earlier(record: Record, folder: Path) -> tuple[str, Record] | None:
     """Return the newest comparison in ``folder`` on the same machine, of the same data and work, and its name."""
-    found = [(path.stem, _read(path)) for path in folder.glob("*.json")]
-    same = [
-        (name, earlier)
-        for name, earlier in found
-        if earlier.get("benchmark") == BENCHMARK and _is_same(record, earlier)
-    ]
+    same = [pair for pair in _comparisons(folder) if _is_same(record, pair[1])]
     return max(same, key=lambda pair: str(pair[1]["date"]), default=None)
 
 
-def _read(path: Path) -> Record:
-    """Read a result; something else, which the folder may hold as well, is an empty one."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
+def _comparisons(folder: Path) -> Iterator[tuple[str, Record]]:
+    """Read the comparisons in ``folder``; what it holds besides, damaged or not, is passed over."""
+    import jsonschema
+
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    for path in folder.glob("*.json"):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if validator.is_valid(content):
+            yield path.stem, content
 
 
 def _is_same(record: Record, earlier: Record) -> bool:

@@ -442,16 +442,17 @@ def test_a_run_is_held_against_the_one_before(coordinate_store: Path, tmp_path: 
     """The machine is half as fast the second time, and torch slower still: its share of the floor tells it apart."""
     rows = [Row(loader=name, config=config_for(coordinate_store)) for name in ("dali", "torch", FLOOR)]
 
-    def record(date: str, *walls_s: tuple[float, float, float]) -> dict[str, Any]:
+    def record(day: str, *walls_s: tuple[float, float, float]) -> dict[str, Any]:
         measured = [measured_as(row, walls) for row, walls in zip(rows, walls_s, strict=True)]
-        return record_of(coordinate_store, *measured) | {"date": date}
+        return record_of(coordinate_store, *measured) | {"date": f"{day}T00:00:00+00:00"}
 
     (tmp_path / "of_somebody_else.json").write_text("[]")
     (tmp_path / "damaged.json").write_text("{")
     first = record("2026-01-01", (1.0, 1.1, 0.9), (2.0, 2.1, 2.2), (0.5, 0.5, 0.5))
     assert find_earlier(first, tmp_path) is None
     write(first, tmp_path)
-    other_work = first | {"date": "2026-01-02", "options": first["options"] | {"patch": [8, 8, 8]}}
+    (tmp_path / "by_another_version.json").write_text(json.dumps({"benchmark": "loader_compare", "date": "2026-01-02"}))
+    other_work = first | {"date": "2026-01-02T00:00:00+00:00", "options": first["options"] | {"patch": [8, 8, 8]}}
     (tmp_path / "of_other_work.json").write_text(json.dumps(other_work))
     second = record("2026-01-03", (2.0, 2.2, 1.8), (8.0, 8.0, 8.0), (1.0, 1.0, 1.0))
     earlier = find_earlier(second, tmp_path)
