@@ -1,1 +1,4 @@
-"""Measure loaders and training steps, with machine, data, runs and spread."""
+"""What is fast, and how we know.
+
+Commands: ``loader_compare``, ``convert_compare``, ``article``, ``scale``, ``gpu_check``.
+"""

@@ -18,11 +18,11 @@ from benchmarks.experiments.epoch import Epoch, Workers, is_unexpected, measure_
 from benchmarks.experiments.load import Load, measure_load
 from benchmarks.experiments.project import Project, measure_project
 from benchmarks.experiments.split import Split, measure_split
-from benchmarks.reporting.noise import NoiseWatch
+from benchmarks.measuring.processes import NoiseWatch
 from benchmarks.reporting.page import publish
 from benchmarks.reporting.result import Record, make_record
-from preprocessing.cli import main
-from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
+from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
+from preprocessing.console.flags import main
 
 ExperimentT = TypeVar("ExperimentT")
 Named = Annotated[ExperimentT, tyro.conf.subcommand(prefix_name=False)]

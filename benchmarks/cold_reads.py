@@ -16,17 +16,15 @@ if not __package__:  # started as a file: the repository is not on the path yet
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.default_data import ensure_store
-from benchmarks.page_cache import forget
-from benchmarks.reporting.data import describe_cases
+from benchmarks.measuring.data import ensure_store, forget
+from benchmarks.measuring.origin import describe_cases
+from benchmarks.measuring.processes import NoiseWatch
 from benchmarks.reporting.figure import INK, PEER, finish, new_figure, whiskers
-from benchmarks.reporting.noise import NoiseWatch
 from benchmarks.reporting.page import publish
 from benchmarks.reporting.result import Record, make_record, make_row
-from preprocessing.cli import main
-from preprocessing.errors import EXIT_DONE, InputError
-from preprocessing.shards import Store
-from preprocessing.to_shards import DEFAULT_SHARDS
+from preprocessing.console.errors import EXIT_DONE, InputError
+from preprocessing.console.flags import DEFAULT_SHARDS, main
+from preprocessing.shards.store import Store
 
 PAGE = 4096
 GROUP = "reading with a cold page cache"

@@ -14,20 +14,20 @@ from pathlib import Path
 if not __package__:  # started as a file, also in its own child processes: the repository is not on the path yet
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import replicate
-from benchmarks.convert_rows import Work, conversions_here, empty
-from benchmarks.default_data import read_labelled
-from benchmarks.repeat import time_rounds
+from benchmarks.contenders.converters import Work, conversions_here, empty
+from benchmarks.measuring import replicate
+from benchmarks.measuring.data import read_labelled
+from benchmarks.measuring.origin import REPOSITORY
+from benchmarks.measuring.processes import NoiseWatch
+from benchmarks.measuring.rounds import time_rounds
 from benchmarks.reporting.figure import OURS as BLUE
 from benchmarks.reporting.figure import PEER as GREY
 from benchmarks.reporting.figure import finish, new_figure, whiskers
-from benchmarks.reporting.machine import REPOSITORY
-from benchmarks.reporting.noise import NoiseWatch
 from benchmarks.reporting.page import publish
 from benchmarks.reporting.result import Record, make_record, make_row
-from preprocessing.cli import main
-from preprocessing.dataset import Dataset
-from preprocessing.errors import EXIT_DONE, InputError
+from preprocessing.console.errors import EXIT_DONE, InputError
+from preprocessing.console.flags import main
+from preprocessing.layouts.dataset import Dataset
 from preprocessing.phantom import DEFAULT_FOLDER
 
 OURS, FLOOR = "voxelfeed", "floor: inflate + write"

@@ -21,26 +21,24 @@ if not __package__:  # started as a file, also in its own child processes: the r
 
 import torch
 
-from benchmarks.comma_lists import parse_numbers
-from benchmarks.comparison.contenders import FLOOR, TABLE
-from benchmarks.comparison.messages import Task
-from benchmarks.comparison.record import Protocol, make_record, without_paths
-from benchmarks.comparison.rounds import Measured, measure
-from benchmarks.comparison.rows import LeftOut, Row, choose_installed
-from benchmarks.default_data import ensure_store, repeat_cases
+from benchmarks.contenders.table import FLOOR, TABLE
 from benchmarks.gpu.bus import measure_bus
-from benchmarks.gpu.report import BENCHMARK, begin_check, write_check
 from benchmarks.gpu.rows import Comparison, loader_rows, training_rows
-from benchmarks.reporting.data import describe_data
-from benchmarks.reporting.files import free_paths
-from benchmarks.reporting.machine import REPOSITORY, num_cores
+from benchmarks.measuring.data import ensure_store, parse_numbers, repeat_cases
+from benchmarks.measuring.messages import Task
+from benchmarks.measuring.origin import REPOSITORY, describe_data, num_cores
+from benchmarks.measuring.rounds import Measured, measure
+from benchmarks.measuring.rows import LeftOut, Row, choose_installed
+from benchmarks.reporting.comparison import Protocol, make_record, without_paths
+from benchmarks.reporting.gpu_check import BENCHMARK, begin_check, write_check
+from benchmarks.reporting.page import free_paths
 from benchmarks.reporting.result import Record
-from pipelines.loaders import LoaderConfig, open_plan
+from pipelines.config import LoaderConfig
+from pipelines.loaders import open_plan
 from pipelines.plan import AUGMENTS
-from preprocessing.cli import Triple, main
-from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
-from preprocessing.shards import Store
-from preprocessing.to_shards import DEFAULT_SHARDS
+from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
+from preprocessing.console.flags import DEFAULT_SHARDS, Triple, main
+from preprocessing.shards.store import Store
 
 log = logging.getLogger(__name__)
 TEST_PACKAGES = ("pytest", "pytest_timeout", "hypothesis")  # some of the extra dev: where one is missing, all are
@@ -199,7 +197,7 @@ def _check_options(options: Options) -> list[str]:
     _check_names("--parts", options.parts, PARTS)
     _check_names("--augments", options.augments, AUGMENTS)
     if "training" in parts:
-        from training.networks import NETWORKS  # MONAI's, not needed in the processes that this one starts
+        from training.model.networks import NETWORKS  # MONAI's, not needed in the processes that this one starts
 
         _check_names("--nets", options.nets, NETWORKS)
     if options.runs < 1 or options.seconds <= 0:

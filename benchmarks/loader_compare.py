@@ -16,27 +16,26 @@ import torch
 from rich import get_console
 from rich.progress import Progress
 
-from benchmarks.comma_lists import parse_numbers
-from benchmarks.comparison.contenders import FLOOR, TABLE
-from benchmarks.comparison.messages import Task
-from benchmarks.comparison.record import Protocol, make_record
-from benchmarks.comparison.repeats import find_earlier, repeat_lines
-from benchmarks.comparison.report import show, write
-from benchmarks.comparison.rounds import Measured, measure
-from benchmarks.comparison.rows import Row, Sweep, choose_rows
-from benchmarks.default_data import median_patch
-from benchmarks.reporting.data import describe_data
-from benchmarks.reporting.machine import num_cores
-from pipelines.loaders import LoaderBuilder, LoaderConfig, open_plan
+from benchmarks.contenders.table import FLOOR, TABLE
+from benchmarks.measuring.data import median_patch, parse_numbers
+from benchmarks.measuring.messages import Task
+from benchmarks.measuring.origin import describe_data, num_cores
+from benchmarks.measuring.rounds import Measured, measure
+from benchmarks.measuring.rows import Row, Sweep, choose_rows
+from benchmarks.reporting.comparison import Protocol, make_record
+from benchmarks.reporting.comparison_page import show, write
+from benchmarks.reporting.comparison_repeats import find_earlier, repeat_lines
+from pipelines.config import LoaderConfig
+from pipelines.loaders import LoaderBuilder, open_plan
 from preprocessing import to_shards
-from preprocessing.cli import AutoTriple, main
-from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
+from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
+from preprocessing.console.flags import AutoTriple, main
 from preprocessing.phantom import DEFAULT_FOLDER
-from preprocessing.shards import Store, open_store
+from preprocessing.shards.store import Store, open_store
 
 log = logging.getLogger(__name__)
 AUTO = Path("auto")
-NETWORKS = ("segresnet", "unet", "dynunet", "nnunet")  # those of training.networks, whose import costs every row
+NETWORKS = ("segresnet", "unet", "dynunet", "nnunet")  # those of training.model.networks, whose import costs every row
 STEPS_PER_EPOCH = 512  # at least: with three cases to an epoch, loaders would be measured starting and stopping
 SAMPLES_PER_CASE = 4
 
@@ -114,7 +113,7 @@ def _ensure_store(options: Options) -> Path:
     is_phantom = options.source == DEFAULT_FOLDER
     shards = options.shards
     if shards == AUTO:
-        shards = to_shards.DEFAULT_SHARDS if is_phantom else Path("data") / f"shards-{options.source.resolve().name}"
+        shards = to_shards.Options.output if is_phantom else Path("data") / f"shards-{options.source.resolve().name}"
     if is_phantom:
         to_shards.ensure_phantom(shards)
     else:

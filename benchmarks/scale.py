@@ -15,25 +15,30 @@ if not __package__:  # started as a file: the repository is not on the path yet
 from rich import get_console
 from rich.progress import Progress
 
-from benchmarks.assumptions import CASE_MB, GPUS, LARGE_CASES, PATCH_MB, SAMPLES_PER_CASE, STORAGES, Storage
-from benchmarks.comma_lists import parse_numbers
-from benchmarks.comparison.check_batches import CheckError
-from benchmarks.default_data import ensure_store, median_patch
-from benchmarks.reporting.data import describe_cases
-from benchmarks.reporting.machine import num_cores
-from benchmarks.reporting.noise import NoiseWatch
+from benchmarks.experiments.assumptions import (
+    CASE_MB,
+    GPUS,
+    LARGE_CASES,
+    PATCH_MB,
+    SAMPLES_PER_CASE,
+    STORAGES,
+    Storage,
+)
+from benchmarks.experiments.opening import measure_opening, plan_store
+from benchmarks.experiments.ranks import check_ranks, check_same_batches, check_sticky, deal, make_plan, time_samples
+from benchmarks.experiments.storage import Reader, fsx_size_tib, gpus_fed, patches_per_s
+from benchmarks.measuring.check import CheckError
+from benchmarks.measuring.data import ensure_store, median_patch, parse_numbers
+from benchmarks.measuring.origin import describe_cases, num_cores
+from benchmarks.measuring.processes import NoiseWatch
 from benchmarks.reporting.page import publish
 from benchmarks.reporting.result import PROJECTED, Record, make_record, make_row
-from benchmarks.scaling.plan import check_ranks, check_same_batches, check_sticky, deal, make_plan, time_samples
 from benchmarks.scaling.plot import OPENING, POINTS, RANKS, STORAGE, draw
-from benchmarks.scaling.storage_model import Reader, fsx_size_tib, gpus_fed, patches_per_s
-from benchmarks.scaling.store import measure_opening, plan_store
 from benchmarks.scaling.throttled_reads import measure_points, patch_bytes
-from pipelines.loaders import LoaderConfig
-from preprocessing.cli import main
-from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
-from preprocessing.shards import Store
-from preprocessing.to_shards import DEFAULT_SHARDS
+from pipelines.config import LoaderConfig
+from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
+from preprocessing.console.flags import DEFAULT_SHARDS, main
+from preprocessing.shards.store import Store
 
 BATCH_SIZE, MAX_RANKS = 2, 64
 SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the unthrottled reading rate: where the storage model is checked
@@ -66,7 +71,7 @@ class Options:
     """Open stores of 10 to 48,884 cases, check and time the plan for 1 to 64 ranks, and say how many GPUs a disk feeds.
 
     Exit code 1 when the plan breaks a promise. Figures of GPUs, instances and storage are other people's
-    (benchmarks/assumptions.py); what follows from them is marked as a projection.
+    (benchmarks/experiments/assumptions.py); what follows from them is marked as a projection.
     """
 
     shards: Path = DEFAULT_SHARDS

@@ -14,21 +14,20 @@ if not __package__:  # started as a file, also in its own child processes: the r
 from rich import get_console
 from rich.progress import Progress
 
-from benchmarks.assumptions import LARGE_CASES
-from benchmarks.default_data import LARGEST, ensure_store
-from benchmarks.reporting.data import describe_cases, describe_data
-from benchmarks.reporting.machine import num_cores
-from benchmarks.reporting.noise import NoiseWatch
+from benchmarks.experiments.assumptions import LARGE_CASES
+from benchmarks.measuring.data import LARGEST, ensure_store
+from benchmarks.measuring.origin import describe_cases, describe_data, num_cores
+from benchmarks.measuring.processes import NoiseWatch
 from benchmarks.reporting.page import publish
 from benchmarks.reporting.result import Record, make_record, make_row
 from benchmarks.steady import by_cases, growth, host_copy
 from benchmarks.steady.plot import draw
-from pipelines.loaders import LoaderConfig, open_plan
-from pipelines.plan import Int3
-from preprocessing.cli import AutoTriple, main
-from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError, RunError
-from preprocessing.shards import Store
-from preprocessing.to_shards import DEFAULT_SHARDS
+from pipelines.config import LoaderConfig
+from pipelines.loaders import open_plan
+from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError, RunError
+from preprocessing.console.flags import DEFAULT_SHARDS, AutoTriple, main
+from preprocessing.shards.store import Store
+from preprocessing.volumes.grid import Int3
 
 BATCH_SIZE = 2
 SAMPLES_PER_CASE = 16  # so that ten cases make an epoch of which starting and ending is a small part
@@ -44,7 +43,7 @@ METHOD = [
         "warm up; a batch in fresh memory would take as many faults as it has pages."
     ),
     (
-        f"Host path alone: pipelines.host_path with {host_copy.THREADS} threads and without DALI, and as many threads "
+        f"Host path alone: pipelines/dali/host_patches.py, {host_copy.THREADS} threads, no DALI, and as many threads "
         f"that copy the same patches, drawn before, from the same maps into as many reused buffers; at least {COPIES} "
         f"patches a run, in rounds, in one process. The first epoch's voxels are compared. Aim: {COPY_AIM:g}."
     ),

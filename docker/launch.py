@@ -1,27 +1,59 @@
-"""Submit SageMaker jobs that train or convert: ``python docker/launch.py train --dry-run ...`` (docs/sagemaker.md)."""
+"""Submit jobs to SageMaker: ``python docker/launch.py train --dry-run ... -- FLAGS OF THE TRAINER``.
+
+The flags after ``--`` are meant for the command inside the container, and checked here before anything costs money.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import tyro
-from job_request import Request, region_of
-from passed_flags import read_flags, split_at_dashes
-from processing_request import Process, processing_request
-from service_model import check_request
-from submit import follow, submit
-from training_request import Train, training_request
+from request.aws import check_request, follow, submit
+from request.job import Request, region_of
+from request.processing import Process, processing_request
+from request.training import Train, training_request
 
-from preprocessing.cli import main
-from preprocessing.errors import EXIT_DONE
+from preprocessing.console.errors import EXIT_DONE, InputError
+from preprocessing.console.flags import main
 
+OptionsT = TypeVar("OptionsT")
 SET_BY_TRAINING = ("shards", "output", "resume")
 SET_BY_PROCESSING = ("input", "output", "partition", "engine", "scheduler")
+
+
+def split_at_dashes(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part a command line at the first ``--``."""
+    cut = words.index("--") if "--" in words else len(words)
+    return list(words[:cut]), list(words[cut + 1 :])
+
+
+def read_flags(
+    words: Sequence[str],
+    options_type: type[OptionsT],
+    check: Callable[[OptionsT], None],
+    set_by_job: Collection[str],
+) -> dict[str, str]:
+    """Return the flags of a command by name: ``--batch-size 4 --amp=bf16`` is ``{"batch-size": "4", "amp": "bf16"}``.
+
+    ``options_type`` parses them as the command itself will, and ends the program with its words for what it does not
+    know. Raises ``InputError`` for one of ``set_by_job``, and what the command's own ``check`` raises.
+    """
+    options = tyro.cli(options_type, args=words, prog="... --")
+    flags: dict[str, str] = {}
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.removeprefix("--").partition("=")
+        flags[name.replace("_", "-")] = value if equals else next(rest)
+    for name in set_by_job:
+        if name in flags:
+            raise InputError(f"-- --{name} {flags[name]}: the job sets this one; leave it out after --")
+    check(options)
+    return flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +80,8 @@ def launch(passed: Sequence[str], options: Options) -> int:
 def build_request(job: Train | Process, passed: Sequence[str]) -> tuple[str, Request]:
     """Return the kind of job in SageMaker's words, and the whole request."""
     if isinstance(job, Train):
-        from training.check_options import check_options as check_training  # seconds of torch
         from training.options import Options as TrainingOptions
+        from training.options import check_options as check_training  # seconds of torch
 
         return "Training", training_request(job, read_flags(passed, TrainingOptions, check_training, SET_BY_TRAINING))
     from preprocessing.to_shards import Options as ConversionOptions

@@ -1,1 +1,1 @@
-"""Turn shards into batches of augmented patches on the device."""
+"""Shards in, batches on the device out: ``from pipelines.loaders import LOADERS, LoaderConfig, build_loader``."""

@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.plan import Int3
-from preprocessing.errors import InputError
-from preprocessing.shards import Store
+from preprocessing.console.errors import InputError
+from preprocessing.shards.store import Store
+from preprocessing.volumes.grid import Int3
 
 DTYPES = ("float32", "float16")
 CROPS = ("auto", "host", "device")

@@ -12,34 +12,35 @@ import torch
 
 from pipelines.batch import Loader
 from pipelines.config import LoaderConfig
-from pipelines.plan import Int3, Plan, PlanOptions
-from preprocessing.errors import InputError
-from preprocessing.shards import Store, open_store
+from pipelines.plan import Plan, PlanOptions
+from preprocessing.console.errors import InputError
+from preprocessing.shards.store import Store, open_store
+from preprocessing.volumes.grid import Int3
 
 __all__ = ["LOADERS", "LoaderBuilder", "LoaderConfig", "build_loader", "check_config", "open_plan"]
 LoaderBuilder = Callable[[Store, Plan, LoaderConfig, int, int], Loader]
 
 
 def _dali(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
-    from pipelines.dali_loader import DaliLoader
+    from pipelines.dali.loader import DaliLoader
 
     return DaliLoader(store, plan, config, rank, world_size)
 
 
 def _torch(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
-    from pipelines.torch_loader import TorchLoader
+    from pipelines.workers.torch_loader import TorchLoader
 
     return TorchLoader(store, plan, config, rank, world_size)
 
 
 def _synthetic(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
-    from pipelines.synthetic_loader import SyntheticLoader
+    from pipelines.workers.torch_loader import SyntheticLoader
 
     return SyntheticLoader(store, plan, config, rank, world_size)
 
 
 def _monai(name: str, store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
-    from pipelines.monai_loader import VARIANTS, MonaiLoader
+    from pipelines.workers.monai_loader import VARIANTS, MonaiLoader
 
     return MonaiLoader(store, plan, config, rank, world_size, VARIANTS[name])
 

@@ -30,8 +30,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.augmentation import Augmentation, draw_augmentation, num_words, thick_axis
-from preprocessing.errors import InputError
+from pipelines.augment.parameters import Augmentation, draw_augmentation, num_words, thick_axis
+from preprocessing.console.errors import InputError
+from preprocessing.volumes.grid import Int3
 
 AUGMENTS = ("none", "basic", "full")
 STATE_VERSION = 2
@@ -41,7 +42,6 @@ SCALE_RANGE = 0.1  # MONAI RandScaleIntensityd(factors=0.1) and RandShiftIntensi
 SHIFT_RANGE = 0.1
 
 Coordinates = npt.NDArray[np.uint16]
-Int3 = tuple[int, int, int]
 
 
 class PlanCase(Protocol):

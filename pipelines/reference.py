@@ -1,6 +1,6 @@
 """The augmentation in plain numpy: the specification, the oracle of the tests, and what the CPU-worker loader runs.
 
-Every function has a twin of the same name and argument order in ``dali_graph.py``. Volumes are channels last
+Every function has a twin of the same name and argument order in ``dali/graph.py``. Volumes are channels last
 [D,H,W,C]; nothing is drawn here, parameters come from the plan.
 """
 
@@ -13,13 +13,14 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.plan import Int3, Sample
-from pipelines.reference_augment import affine, affine_nearest, augment
-from pipelines.spatial import place
-from preprocessing.shards import Case, Manifest
-from preprocessing.statistics import ChannelStatistics
+from pipelines.augment.in_numpy import affine, affine_nearest, augment
+from pipelines.augment.placement import place
+from pipelines.plan import Sample
+from preprocessing.shards.case import Case
+from preprocessing.shards.entries import Manifest
+from preprocessing.volumes.grid import Array, Int3
+from preprocessing.volumes.statistics import ChannelStatistics
 
-Array = npt.NDArray[np.generic]
 Slices = tuple[slice, ...]
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 Float = npt.NDArray[np.float32]

@@ -1,1 +1,5 @@
-"""Turn folders of NIfTI volumes into a store of shards."""
+"""NIfTI volumes in, a store of shards out.
+
+Commands: ``phantom``, ``to_shards``, ``merge``, ``check``, ``stage``. In Python:
+``from preprocessing.shards import open_store``.
+"""

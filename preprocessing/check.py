@@ -10,24 +10,13 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from preprocessing.cli import DEFAULT_SHARDS, Flag, Place, main
-from preprocessing.commit import has_shard
-from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
-from preprocessing.location import is_remote, location, read_chunks, read_file, sizes_in
-from preprocessing.shards import (
-    ERRORS,
-    INDEX,
-    MANIFEST,
-    SOURCE,
-    CaseEntry,
-    FileRecord,
-    ShardEntry,
-    Store,
-    npy_header,
-    open_store,
-    parse_index,
-    read_sealed,
-)
+from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
+from preprocessing.console.flags import DEFAULT_SHARDS, Flag, Place, main
+from preprocessing.console.places import is_remote, location, read_chunks, read_file, sizes_in
+from preprocessing.shards.commit import has_shard
+from preprocessing.shards.entries import CaseEntry, FileRecord, ShardEntry
+from preprocessing.shards.files import ERRORS, INDEX, MANIFEST, SOURCE, npy_header, read_sealed
+from preprocessing.shards.store import Store, open_store, parse_index
 
 log = logging.getLogger(__name__)
 

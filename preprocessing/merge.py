@@ -7,15 +7,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocessing.cli import DEFAULT_SHARDS, Place, main
-from preprocessing.commit import has_shard
-from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
-from preprocessing.finish import finish_store
-from preprocessing.location import answering, is_remote, remove_folder, sync_folder
-from preprocessing.partition import Partition, Plan, read_part
-from preprocessing.shards import INDEX, MANIFEST, open_store, read_index
-from preprocessing.single_writer import only_writer
-from preprocessing.to_shards import conclude
+from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED, InputError
+from preprocessing.console.flags import DEFAULT_SHARDS, Place, main
+from preprocessing.console.places import answering, is_remote, remove_folder, sync_folder
+from preprocessing.conversion.finish import conclude, finish_store
+from preprocessing.conversion.partition import Partition, Plan, read_part
+from preprocessing.conversion.single_writer import only_writer
+from preprocessing.shards.commit import has_shard
+from preprocessing.shards.files import INDEX, MANIFEST
+from preprocessing.shards.store import open_store, read_index
 
 log = logging.getLogger(__name__)
 FOLDER = re.compile(r"part-(\d{5})-of-(\d{5})")

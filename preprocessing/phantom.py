@@ -22,8 +22,8 @@ from rich import get_console
 from rich.progress import track
 from scipy.ndimage import gaussian_filter
 
-from preprocessing.cli import Triple, main
-from preprocessing.errors import EXIT_DONE, InputError
+from preprocessing.console.errors import EXIT_DONE, InputError
+from preprocessing.console.flags import Triple, main
 
 log = logging.getLogger(__name__)
 Field = npt.NDArray[np.float32]

@@ -14,13 +14,14 @@ from rich import get_console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from preprocessing.check import check_shard
-from preprocessing.cli import DEFAULT_SHARDS, Place, main
-from preprocessing.commit import clear_unfinished, has_shard, new_shard
-from preprocessing.entries import FileRecord, ShardEntry
-from preprocessing.errors import EXIT_DONE, InputError, RunError
-from preprocessing.location import location, make_folder, read_chunks, read_file, replace_file, write_file
-from preprocessing.shards import ERRORS, INDEX, MANIFEST, open_store, parse_index, write_source
-from preprocessing.single_writer import only_writer
+from preprocessing.console.errors import EXIT_DONE, InputError, RunError
+from preprocessing.console.flags import DEFAULT_SHARDS, Place, main
+from preprocessing.console.places import location, make_folder, read_chunks, read_file, replace_file, write_file
+from preprocessing.conversion.single_writer import only_writer
+from preprocessing.shards.commit import clear_unfinished, has_shard, new_shard
+from preprocessing.shards.entries import FileRecord, ShardEntry
+from preprocessing.shards.files import ERRORS, INDEX, MANIFEST, write_source
+from preprocessing.shards.store import open_store, parse_index
 
 log = logging.getLogger(__name__)
 STREAMS = 16  # one S3 connection gives about 50 MB/s, a network card twenty times that

@@ -10,23 +10,21 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from preprocessing.cli import DEFAULT_SHARDS, Flag, Place, Spacing, main
-from preprocessing.convert import ConvertOptions
-from preprocessing.engine import run_jobs
-from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError, check_known
-from preprocessing.finish import finish_store, refused_in
-from preprocessing.layouts import check_layout, read_dataset
-from preprocessing.location import absolute, is_remote, make_folder
-from preprocessing.partition import Partition, Plan, write_part
+from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED, InputError, check_known
+from preprocessing.console.flags import DEFAULT_SHARDS, Flag, Place, Spacing, main
+from preprocessing.console.places import absolute, is_remote, make_folder
+from preprocessing.conversion.contact_sheet import write_report
+from preprocessing.conversion.engine import run_jobs
+from preprocessing.conversion.finish import conclude, finish_store, refused_in
+from preprocessing.conversion.partition import Partition, Plan, write_part
+from preprocessing.conversion.restart import check_earlier_shards
+from preprocessing.conversion.shard_job import plan_shards
+from preprocessing.conversion.single_writer import only_writer
+from preprocessing.layouts.known import check_layout, read_dataset
+from preprocessing.layouts.regions import describe_regions, resolve_regions
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
-from preprocessing.regions import describe_regions, resolve_regions
-from preprocessing.report import write_report
-from preprocessing.restart import check_earlier_shards
-from preprocessing.shard_job import plan_shards
-from preprocessing.shards import ERRORS, MANIFEST, Manifest
-from preprocessing.single_writer import only_writer
+from preprocessing.volumes.image import ConvertOptions
 
-__all__ = ["DEFAULT_SHARDS", "Options", "check_options", "conclude", "convert", "convert_all", "ensure_phantom"]
 log = logging.getLogger(__name__)
 
 
@@ -174,23 +172,6 @@ def _settings(options: Options) -> ConvertOptions:
         ignore_affine=options.ignore_affine,
         max_volume_gib=options.max_volume_gib,
     )
-
-
-def conclude(root: Path, store: tuple[Manifest, list[dict[str, str]]], note: str) -> int:
-    """Name the refused cases and sum up a finished store; returns the exit code."""
-    manifest, refused = store
-    for entry in refused:
-        log.error("refused case %s: %s", entry["case_id"], entry["reason"])
-    log.info(
-        "%s: %d cases in %d shards, %.1f MB, %s%s",
-        root / MANIFEST,
-        sum(len(shard.case_ids) for shard in manifest.shards),
-        len(manifest.shards),
-        sum(shard.size_bytes for shard in manifest.shards) / 1e6,
-        note,
-        f"; {len(refused)} refused, see {root / ERRORS}" if refused else "",
-    )
-    return EXIT_REFUSED if refused else EXIT_DONE
 
 
 if __name__ == "__main__":

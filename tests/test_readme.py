@@ -14,9 +14,10 @@ import pytest
 import torch
 import tyro
 
-from pipelines.loaders import LoaderConfig, build_loader
-from preprocessing.layouts import LAYOUTS
-from preprocessing.shards import open_store
+from pipelines.config import LoaderConfig
+from pipelines.loaders import build_loader
+from preprocessing.layouts.known import LAYOUTS
+from preprocessing.shards.store import open_store
 from preprocessing.to_shards import Options, convert
 
 ROOT = Path(__file__).parents[1]

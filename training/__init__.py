@@ -1,1 +1,4 @@
-"""Train, predict with and score segmentation networks."""
+"""Batches in, checkpoints, predictions and scores out.
+
+Commands: ``run``, ``predict``, ``evaluate``, ``report``.
+"""

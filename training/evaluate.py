@@ -15,17 +15,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from preprocessing.cases import find_images
-from preprocessing.cli import Flag, main
-from preprocessing.convert import read_label
-from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, InputError
-from preprocessing.nifti import case_id_of, read_nifti
-from preprocessing.shards import write_json
-from training.overlay import draw_overlay, save_figure
-from training.prediction_files import DESCRIPTION
-from training.record import without_nan
-from training.same_grid import on_grid_of
-from training.scores import METRICS, CaseScore, Groups, Scores, average, counted, mean_of, score_pair
+from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED, InputError
+from preprocessing.console.flags import Flag, main
+from preprocessing.layouts.images import find_images
+from preprocessing.shards.files import write_json
+from preprocessing.volumes.image import read_label
+from preprocessing.volumes.nifti import case_id_of, read_nifti
+from training.inference.outputs import DESCRIPTION
+from training.inference.overlay import draw_overlay, save_figure
+from training.inference.same_grid import on_grid_of
+from training.inference.scores import METRICS, CaseScore, Groups, Scores, average, counted, mean_of, score_pair
+from training.trainer.record import without_nan
 
 log = logging.getLogger(__name__)
 SCORES = "scores.json"

@@ -1,34 +1,34 @@
-"""The options of a training run: what the user may choose, how every ``auto`` is decided, what a resume may change."""
+"""The options of a training run, and the check that launchers and the trainer make before anything is opened."""
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from pipelines.loaders import MONAI, LoaderConfig
-from pipelines.plan import Int3
-from preprocessing.cli import AutoTriple, Flag, Place
-from preprocessing.errors import InputError
-from preprocessing.shards import Store
-from preprocessing.to_shards import DEFAULT_SHARDS
-from training.group import Group
-from training.networks import STRIDE, Float3, Geometry
-from training.recipes import PRESETS, USUAL_LR, Preset
+from pipelines.config import LoaderConfig
+from pipelines.loaders import check_config
+from preprocessing.console.errors import InputError, check_known
+from preprocessing.console.flags import DEFAULT_SHARDS, AutoTriple, Flag, Place
+from training.distributed.world import BACKENDS, DEVICES
+from training.model.compute import AMPS
+from training.model.losses import LOSSES
+from training.model.networks import NETWORKS, check_patch
+from training.model.recipes import OPTIMIZERS, PRESETS, check_decay
 
 log = logging.getLogger(__name__)
 AUTO = Path("auto")
-CPU_VOXELS, GPU_VOXELS = 64**3, 128**3  # the largest patch that "auto" chooses
-CHOSEN = ("global_batch", "net", "loss", "optimizer", "lr", "epochs", "val_every")
-PLACES = ("shards", "output", "resume", "init_from")
-SPEED = ("loader", "device", "batch_size", "backend", "accumulate", "compile", "gpu_cache", "crop", "read", "workers")
-FREE_ON_RESUME = (*PLACES, *SPEED, "val_every", "epochs")
+KNOWN: dict[str, Iterable[str]] = {
+    "preset": PRESETS,
+    "net": NETWORKS,
+    "loss": LOSSES,
+    "optimizer": OPTIMIZERS,
+    "amp": AMPS,
+    "device": DEVICES,
+    "backend": BACKENDS,
+}
+OF_PRESET = ("net", "loss", "optimizer")  # which auto leaves to the preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,44 +104,6 @@ class Options:
     of this machine's cores, 8 at most."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Resolved:
-    """The options with every ``auto`` decided; ``geometry`` has the median voxel size of the cases."""
-
-    geometry: Geometry
-    global_batch: int
-    net: str
-    loss: str
-    optimizer: str
-    lr: float
-    epochs: int
-    val_every: int
-    preset: Preset
-
-
-def resolve(options: Options, store: Store, num_cases: int, group: Group) -> Resolved:
-    """Decide every ``auto`` of options that ``check_options`` has let through, for ``num_cases`` training cases."""
-    preset, net = PRESETS[options.preset], net_of(options)
-    optimizer = preset.optimizer if options.optimizer == "auto" else options.optimizer
-    limit = CPU_VOXELS if group.device.type == "cpu" else GPU_VOXELS
-    shape, spacing = median_sizes(store)
-    patch = options.patch or preset.patch or auto_patch(shape, STRIDE.get(net, 1), limit)
-    global_batch = options.batch_size * group.world.world_size
-    steps_per_epoch = -(-num_cases // global_batch) * options.samples_per_case
-    epochs = options.epochs or -(-preset.steps // steps_per_epoch)
-    return Resolved(
-        geometry=Geometry(patch=patch, spacing_mm=spacing),
-        global_batch=global_batch,
-        net=net,
-        loss=preset.loss if options.loss == "auto" else options.loss,
-        optimizer=optimizer,
-        lr=options.lr or (preset.lr if optimizer == preset.optimizer else USUAL_LR.get(optimizer, 0.0)),
-        epochs=epochs,
-        val_every=options.val_every or max(epochs // 10, 1),
-        preset=preset,
-    )
-
-
 def net_of(options: Options) -> str:
     """Return the name of the network, the preset's for ``auto``."""
     return PRESETS[options.preset].net if options.net == "auto" else options.net
@@ -168,54 +130,23 @@ def loader_config(options: Options) -> LoaderConfig:
     )
 
 
-def median_sizes(store: Store) -> tuple[Int3, Float3]:
-    """Return the median shape and voxel size over the labelled cases, D,H,W, in one pass over the entries."""
-    sizes_of = [(*entry.shape_dhw, *entry.spacing_mm) for _, entry in store.entries() if entry.label is not None]
-    sizes = np.median(sizes_of, axis=0)
-    d, h, w = sizes[:3].astype(int).tolist()
-    spacing_d, spacing_h, spacing_w = sizes[3:].tolist()
-    return (d, h, w), (spacing_d, spacing_h, spacing_w)
-
-
-def auto_patch(median_dhw: Int3, stride: int, max_voxels: int) -> Int3:
-    """Choose a patch that covers the median volume, or as much of it as ``max_voxels`` allow.
-
-    Sides are multiples of ``stride``; the longest side shrinks first, so the patch tends to a cube:
-    ``auto_patch((36, 50, 35), 8, 64**3) == (40, 56, 40)`` and ``auto_patch((140, 180, 150), 8, 64**3)`` is
-    ``(64, 64, 64)``.
-    """
-    sides = [math.ceil(side / stride) * stride for side in median_dhw]
-    while math.prod(sides) > max_voxels and max(sides) > stride:
-        sides[int(np.argmax(sides))] -= stride
-    return sides[0], sides[1], sides[2]
-
-
-def to_plain(options: Options, resolved: Resolved) -> dict[str, Any]:
-    """Write the options down as a checkpoint and JSON can hold them, every ``auto`` decided."""
-    given = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(options).items()}
-    chosen = {name: getattr(resolved, name) for name in CHOSEN}
-    return given | chosen | {"patch": list(resolved.geometry.patch)}
-
-
-def _may_change(name: str, old: object, new: object) -> bool:
-    """Tell whether a resumed run may change an option: a MONAI loader draws patches that no other would go on with."""
-    return name in FREE_ON_RESUME and not (name == "loader" and (old in MONAI or new in MONAI))
-
-
-def check_same(saved: Mapping[str, Any], given: Mapping[str, Any], path: Path) -> None:
-    """Refuse to go on with other options: raises ``InputError`` that names the first one with both values."""
-    if saved.get("global_batch") != given["global_batch"]:
+def check_options(options: Options) -> None:
+    """Raise ``InputError`` for the first flag whose value cannot be; opens nothing and looks at no device."""
+    for flag, names in KNOWN.items():
+        check_known(flag, getattr(options, flag), ("auto", *names) if flag in OF_PRESET else names)
+    if options.batch_size < 1 or options.samples_per_case < 1:
         raise InputError(
-            f"cannot resume {path}: it was made with {saved.get('global_batch')} patches per step over all processes, "
-            f"this command takes {given['global_batch']}; choose --batch-size so that it times processes is the same"
+            f"--batch-size {options.batch_size} --samples-per-case {options.samples_per_case}: at least 1 is needed"
         )
-    for name, value in given.items():
-        before = saved.get(name, getattr(Options, name, None))  # an earlier version did not have every option
-        if before != value and not _may_change(name, before, value):
-            flag = "--" + name.replace("_", "-")
-            raise InputError(
-                f"cannot resume {path}: it was made with {flag} {before}, this command says {value}; "
-                "give the same, or start a new run with another --output"
-            )
-    if saved.get("epochs") != given["epochs"]:
-        log.warning("the run had %s epochs and now has %s: the schedule changes", saved.get("epochs"), given["epochs"])
+    if options.epochs < 0 or options.val_every < 0 or options.lr < 0:
+        raise InputError("--epochs, --val-every and --lr are 0 (choose) or positive")
+    if options.workers < 0:
+        raise InputError(f"--workers {options.workers}: 0 (choose), or a positive number for each process")
+    if options.accumulate < 1 or options.batch_size % options.accumulate:
+        raise InputError(f"--accumulate {options.accumulate}: must divide --batch-size {options.batch_size}")
+    if not 0 <= options.held_out < 1:
+        raise InputError(f"--held-out {options.held_out:g}: 0 (train and validate on all), or a fraction below 1")
+    check_decay(options.ema)
+    if options.patch is not None:
+        check_patch(net_of(options), options.patch)
+    check_config(options.loader, loader_config(options))

@@ -15,18 +15,18 @@ import xxhash
 from rich import get_console
 from rich.progress import track
 
-from preprocessing.cli import Flag, main
-from preprocessing.errors import EXIT_DONE, EXIT_REFUSED, CaseError, InputError
-from preprocessing.nifti import SUFFIXES
-from preprocessing.shards import write_json
-from training.checkpoint import load_checkpoint
-from training.distributed import choose_device, read_world
-from training.inference import ModelSpec
-from training.precision import choose_amp
-from training.predict_inputs import Input, find_inputs
-from training.prediction_files import DESCRIPTION, PROBABILITIES, describe, noted, save_label, save_probabilities
-from training.predictor import Predictor
-from training.sliding import Sliding
+from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED, CaseError, InputError
+from preprocessing.console.flags import Flag, main
+from preprocessing.shards.files import write_json
+from preprocessing.volumes.nifti import SUFFIXES
+from training.distributed.world import choose_device, read_world
+from training.inference.inputs import Input, find_inputs
+from training.inference.outputs import DESCRIPTION, PROBABILITIES, describe, noted, save_label, save_probabilities
+from training.inference.predictor import Predictor
+from training.inference.sliding import Sliding
+from training.model.checkpoint import load_checkpoint
+from training.model.compute import choose_amp
+from training.model.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 

@@ -14,15 +14,15 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from preprocessing.cli import main
-from preprocessing.errors import EXIT_DONE, InputError
+from preprocessing.console.errors import EXIT_DONE, InputError
+from preprocessing.console.flags import main
 from training.evaluate import SCORES
-from training.overlay import PREDICTED_COLOUR, TRUE_COLOUR
-from training.record import read_metrics, read_run
-from training.scores import METRICS
-from training.showcase import FOLDER
-from training.showcase import SCORES as VALIDATION
-from training.timing import Split, describe_limit, total_split
+from training.inference.overlay import PREDICTED_COLOUR, TRUE_COLOUR
+from training.inference.scores import METRICS
+from training.trainer.record import read_metrics, read_run
+from training.trainer.showcase import FOLDER
+from training.trainer.showcase import SCORES as VALIDATION
+from training.trainer.timing import Split, describe_limit, total_split
 
 log = logging.getLogger(__name__)
 STYLE = """

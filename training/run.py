@@ -9,21 +9,45 @@ import logging
 
 import torch
 
-from preprocessing.cli import main
-from preprocessing.errors import EXIT_DONE, RunError
-from preprocessing.shards import open_store
+from preprocessing.console.errors import EXIT_DONE, RunError
+from preprocessing.console.flags import main
+from preprocessing.shards.store import open_store
 from preprocessing.to_shards import ensure_phantom
-from training.check_options import check_options
-from training.checkpoint import seed_everything
-from training.distributed import read_world
-from training.failure import failure_left
-from training.group import Group, join
-from training.options import Options
-from training.precision import use_tensor_cores
-from training.prepare import prepare, run_folder
-from training.stop import Stopped, StopRequest, listen_for_stop
+from training.distributed.group import Group, join
+from training.distributed.watch import failure_left
+from training.distributed.world import read_world
+from training.model.checkpoint import BEST
+from training.model.compute import use_tensor_cores
+from training.options import Options, check_options
+from training.trainer.build import prepare, run_folder
+from training.trainer.loop import Training
+from training.trainer.record import Board, read_metrics
+from training.trainer.state import seed_everything
+from training.trainer.stop import Stopped, StopRequest, listen_for_stop
+from training.trainer.timing import describe_limit, total_split
 
 log = logging.getLogger(__name__)
+
+
+def conclude(training: Training) -> None:
+    """Write everything that is made once, at the end; one process does it."""
+    from training import report  # half a second of matplotlib
+    from training.trainer.showcase import write_showcase
+
+    setup, progress = training.setup, training.progress
+    pictures = write_showcase(setup.folder, setup.store, setup.group.device, setup.amp)
+    board = Board(setup.folder, progress.step + 1)
+    board.add_pictures(pictures, progress.step)
+    board.close()
+    best = setup.folder / "checkpoints" / BEST
+    if progress.best_epoch < 0:
+        log.warning("no validation gave a mean dice here: there is no %s", best)
+    else:
+        log.info("best mean dice %.4f in epoch %d: %s", progress.best_dice, progress.best_epoch + 1, best)
+    total = total_split(read_metrics(setup.folder))
+    if total.steps:
+        log.info("%s", describe_limit(total, setup.options["loader"], on_gpu=setup.group.device.type == "cuda"))
+        report.report(report.Options(run=setup.folder))
 
 
 def train(options: Options) -> int:
@@ -53,8 +77,6 @@ def _train(options: Options, group: Group, stop: StopRequest) -> int:
     finally:
         training.learned.loader.close()
     if group.is_main:
-        from training.conclude import conclude  # half a second of matplotlib
-
         conclude(training)
     return EXIT_DONE
 

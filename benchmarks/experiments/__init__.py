@@ -1,1 +1,1 @@
-"""The experiments of AWS's article, one file each, and what they share."""
+"""The article's experiments, scale and quality: what is measured, what is projected, from which assumptions."""

@@ -9,18 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.comma_lists import parse_numbers
-from benchmarks.comparison.rows import THREADED, choose_installed
-from benchmarks.default_data import make_store, median_patch
-from benchmarks.experiments.epoch_seconds import EpochError, measure_epochs
-from benchmarks.experiments.experiment import Experiment
 from benchmarks.experiments.memory_limit import memory_limit
-from benchmarks.page_cache import forget
-from benchmarks.reporting.data import describe_cases
-from benchmarks.reporting.machine import num_cores
+from benchmarks.measuring.data import Experiment, forget, make_store, median_patch, parse_numbers
+from benchmarks.measuring.epochs import EpochError, measure_epochs
+from benchmarks.measuring.origin import describe_cases, num_cores
+from benchmarks.measuring.rows import THREADED, choose_installed
 from benchmarks.reporting.result import Record, make_row
-from pipelines.loaders import LoaderConfig
-from preprocessing.shards import Store
+from pipelines.config import LoaderConfig
+from preprocessing.shards.store import Store
 
 log = logging.getLogger(__name__)
 LIMIT = "memory limited to"  # in a row's group: what fails there is a finding

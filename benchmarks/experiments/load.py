@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.convert_rows import Work, empty, voxelfeed
-from benchmarks.default_data import read_labelled
-from benchmarks.experiments.experiment import Experiment
-from benchmarks.repeat import Seconds, time_rounds
+from benchmarks.contenders.converters import Work, empty, voxelfeed
+from benchmarks.measuring.data import Experiment, read_labelled
+from benchmarks.measuring.rounds import Seconds, time_rounds
 from benchmarks.reporting.result import Record, make_row
 
 GROUP = "loading one image"

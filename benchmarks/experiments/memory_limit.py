@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from preprocessing.errors import InputError
+from preprocessing.console.errors import InputError
 
 CONTROLLER = Path("/sys/fs/cgroup/memory")
 JOIN = 'echo $$ > "$0" && exec "$@"'  # before the command starts: memory it already has is not counted any more

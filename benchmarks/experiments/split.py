@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-from benchmarks.comparison.contenders import chosen_names
-from benchmarks.default_data import make_store, median_patch
+from benchmarks.contenders.table import chosen_names
 from benchmarks.experiments.epoch import epoch_config
-from benchmarks.experiments.epoch_seconds import EpochError, measure_epochs
-from benchmarks.experiments.experiment import Experiment
-from benchmarks.reporting.data import describe_cases
+from benchmarks.measuring.data import Experiment, make_store, median_patch
+from benchmarks.measuring.epochs import EpochError, measure_epochs
+from benchmarks.measuring.origin import describe_cases
+from benchmarks.measuring.training_step import run_training
 from benchmarks.reporting.result import Record, make_row
-from benchmarks.training_run import run_training
-from pipelines.loaders import LOADERS, LoaderConfig
-from preprocessing.cli import AutoTriple
-from preprocessing.errors import RunError
-from training.record import read_metrics
+from pipelines.config import LoaderConfig
+from pipelines.loaders import LOADERS
+from preprocessing.console.errors import RunError
+from preprocessing.console.flags import AutoTriple
+from training.trainer.record import read_metrics
 
 log = logging.getLogger(__name__)
 PARTS = ("disk", "preprocessing", "transfer", "model", "other")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.comparison.rows import Row
+from benchmarks.measuring.rows import Row
 from pipelines.loaders import build_loader
 
 COPIES, COPY_BYTES = 7, 2**28

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.comparison.rows import Row
-from pipelines.loaders import LoaderConfig, open_plan
-from pipelines.pool_budget import measure_need
+from benchmarks.measuring.rows import Row
+from pipelines.config import LoaderConfig
+from pipelines.dali.pool_budget import measure_need
+from pipelines.loaders import open_plan
 
 
 @dataclass(frozen=True, kw_only=True)

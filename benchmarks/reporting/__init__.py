@@ -1,1 +1,1 @@
-"""The form of results: record, tables, pictures, files, and what a figure depends on."""
+"""One form for every result: record, table, picture, page, index."""

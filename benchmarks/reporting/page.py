@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.reporting.data import count_cases
-from benchmarks.reporting.files import free_paths, write_files
+from benchmarks.measuring.origin import count_cases, slug_of
 from benchmarks.reporting.result import MEASURED, METRICS, Record, Spread
 
 log = logging.getLogger(__name__)
@@ -116,3 +117,30 @@ def write(record: Record, title: str, draw: Callable[[Record, Path], None], fold
     """Write BENCHMARK_MACHINE_DATE.json, .md and .png; another result of the day stays, this one is numbered."""
     paths = free_paths(record, f"{record['benchmark']}_", folder)
     return write_files(record, paths, lambda picture: page(record, title, picture), draw)
+
+
+def free_paths(record: dict[str, Any], prefix: str, folder: Path) -> list[Path]:
+    """Return PREFIX + MACHINE_DATE.json, .md and .png in ``folder``, numbered where there is another of the day."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{prefix}{slug_of(record['machine'])}_{record['date'][:10]}"
+    names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
+    free = next(name for name in names if not (folder / f"{name}.json").exists())
+    return [folder / f"{free}.{ending}" for ending in ("json", "md", "png")]
+
+
+def write_files(
+    record: dict[str, Any],
+    paths: list[Path],
+    page: Callable[[str], str],
+    draw: Callable[[dict[str, Any], Path], None],
+) -> list[Path]:
+    """Write a record to the ``paths`` of ``free_paths`` and return them; ``page`` makes Markdown of the picture's name.
+
+    A record that grows may be written again.
+    """
+    partial = paths[0].with_suffix(".tmp")  # a kill here must not take what was there
+    partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    partial.replace(paths[0])
+    paths[1].write_text(page(paths[2].name), encoding="utf-8")
+    draw(record, paths[2])
+    return paths

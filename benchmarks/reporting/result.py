@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.reporting.machine import describe_commit, describe_machine, describe_versions
-from benchmarks.reporting.noise import NoiseWatch
+from benchmarks.measuring.origin import describe_commit, describe_machine, describe_versions
+from benchmarks.measuring.processes import NoiseWatch
 from benchmarks.reporting.schema import COUNT, DATE, NUMBER, SPREAD, TEXT, exactly, list_of, or_null
 
 Record = dict[str, Any]

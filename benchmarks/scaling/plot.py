@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.assumptions import CASE_MB, GPUS, PATCH_MB, SAMPLES_PER_CASE
+from benchmarks.experiments.assumptions import CASE_MB, GPUS, PATCH_MB, SAMPLES_PER_CASE
+from benchmarks.experiments.storage import gpus_fed
 from benchmarks.reporting.figure import COLOURS, INK, LIMIT, OURS, finish, limit_line, new_figure, whiskers
 from benchmarks.reporting.result import Record
-from benchmarks.scaling.storage_model import gpus_fed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

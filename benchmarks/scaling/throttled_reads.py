@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.comparison.measure import endless
-from benchmarks.comparison.numpy_floor import NumpyFloor
+from benchmarks.contenders.numpy_floor import NumpyFloor
+from benchmarks.measuring.measure import endless
 from pipelines.batch import Batch
-from pipelines.loaders import LoaderConfig, open_plan
+from pipelines.config import LoaderConfig
+from pipelines.loaders import open_plan
 from pipelines.plan import Plan, Sample
 from pipelines.reference import Float
-from preprocessing.shards import Store
+from preprocessing.shards.store import Store
 
 
 class TokenBucket:

@@ -6,14 +6,14 @@ import dataclasses
 import multiprocessing
 from collections.abc import Iterator
 
-from benchmarks.comparison.contenders import TABLE
-from benchmarks.comparison.messages import Task
-from benchmarks.comparison.rounds import Measured, measure
-from benchmarks.comparison.rows import Row
-from benchmarks.default_data import repeat_cases
+from benchmarks.contenders.table import TABLE
+from benchmarks.measuring.data import repeat_cases
+from benchmarks.measuring.messages import Task
+from benchmarks.measuring.rounds import Measured, measure
+from benchmarks.measuring.rows import Row
 from benchmarks.reporting.result import Record, make_row
-from pipelines.loaders import LoaderConfig
-from preprocessing.shards import Store
+from pipelines.config import LoaderConfig
+from preprocessing.shards.store import Store
 
 GROUP = "by cases in the store"
 FEW = 10

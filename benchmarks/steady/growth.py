@@ -11,10 +11,11 @@ from concurrent.futures import ProcessPoolExecutor
 
 import psutil
 
-from benchmarks.comparison.measure import endless
+from benchmarks.measuring.measure import endless
 from benchmarks.reporting.result import Record, make_row
 from pipelines.batch import Loader
-from pipelines.loaders import LoaderConfig, build_loader
+from pipelines.config import LoaderConfig
+from pipelines.loaders import build_loader
 
 GROUP = "over many batches"
 WARM = 60  # batches

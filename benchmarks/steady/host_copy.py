@@ -12,12 +12,13 @@ import torch
 
 from benchmarks.reporting.result import Record, make_row
 from benchmarks.scaling.throttled_reads import patch_bytes
-from pipelines.host_path import HostPath
-from pipelines.loaders import LoaderConfig, open_plan
+from pipelines.config import LoaderConfig
+from pipelines.dali.host_patches import HostPath
+from pipelines.loaders import open_plan
 from pipelines.plan import Plan
-from pipelines.slots import Array
-from preprocessing.errors import RunError
-from preprocessing.shards import Store
+from preprocessing.console.errors import RunError
+from preprocessing.shards.store import Store
+from preprocessing.volumes.grid import Array
 
 GROUP = "host path alone"
 THREADS, SLOTS = 2, 5  # as many slots as the dali loader gives it

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.comparison.aims import aim_lines, missed_aims
+from benchmarks.reporting.comparison_aims import aim_lines, missed_aims
 
 Record = dict[str, Any]
 

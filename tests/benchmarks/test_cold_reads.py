@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from benchmarks.cold_reads import PAGE, WAYS, Options, compare, volume_paths
-from benchmarks.page_cache import forget
-from preprocessing.errors import EXIT_DONE, InputError
-from preprocessing.shards import open_store
+from benchmarks.measuring.data import forget
+from preprocessing.console.errors import EXIT_DONE, InputError
+from preprocessing.shards.store import open_store
 
 
 def has_direct_reads(path: Path) -> bool:

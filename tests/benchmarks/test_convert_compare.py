@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.contenders.converters import CONVERSIONS, NNUNET, Work, conversions_here, empty
 from benchmarks.convert_compare import CONVERSION, FLOOR, OURS, SCALING, Options, compare
-from benchmarks.convert_rows import CONVERSIONS, NNUNET, Work, conversions_here, empty
-from benchmarks.reporting.machine import REPOSITORY
-from preprocessing.errors import InputError
-from preprocessing.layouts import read_dataset
+from benchmarks.measuring.origin import REPOSITORY
+from preprocessing.console.errors import InputError
+from preprocessing.layouts.known import read_dataset
 from tests.conftest import coordinate_image, coordinate_label
-from tests.preprocessing.test_layout_files import write_brats, write_nnunet
+from tests.preprocessing.layouts.test_layout_files import write_brats, write_nnunet
 
 
 @pytest.fixture

@@ -11,14 +11,15 @@ import jsonschema
 import pytest
 
 from benchmarks import gpu_check
-from benchmarks.comparison.contenders import PEERS, TABLE
-from benchmarks.comparison.rows import Row
+from benchmarks.contenders.table import PEERS, TABLE
 from benchmarks.gpu.bus import measure_bus
-from benchmarks.gpu.report import SCHEMA
 from benchmarks.gpu.rows import loader_rows, training_rows
 from benchmarks.gpu_check import Options, check
-from pipelines.loaders import LoaderConfig, open_plan
-from preprocessing.errors import EXIT_DONE, InputError
+from benchmarks.measuring.rows import Row
+from benchmarks.reporting.gpu_check import SCHEMA
+from pipelines.config import LoaderConfig
+from pipelines.loaders import open_plan
+from preprocessing.console.errors import EXIT_DONE, InputError
 
 PATCH = (16, 16, 16)
 

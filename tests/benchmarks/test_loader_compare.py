@@ -17,30 +17,31 @@ import pytest
 import torch
 
 from benchmarks import loader_compare
-from benchmarks.comparison.check_batches import CheckError, Specification
-from benchmarks.comparison.contenders import DEFAULTS, FLOOR, PEERS, TABLE, USUAL, is_installed
-from benchmarks.comparison.measure import CHECKED, endless
-from benchmarks.comparison.messages import Run
-from benchmarks.comparison.record import Protocol, make_record
-from benchmarks.comparison.repeats import find_earlier, repeat_lines
-from benchmarks.comparison.report import cells, headings, markdown, write
-from benchmarks.comparison.rounds import Measured
-from benchmarks.comparison.rows import Row, Sweep, choose_rows
-from benchmarks.comparison.schema import SCHEMA
-from benchmarks.comparison.training_step import train
+from benchmarks.contenders.table import DEFAULTS, FLOOR, PEERS, TABLE, USUAL, is_installed
 from benchmarks.loader_compare import Options, compare
-from benchmarks.reporting.machine import num_cores, slug_of
+from benchmarks.measuring.check import CheckError, Specification
+from benchmarks.measuring.measure import CHECKED, endless
+from benchmarks.measuring.messages import Run
+from benchmarks.measuring.origin import num_cores, slug_of
+from benchmarks.measuring.rounds import Measured
+from benchmarks.measuring.rows import Row, Sweep, choose_rows
+from benchmarks.measuring.training_step import train
+from benchmarks.reporting.comparison import Protocol, make_record
+from benchmarks.reporting.comparison_page import cells, headings, markdown, write
+from benchmarks.reporting.comparison_repeats import find_earlier, repeat_lines
+from benchmarks.reporting.comparison_schema import SCHEMA
 from pipelines.batch import Batch
-from pipelines.loaders import LOADERS, LoaderConfig, build_loader, open_plan
-from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, EXIT_USAGE, InputError
-from preprocessing.shards import Store, open_store
+from pipelines.config import LoaderConfig
+from pipelines.loaders import LOADERS, build_loader, open_plan
+from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, EXIT_USAGE, InputError
+from preprocessing.shards.store import Store, open_store
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
-from tests.benchmarks import faulty_loaders
-from tests.benchmarks.faulty_loaders import BROKEN_TABLE, FaultyLoader
+from tests.benchmarks.measuring import faulty_loaders
+from tests.benchmarks.measuring.faulty_loaders import BROKEN_TABLE, FaultyLoader
 from tests.conftest import coordinate_image
-from tests.preprocessing.test_layout_files import write_nnunet
-from training.networks import NETWORKS
+from tests.preprocessing.layouts.test_layout_files import write_nnunet
+from training.model.networks import NETWORKS
 
 PATCH = (16, 16, 16)
 ONCE = Sweep(batch_sizes=[2])

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.assumptions import A100, GPUS, H100, LARGE_CASES, STORAGES, V100
-from benchmarks.comparison.check_batches import CheckError
+from benchmarks.experiments.assumptions import A100, GPUS, H100, LARGE_CASES, STORAGES, V100
+from benchmarks.experiments.opening import measure_opening, plan_store
+from benchmarks.experiments.ranks import check_ranks, check_same_batches, check_sticky, deal, make_plan
+from benchmarks.experiments.storage import Reader, fsx_size_tib, gpus_fed, patches_per_s
+from benchmarks.measuring.check import CheckError
 from benchmarks.reporting.result import PROJECTED
 from benchmarks.scale import Options, measure_scale
-from benchmarks.scaling.plan import check_ranks, check_same_batches, check_sticky, deal, make_plan
 from benchmarks.scaling.plot import OPENING, POINTS, RANKS, STORAGE
-from benchmarks.scaling.storage_model import Reader, fsx_size_tib, gpus_fed, patches_per_s
-from benchmarks.scaling.store import measure_opening, plan_store
 from benchmarks.scaling.throttled_reads import TokenBucket, measure_points, patch_bytes
-from pipelines.loaders import LoaderConfig
+from pipelines.config import LoaderConfig
 from pipelines.plan import Plan
-from preprocessing.errors import EXIT_DONE, InputError
-from preprocessing.shards import open_store
+from preprocessing.console.errors import EXIT_DONE, InputError
+from preprocessing.shards.store import open_store
 
 PATCH = (16, 16, 16)
 

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.comparison.messages import Run
-from benchmarks.comparison.rounds import Measured
-from benchmarks.comparison.rows import Row
+from benchmarks.measuring.messages import Run
+from benchmarks.measuring.rounds import Measured
+from benchmarks.measuring.rows import Row
 from benchmarks.steady import by_cases, growth, host_copy
 from benchmarks.steady_state import Options, measure_steady_state
-from pipelines.host_path import HostPath
-from pipelines.loaders import LoaderConfig, open_plan
-from preprocessing.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError, RunError
+from pipelines.config import LoaderConfig
+from pipelines.dali.host_patches import HostPath
+from pipelines.loaders import open_plan
+from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError, RunError
 
 PATCH = (12, 12, 12)
 

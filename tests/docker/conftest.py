@@ -67,12 +67,13 @@ class Host:
         path.symlink_to(folder)
 
     def start(self, words: Sequence[str], environment: Mapping[str, str], prefix: Sequence[str] = ()) -> None:
-        python_path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "docker" / "slow_disk")])
+        folders = ("", "docker", "tests/docker/container/slow_disk")
+        python_path = os.pathsep.join(str(ROOT / folder) for folder in folders)
         own = {"SAGEMAKER_BASE_DIR": str(self.base), "PYTHONPATH": python_path, "OMP_NUM_THREADS": "1"}
         own["SLOW_DISK"] = str(self.slow_disk)
         self.said.clear()
         self.process = subprocess.Popen(
-            [*prefix, sys.executable, str(ROOT / "docker" / "entrypoint.py"), *words],
+            [*prefix, sys.executable, str(ROOT / "docker" / "container" / "entrypoint.py"), *words],
             env={**os.environ, **own, **environment},
             stderr=subprocess.PIPE,
             text=True,

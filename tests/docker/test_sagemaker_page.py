@@ -11,9 +11,9 @@ import subprocess
 import botocore.session
 import pytest
 from botocore import xform_name
-from service_model import check_request
+from request.aws import check_request
 
-from tests.docker.pin_requests import ROOT, made_by
+from tests.docker.request.pin_requests import ROOT, made_by
 
 PAGE = (ROOT / "docs" / "sagemaker.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)

@@ -24,15 +24,17 @@ import torch
 
 from pipelines import loaders
 from pipelines.batch import Batch, Loader
-from pipelines.dali_loader import DaliLoader
-from pipelines.device_path import DevicePath
-from pipelines.host_path import HostPath
-from pipelines.loaders import LOADERS, MONAI, LoaderConfig, check_memory
+from pipelines.config import LoaderConfig
+from pipelines.dali.device_patches import DevicePath
+from pipelines.dali.host_patches import HostPath
+from pipelines.dali.loader import DaliLoader
+from pipelines.loaders import LOADERS, MONAI, check_memory
 from pipelines.plan import Plan, Sample
 from pipelines.reference import crop, flip, intensity_of, normalize, region_channels
-from pipelines.torch_loader import SampleDataset
-from preprocessing.errors import InputError
-from preprocessing.shards import Store, open_store, write_manifest
+from pipelines.workers.torch_loader import SampleDataset
+from preprocessing.console.errors import InputError
+from preprocessing.shards.files import write_manifest
+from preprocessing.shards.store import Store, open_store
 from preprocessing.to_shards import Options, convert
 
 PATCH = (16, 16, 20)
@@ -412,7 +414,7 @@ def test_what_is_wrong_with_the_program_keeps_the_traceback_of_its_worker(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("in the reference")
 
-    monkeypatch.setattr("pipelines.torch_loader.make_sample", fail)
+    monkeypatch.setattr("pipelines.workers.torch_loader.make_sample", fail)
     with (
         build_loader("torch", config_for(coordinate_store, num_workers=1)) as loader,
         pytest.raises(ZeroDivisionError, match=r"(?s)Original Traceback.*in the reference"),

@@ -22,7 +22,6 @@ from pipelines.plan import (
     STREAM_CASES,
     STREAM_SAMPLE,
     STREAM_WINDOW,
-    Int3,
     Plan,
     PlanOptions,
     Sample,
@@ -30,8 +29,9 @@ from pipelines.plan import (
     random_words,
     unit,
 )
-from preprocessing.errors import InputError
-from preprocessing.shards import open_store
+from preprocessing.console.errors import InputError
+from preprocessing.shards.store import open_store
+from preprocessing.volumes.grid import Int3
 
 
 @dataclass(frozen=True)

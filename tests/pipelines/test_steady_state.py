@@ -13,7 +13,8 @@ import pytest
 
 from benchmarks.steady.growth import growth
 from pipelines.batch import Loader
-from pipelines.loaders import LoaderConfig, build_loader
+from pipelines.config import LoaderConfig
+from pipelines.loaders import build_loader
 from pipelines.plan import Plan, PlanOptions
 from tests.pipelines.test_plan import Volume, Volumes
 

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from preprocessing.cli import main
-from preprocessing.dataset import Dataset
-from preprocessing.shards import SOURCE
+from preprocessing.console.flags import main
+from preprocessing.layouts.dataset import Dataset
+from preprocessing.shards.files import SOURCE
 from preprocessing.to_shards import Options, convert
 from tests.conftest import write_msd
 

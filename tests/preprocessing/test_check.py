@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from preprocessing.check import Options, check, find_problems
-from preprocessing.errors import InputError
-from preprocessing.shards import open_store
+from preprocessing.console.errors import InputError
+from preprocessing.shards.store import open_store
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
 from tests.conftest import write_msd

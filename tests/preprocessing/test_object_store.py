@@ -14,11 +14,13 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pipelines.loaders import LoaderConfig, build_loader
+from pipelines.config import LoaderConfig
+from pipelines.loaders import build_loader
 from preprocessing import check, merge, stage
-from preprocessing.errors import InputError, RunError
-from preprocessing.location import location
-from preprocessing.shards import SOURCE, open_store
+from preprocessing.console.errors import InputError, RunError
+from preprocessing.console.places import location
+from preprocessing.shards.files import SOURCE
+from preprocessing.shards.store import open_store
 from preprocessing.to_shards import Options, convert
 from tests.conftest import write_msd
 from tests.preprocessing.conftest import Command, Finished, kill, run_process, start, tree_bytes, wait_until

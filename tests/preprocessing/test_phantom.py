@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation
 
-from preprocessing.errors import InputError
-from preprocessing.layouts import read_dataset
+from preprocessing.console.errors import InputError
+from preprocessing.layouts.known import read_dataset
+from preprocessing.layouts.regions import resolve_regions
 from preprocessing.phantom import PhantomOptions, make_case, make_phantom, phantom
-from preprocessing.regions import resolve_regions
-from preprocessing.shards import open_store
+from preprocessing.shards.store import open_store
 from preprocessing.to_shards import Options, convert
 from tests.preprocessing.conftest import Command, nibabel_voxels, run_process, tree_bytes
 

@@ -16,10 +16,11 @@ import pytest
 import xxhash
 
 from preprocessing.check import find_problems
-from preprocessing.errors import InputError
+from preprocessing.console.errors import InputError
 from preprocessing.merge import Options as MergeOptions
 from preprocessing.merge import merge
-from preprocessing.shards import open_store, write_json, write_manifest, write_sealed
+from preprocessing.shards.files import write_json, write_manifest, write_sealed
+from preprocessing.shards.store import open_store
 from preprocessing.stage import Options, stage
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert

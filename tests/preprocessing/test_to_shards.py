@@ -18,17 +18,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preprocessing import single_writer
 from preprocessing.check import Options as CheckOptions
 from preprocessing.check import check
-from preprocessing.dtypes import DTYPES, LOSSLESS_DTYPES
-from preprocessing.errors import CaseError, InputError
-from preprocessing.finish import common_dtype
-from preprocessing.geometry import restore_to_source
+from preprocessing.console.errors import CaseError, InputError
+from preprocessing.conversion import single_writer
+from preprocessing.conversion.finish import common_dtype
+from preprocessing.conversion.single_writer import only_writer
 from preprocessing.phantom import PhantomOptions, make_phantom
-from preprocessing.shards import Case, open_store
-from preprocessing.single_writer import only_writer
+from preprocessing.shards.case import Case
+from preprocessing.shards.store import open_store
 from preprocessing.to_shards import Options, convert
+from preprocessing.volumes.geometry import restore_to_source
+from preprocessing.volumes.statistics import DTYPES, LOSSLESS_DTYPES
 from tests.conftest import coordinate_image, coordinate_label, write_msd
 from tests.preprocessing.conftest import (
     AFFINE,

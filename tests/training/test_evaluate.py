@@ -17,10 +17,10 @@ import torch
 from monai.metrics import DiceMetric, HausdorffDistanceMetric, SurfaceDiceMetric
 from monai.networks.utils import one_hot
 
-from preprocessing.cli import main
-from preprocessing.errors import InputError
+from preprocessing.console.errors import InputError
+from preprocessing.console.flags import main
 from training.evaluate import Options, evaluate
-from training.scores import score_pair
+from training.inference.scores import score_pair
 
 GROUPS = {"whole": (1, 2), "core": (2,)}
 

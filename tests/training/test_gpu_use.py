@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from training.options import Options
-from training.progress import GpuGauge
+from training.trainer.progress import GpuGauge
 
 pytestmark = pytest.mark.gpu
 

@@ -20,37 +20,38 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from preprocessing.cases import find_images
-from preprocessing.convert import Image
-from preprocessing.errors import InputError
-from preprocessing.geometry import restore_to_source
-from preprocessing.nifti import read_nifti
-from preprocessing.shards import open_store
-from preprocessing.statistics import ChannelStatistics
+from preprocessing.console.errors import InputError
+from preprocessing.layouts.images import find_images
+from preprocessing.shards.store import open_store
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
+from preprocessing.volumes.geometry import restore_to_source
+from preprocessing.volumes.image import Image
+from preprocessing.volumes.nifti import read_nifti
+from preprocessing.volumes.statistics import ChannelStatistics
 from tests.conftest import SHAPES
-from training.checkpoint import save_checkpoint
-from training.inference import ModelSpec, Scores, decode
-from training.networks import Geometry
+from training.inference.decode import Scores, decode
+from training.inference.inputs import prepare
+from training.inference.outputs import describe, save_label
+from training.inference.predictor import Predictor
+from training.inference.sliding import Sliding
+from training.model.checkpoint import save_checkpoint
+from training.model.networks import Geometry
+from training.model.spec import ModelSpec
 from training.predict import Options, predict
-from training.predict_inputs import prepare
-from training.prediction_files import describe, save_label
-from training.predictor import Predictor
-from training.record import read_run
-from training.sliding import Sliding
+from training.trainer.record import read_run
 
 PEAK = """
 import json, sys
 from pathlib import Path
 import numpy as np, torch
-from preprocessing.convert import Image
-from preprocessing.geometry import Geometry as Grid
-from preprocessing.statistics import ChannelStatistics
-from training.inference import ModelSpec
-from training.networks import Geometry
-from training.predictor import Predictor
-from training.sliding import Sliding
+from preprocessing.volumes.image import Image
+from preprocessing.volumes.geometry import Geometry as Grid
+from preprocessing.volumes.statistics import ChannelStatistics
+from training.model.spec import ModelSpec
+from training.model.networks import Geometry
+from training.inference.predictor import Predictor
+from training.inference.sliding import Sliding
 torch.set_num_threads(1)
 CHANNELS = [ChannelStatistics(voxels=1, mean=0.0, std=1.0, percentile_00_5=0.0, percentile_99_5=1.0)]
 def peak_bytes(side, mirror):
@@ -176,7 +177,7 @@ def test_a_volume_whose_maps_do_not_fit_is_refused_before_it_is_predicted(
 ) -> None:
     """A voxel of 4 channels and 3 maps takes 4 bytes each for 8 numbers, and for 4 more on the way back."""
     largest = max(math.prod(shape) for shape in SHAPES)
-    monkeypatch.setattr("training.predictor.free_bytes", lambda _: 4 * (8 + 4) * largest - 1)
+    monkeypatch.setattr("training.inference.predictor.free_bytes", lambda _: 4 * (8 + 4) * largest - 1)
     with caplog.at_level(logging.INFO):
         assert predict(options_for(tiny_run, msd_folder / "imagesTr", tmp_path / "P")) == 3
     (refused,) = (record.getMessage() for record in caplog.records if record.levelname == "ERROR")

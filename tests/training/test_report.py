@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from preprocessing.errors import InputError
+from preprocessing.console.errors import InputError
 from training.evaluate import Options as EvaluateOptions
 from training.evaluate import evaluate
 from training.options import Options as RunOptions
 from training.predict import Options as PredictOptions
 from training.predict import predict
-from training.record import read_metrics, read_run
 from training.report import Options, report
 from training.run import train
-from training.showcase import choose_cases
+from training.trainer.record import read_metrics, read_run
+from training.trainer.showcase import choose_cases
 
 
 def test_the_page_holds_curves_scores_and_overlays(tiny_run: Path, msd_folder: Path, tmp_path: Path) -> None:

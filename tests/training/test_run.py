@@ -18,20 +18,21 @@ import torch
 from monai.networks.nets import UNet
 
 from pipelines.loaders import LOADERS
-from preprocessing.errors import InputError, RunError
+from preprocessing.console.errors import InputError, RunError
 from preprocessing.phantom import PhantomOptions, make_phantom
-from preprocessing.shards import open_store
+from preprocessing.shards.store import open_store
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
-from training.checkpoint import load_checkpoint, save_checkpoint
-from training.compiling import compiled
-from training.distributed import read_world
-from training.group import Group
-from training.networks import NETWORKS, STRIDE
-from training.options import Options, auto_patch, median_sizes, resolve
-from training.recipes import PRESETS
-from training.record import read_metrics, read_run
+from training.distributed.group import Group
+from training.distributed.world import read_world
+from training.model.checkpoint import load_checkpoint, save_checkpoint
+from training.model.compute import compiled
+from training.model.networks import NETWORKS, STRIDE
+from training.model.recipes import PRESETS
+from training.options import Options
 from training.run import train
+from training.trainer.record import read_metrics, read_run
+from training.trainer.resolve import auto_patch, median_sizes, resolve
 
 
 def test_a_run_leaves_options_split_figures_and_checkpoints(tiny_run: Path) -> None:

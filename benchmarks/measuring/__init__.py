@@ -1,0 +1,1 @@
+"""How: the data, fresh processes, rounds, checks of what was delivered, the noise of the machine."""

@@ -1,0 +1,138 @@
+"""Measure one loader, inside a process of its own: check it, warm it up, then one timed run per request."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Generator, Iterator
+from multiprocessing.connection import Connection
+
+import torch
+
+from benchmarks.measuring.check import Specification
+from benchmarks.measuring.messages import LEAD_IN, STOP, TIMING, TRAIN, Failed, Ready, Run, Task, Trained
+from benchmarks.measuring.processes import machine_busy_s, own_cpu_s
+from benchmarks.measuring.rows import Row
+from pipelines.batch import Batch, Loader
+from pipelines.loaders import build_loader
+
+CHECKED = 3
+LEAST_BATCHES = 6  # of a run, however slow the loader
+LEAD_IN_SHARE = 0.15  # of a run's seconds, and at least the batches that the loader may hold ready
+SETTLE_S, QUIET = 3.0, 0.1  # how long to wait for workers to rest, and the fraction of a core that counts as rest
+
+
+def serve(connection: Connection, task: Task) -> None:
+    """Do what each message asks for, until it is ``STOP``. Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    multiprocessing.set_start_method(task.worker_start_method, force=True)
+    if task.num_cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task.num_cores])
+        torch.set_num_threads(task.num_cores)
+    try:
+        _serve(connection, task)
+    except Exception as error:  # noqa: BLE001  # whatever breaks a loader is a result: its row says so
+        connection.send(Failed(reason=f"{type(error).__name__}: {error}"))
+
+
+def _serve(connection: Connection, task: Task) -> None:
+    begin = time.perf_counter()
+    row = task.row
+    with build_loader(row.loader, row.config, table={row.loader: task.build}) as loader:
+        specification = Specification(row)
+        batches = specification.watch(endless(loader))
+        first = next(batches)
+        start_s = time.perf_counter() - begin
+        specification.check_first(itertools.chain([first], batches), CHECKED)
+        specification.warm_up(batches)
+        _flow(batches, task)
+        _settle()
+        connection.send(Ready(start_s=start_s))
+        for epoch in itertools.count(1):
+            request = connection.recv()
+            if request == STOP:
+                return
+            loader.set_epoch(epoch)
+            connection.send(
+                _train(loader, task) if request == TRAIN else _run(connection, loader, specification, task, epoch)
+            )
+
+
+def _train(loader: Loader, task: Task) -> Trained:
+    from benchmarks.measuring.training_step import train  # MONAI's networks are half of what the other rows import
+
+    return train(task.row, task.net, loader, endless(loader), task.seconds)
+
+
+def _run(connection: Connection, loader: Loader, specification: Specification, task: Task, epoch: int) -> Run:
+    """Start the epoch, wait for its first batch, let some flow, time the following ones, check the last."""
+    row = task.row
+    begin = time.perf_counter()
+    batches = specification.watch(endless(loader))
+    next(batches)
+    _synchronize(row)
+    first_batch_s = time.perf_counter() - begin
+    connection.send(LEAD_IN)
+    lead_in = _flow(batches, task)
+    connection.send(TIMING)
+    machine_s, used_s = machine_busy_s(), own_cpu_s()
+    begin = time.perf_counter()
+    timed, last = _timed(batches, begin + task.seconds, row.cycle)
+    _synchronize(row)
+    wall_s = time.perf_counter() - begin
+    machine_s, used_s = machine_busy_s() - machine_s, own_cpu_s() - used_s
+    slot = epoch % row.config.batch_size
+    specification.check(last, epoch, lead_in + timed, slots=[slot])  # under load: shows memory reused too early
+    _settle()
+    return Run(
+        batches=timed,
+        batch_bytes=last.image.nbytes + last.label.nbytes,
+        wall_s=wall_s,
+        first_batch_s=first_batch_s,
+        cpu_s=used_s,
+        others_cpu_s=max(machine_s - used_s, 0.0),
+    )
+
+
+def endless(loader: Loader) -> Generator[Batch]:
+    """Go on with the next epoch where one ends."""
+    while True:
+        yield from loader
+
+
+def _flow(batches: Iterator[Batch], task: Task) -> int:
+    """Take batches untimed until none that was made in advance is left; returns how many."""
+    deadline = time.perf_counter() + LEAD_IN_SHARE * task.seconds
+    for number in itertools.count(1):
+        next(batches)
+        if number >= task.row.num_ready and time.perf_counter() >= deadline:
+            return number
+    raise AssertionError("count() ended")
+
+
+def _timed(batches: Iterator[Batch], deadline: float, cycle: int) -> tuple[int, Batch]:
+    """Take batches, in whole cycles, until ``deadline``, touching nothing in them; returns how many, and the last."""
+    for number, batch in enumerate(batches, start=1):
+        if number >= LEAST_BATCHES and number % cycle == 0 and time.perf_counter() >= deadline:
+            return number, batch
+    raise AssertionError("an endless iteration ended")
+
+
+def _settle() -> None:
+    """Wait until the loader has read ahead as far as it may, so that the next row has the machine to itself."""
+    deadline = time.perf_counter() + SETTLE_S
+    pause_s = 0.2  # long beside what looking for the workers costs
+    while time.perf_counter() < deadline:
+        before_s = own_cpu_s()
+        time.sleep(pause_s)
+        if own_cpu_s() - before_s < QUIET * pause_s:
+            return
+
+
+def _synchronize(row: Row) -> None:
+    """Wait for the GPU, where the batches are made or moved there."""
+    if row.config.device == "gpu":
+        torch.cuda.synchronize()

@@ -1,0 +1,75 @@
+"""What a measuring process and its parent tell each other.
+
+The child says, in this order: ``Ready`` once; for each request ``RUN`` a ``LEAD_IN`` (untimed batches flow: memory may
+be sampled), ``TIMING`` (do not disturb) and a ``Run``; for a request ``TRAIN`` a ``Trained``. ``Failed`` may come
+instead of any of them, and is the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from benchmarks.measuring.rows import Row
+from pipelines.loaders import LoaderBuilder
+
+RUN, TRAIN, STOP = "run", "train", "stop"
+LEAD_IN, TIMING = "lead-in", "timing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a measuring process is told: the row, how its loader is built, the length of a run, the network to train.
+
+    ``worker_start_method`` is the platform's for the loader's own workers, as in a training run: a spawned process
+    would spawn them. ``num_cores`` is how many the process and all that it starts may use; 0 leaves it all.
+    """
+
+    row: Row
+    build: LoaderBuilder
+    seconds: float
+    worker_start_method: str
+    net: str = ""
+    num_cores: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """The loader stands and its first batches are right; ``start_s`` is from nothing to the first one, with imports."""
+
+    start_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One timed run. ``cpu_s`` is of the loader's process tree, ``others_cpu_s`` of everything else on the machine."""
+
+    batches: int
+    batch_bytes: int
+    wall_s: float
+    first_batch_s: float
+    cpu_s: float
+    others_cpu_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A stretch of training. ``waiting`` is the share of it in which the model waited for data.
+
+    ``gpu_utilisation`` is the mean of what the driver tells, in percent, and ``gpu_memory_mb`` what all processes
+    together hold at the end; ``None`` without a GPU.
+    """
+
+    net: str
+    steps: int
+    wall_s: float
+    patches_per_s: float
+    waiting: float
+    gpu_utilisation: float | None
+    gpu_memory_mb: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """Why the row has no numbers."""
+
+    reason: str

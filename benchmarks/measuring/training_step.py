@@ -1,0 +1,129 @@
+"""Measure a loader inside the trainer's own step: how far from the ceiling it is, and how long the model waits."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pynvml
+import torch
+
+from benchmarks.measuring.messages import Trained
+from benchmarks.measuring.origin import REPOSITORY
+from benchmarks.measuring.rows import Row
+from pipelines.batch import Batch, Loader
+from preprocessing.console.errors import RunError
+from preprocessing.shards.store import open_store
+from training.distributed.group import Group
+from training.distributed.world import read_world
+from training.model.compute import build_scaler, choose_amp, use_tensor_cores
+from training.model.losses import build_loss
+from training.model.networks import Geometry
+from training.model.recipes import PRESETS, build_optimizer, build_schedule
+from training.model.spec import ModelSpec
+from training.trainer.resolve import median_sizes
+from training.trainer.state import Learned, Setup
+from training.trainer.step import take_step
+from training.trainer.timing import StepTimer
+
+WARM_UP_STEPS = {"cpu": 2, "cuda": 8}  # a GPU's library tries out kernels, and its loader reads further ahead
+LEAST_STEPS = 3
+ENDLESS = 1_000_000  # steps of the learning rate's schedule
+
+
+def train(row: Row, net: str, loader: Loader, batches: Iterator[Batch], seconds: float) -> Trained:
+    """Train ``net`` from scratch on the loader's ``batches`` for ``seconds``, after some steps that warm up."""
+    setup, learned = _prepare(row, net, loader)
+    timer = StepTimer(loader.stages)
+    learned.network.train()
+    busy: list[float] = []
+    deadline = asked_at = 0.0
+    timer.start()
+    for number, batch in enumerate(batches, start=1 - WARM_UP_STEPS[setup.group.device.type]):
+        timer.batch_arrived()
+        take_step(batch, setup, learned)
+        timer.stepped()
+        if number == 0:
+            timer.take()
+            deadline = time.perf_counter() + seconds
+        elif time.perf_counter() >= asked_at + 1:  # the driver takes its time, which is timed as well
+            busy += _gpu_utilisation()
+            asked_at = time.perf_counter()
+        if number >= LEAST_STEPS and time.perf_counter() >= deadline:
+            break
+    split = timer.take()
+    return Trained(
+        net=net,
+        steps=split.steps,
+        wall_s=split.wall_s,
+        patches_per_s=split.steps * row.config.batch_size / split.wall_s,
+        waiting=split.waiting,
+        gpu_utilisation=statistics.fmean(busy) if busy else None,
+        gpu_memory_mb=_gpu_memory_mb(setup.group.device),
+    )
+
+
+def _prepare(row: Row, net: str, loader: Loader) -> tuple[Setup, Learned]:
+    """Build what the trainer's step works with, as a run of the fast preset with another network would."""
+    store, preset = open_store(row.config.store), PRESETS["fast"]
+    spec = ModelSpec.of_store(store.manifest, net, Geometry(patch=row.config.patch, spacing_mm=median_sizes(store)[1]))
+    spec = dataclasses.replace(spec, regions=None)  # the comparison's labels are class ids
+    group = Group(world=read_world({}), device=torch.device("cpu" if row.config.device == "cpu" else "cuda"))
+    use_tensor_cores(group.device)
+    amp = choose_amp("auto", group.device)
+    network = spec.build().to(group.device)
+    optimizer = build_optimizer(preset.optimizer, network, preset.lr, preset.weight_decay)
+    setup = Setup(
+        folder=Path(),
+        store=store,
+        spec=spec,
+        validation_cases=(),
+        epochs=1,
+        val_every=1,
+        group=group,
+        amp=amp,
+        loss=build_loss(preset.loss, spec.task, spec.ignore_label),
+        accumulate=1,
+        options={},
+    )
+    learned = Learned(
+        network=network,
+        forward=network,
+        average=None,
+        optimizer=optimizer,
+        schedule=build_schedule(preset.schedule, optimizer, ENDLESS, preset.warmup_steps),
+        scaler=build_scaler(group.device, amp),
+        loader=loader,
+    )
+    return setup, learned
+
+
+def _gpu_utilisation() -> list[float]:
+    """Ask the driver how busy the GPU has just been, in percent; nothing without a GPU, or on a slice of one."""
+    try:
+        return [float(torch.cuda.utilization())] if torch.cuda.is_available() else []
+    except pynvml.NVMLError:
+        return []
+
+
+def _gpu_memory_mb(device: torch.device) -> float | None:
+    """Return what is in use on the GPU by everybody: DALI's memory is not torch's."""
+    if device.type == "cpu":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return (total - free) / 1e6
+
+
+def run_training(flags: Mapping[str, object]) -> None:
+    """Train with these flags (paths absolute); raises ``RunError`` with the last line that a failed run said."""
+    written = {name: value.resolve() if isinstance(value, Path) else value for name, value in flags.items()}
+    words = [word for name, value in written.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "training.run", *words]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RunError(f"training with --loader {flags['loader']} failed: {done.stderr.strip().splitlines()[-1]}")

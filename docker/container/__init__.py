@@ -1,0 +1,1 @@
+"""What runs when SageMaker starts the image, inside."""

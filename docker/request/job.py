@@ -1,0 +1,119 @@
+"""What a training and a processing job ask of SageMaker alike: the shared flags and their part of the request."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+
+from preprocessing.console.errors import InputError
+
+Request = dict[str, Any]
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""A flag that stands alone: typed by people, where the trainer's flags take values to fit hyperparameters."""
+
+ECR_IMAGE = re.compile(r"\d{12}\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/([^:@]+)(?::([^@]+))?(?:@sha256:\w+)?")
+ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/\S+")
+S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/\S*)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The flags that both kinds of jobs have."""
+
+    image: str = ""
+    """The container in ECR, for example 123456789012.dkr.ecr.us-west-2.amazonaws.com/voxelfeed:latest; the job runs in
+    its region."""
+    role: str = ""
+    """ARN of the IAM role that the job takes on: it must read the data and write the output."""
+    output: str = ""
+    """Where results go: s3://BUCKET/FOLDER."""
+    instance_type: str = ""
+    """Machine, for example ml.p4d.24xlarge."""
+    instances: int = 1
+    """Number of machines."""
+    volume_gib: int = 100
+    """Disk of each machine; machines with NVMe disks use those instead."""
+    max_hours: float = 24.0
+    """The job is stopped after this long."""
+    subnets: str = ""
+    """Subnets of your VPC, with commas between; needed for FSx for Lustre."""
+    security_groups: str = ""
+    """Security groups in the VPC, with commas between."""
+    tags: str = ""
+    """Tags for the bill: project=brats,owner=me."""
+    name: str = "auto"
+    """Name of the job. auto takes voxelfeed, the kind of job and the time."""
+    wait: Switch = False
+    """Follow the job's log until it ends; exit with 1 when it failed."""
+    dry_run: Switch = False
+    """Print the request as JSON and send nothing: no credentials, no network."""
+
+
+def job_name(job: Job, kind: str) -> str:
+    """Return the job's name."""
+    return time.strftime(f"voxelfeed-{kind}-%Y%m%d-%H%M%S") if job.name == "auto" else job.name
+
+
+def check_job(job: Job) -> None:
+    """Raise ``InputError`` for what no job can do without."""
+    region_of(job.image)
+    if not ROLE.fullmatch(job.role):
+        raise InputError(
+            f"--role {job.role or '(none)'}: give the ARN of the IAM role that SageMaker takes on, for example "
+            "arn:aws:iam::123456789012:role/voxelfeed"
+        )
+    check_s3("--output", job.output)
+    for flag, value in {"instances": job.instances, "volume-gib": job.volume_gib, "max-hours": job.max_hours}.items():
+        if value <= 0:
+            raise InputError(f"--{flag} {value}: it must be above 0")
+    if bool(job.subnets) != bool(job.security_groups):
+        raise InputError("--subnets and --security-groups go together: give both or none")
+
+
+def region_of(image: str) -> str:
+    """Return the region that an image's address names: a job's image must lie in the job's region."""
+    found = ECR_IMAGE.fullmatch(image)
+    if found is None:
+        raise InputError(
+            f"--image {image or '(none)'}: not an address in ECR, so the region is not known either; give for example "
+            "123456789012.dkr.ecr.us-west-2.amazonaws.com/voxelfeed:latest (docs/sagemaker.md builds and pushes it)"
+        )
+    return found[1]
+
+
+def flavours(image: str) -> set[str]:
+    """Return the words of an image's repository and tag: ``voxelfeed:0.1.0-v100`` has v100 among them."""
+    found = ECR_IMAGE.fullmatch(image)
+    return set(re.findall("[a-z0-9]+", f"{found[2]}:{found[3] or ''}".lower())) if found else set()
+
+
+def check_s3(flag: str, place: str) -> str:
+    """Return ``place`` without a slash at its end; raises ``InputError`` when it is none on S3."""
+    if not S3.fullmatch(place):
+        raise InputError(f"{flag} {place or '(none)'}: give a place on S3, for example s3://BUCKET/FOLDER")
+    return place.rstrip("/")
+
+
+def seconds(job: Job) -> int:
+    """Return how long the job may run."""
+    return round(3600 * job.max_hours)
+
+
+def vpc(job: Job) -> Request:
+    """Return the VPC's part of the request, nothing where none was given."""
+    if not job.subnets:
+        return {}
+    return {"VpcConfig": {"Subnets": job.subnets.split(","), "SecurityGroupIds": job.security_groups.split(",")}}
+
+
+def tags(job: Job) -> list[dict[str, str]]:
+    """Read ``project=brats,owner=me``."""
+    pairs = [pair.partition("=") for pair in job.tags.split(",") if pair]
+    for key, equals, _ in pairs:
+        if not key or not equals:
+            raise InputError(f"--tags {job.tags}: write names and values, for example project=brats,owner=me")
+    return [{"Key": key, "Value": value} for key, _, value in pairs]

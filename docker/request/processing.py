@@ -1,0 +1,57 @@
+"""The request for a processing job: nii.gz on S3 to a shard store on S3, each machine converting its share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from preprocessing.console.errors import InputError
+from preprocessing.console.flags import parse_flag
+from request.job import Job, Request, check_job, check_s3, job_name, seconds, tags, vpc
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process(Job):
+    """Submit a conversion to shards. Flags of preprocessing.to_shards follow after --, for example: -- --layout msd.
+
+    Each machine reads its own cases from S3 and writes its own shards there; the first one closes the store. Given
+    again, the job converts what is not there yet.
+    """
+
+    instance_type: str = "ml.m5.4xlarge"
+    """Machine; cores count, GPUs do not."""
+    volume_gib: int = 30
+    """Disk of each machine; cases pass through memory."""
+    input: str = ""
+    """Data set: s3://BUCKET/FOLDER in any layout of docs/layouts.md, or a CSV or JSON list there."""
+
+
+def processing_request(job: Process, flags: Mapping[str, str]) -> Request:
+    """Build the request; ``flags`` are the converter's, by name. Raises ``InputError`` for what cannot be.
+
+    The job has no ProcessingInput: SageMaker would copy the whole set to every machine (FullyReplicated), or deal it
+    by object (ShardedByS3Key), which can part the modalities of a case.
+    """
+    check_job(job)
+    if parse_flag(flags.get("report", "false")):
+        raise InputError(f"-- --report {flags['report']}: the store goes to S3; stage it and report from the copy")
+    places = {"input": check_s3("--input", job.input), "output": check_s3("--output", job.output)}
+    if places["input"] == places["output"]:
+        raise InputError(f"--output {job.output} is the input folder; give another one")
+    words = [word for name, value in {**places, **flags}.items() for word in (f"--{name}", value)]
+    network = vpc(job)
+    return {
+        "ProcessingJobName": job_name(job, "process"),
+        "RoleArn": job.role,
+        "AppSpecification": {"ImageUri": job.image, "ContainerEntrypoint": ["process"], "ContainerArguments": words},
+        "ProcessingResources": {
+            "ClusterConfig": {
+                "InstanceType": job.instance_type,
+                "InstanceCount": job.instances,
+                "VolumeSizeInGB": job.volume_gib,
+            }
+        },
+        "StoppingCondition": {"MaxRuntimeInSeconds": seconds(job)},
+        "Tags": tags(job),
+        **({"NetworkConfig": network} if network else {}),
+    }

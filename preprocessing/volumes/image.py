@@ -1,0 +1,199 @@
+"""One image or label as a shard stores it, for conversion and prediction alike: read, checked, turned, cropped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocessing.console.errors import InputError, check_known
+from preprocessing.volumes.geometry import ORIENTATIONS, Geometry
+from preprocessing.volumes.grid import Array, Box, Float3
+from preprocessing.volumes.nifti import Volume, read_nifti
+from preprocessing.volumes.statistics import (
+    DTYPES,
+    ChannelStatistics,
+    bounding_box,
+    choose_dtype,
+    count_labels,
+    summarise,
+)
+
+AFFINE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """What decides the bytes of a store; the manifest keeps it.
+
+    ``orientation`` is ``"source"`` or an axis code such as ``"RAS"``; ``spacing`` is x,y,z in millimetres along those.
+    ``dtype`` is one of ``DTYPES``; ``auto`` keeps the smallest lossless one. Raises ``InputError`` for values that
+    cannot be.
+    """
+
+    orientation: str = "source"
+    spacing: Float3 | None = None
+    crop_foreground: bool = True
+    dtype: str = "auto"
+    ignore_affine: bool = False
+    max_volume_gib: float = 16.0
+
+    def __post_init__(self) -> None:
+        check_known("dtype", self.dtype, DTYPES)
+        if self.orientation not in ("source", *ORIENTATIONS):
+            raise InputError(f"--orientation {self.orientation}: unknown; source, or one of RAS, LPS, LAS ...")
+        if not 0 < self.max_volume_gib < math.inf:  # which not-a-number is not either
+            raise InputError(f"--max-volume-gib {self.max_volume_gib:g}: give a positive number of GiB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """An image to store or to predict on: ``voxels`` [D,H,W,C] of the box at ``origin_dhw`` in the stored grid.
+
+    ``geometry`` gives that grid, reoriented and resampled from the file's; ``source_shape_dhw`` is its whole shape.
+    """
+
+    voxels: Array
+    geometry: Geometry
+    origin_dhw: tuple[int, int, int]
+    source_shape_dhw: tuple[int, int, int]
+    channels: list[ChannelStatistics]
+    max_abs_error: float
+    nonfinite_voxels: int
+
+
+def read_images(paths: Sequence[Path], channel_names: Sequence[str], options: ConvertOptions) -> list[Volume]:
+    """Read an image: one file with every channel, or one file for each on the same grid.
+
+    Raises ``InputError`` for a file that cannot be read, another number of channels than ``channel_names``, or grids
+    that differ.
+    """
+    volumes = [read_nifti(path, options.max_volume_gib) for path in paths]
+    for other in volumes[1:]:
+        check_grids(volumes[0], other, f"{paths[0].name} of the same case", options.ignore_affine)
+    found = [len(volume.channels) for volume in volumes]
+    if sum(found) != len(channel_names) or (len(found) > 1 and max(found) > 1):
+        have = f"{paths[0]} has {found[0]} channels" if len(found) == 1 else f"{paths[0]} and its {len(found) - 1} "
+        have += "" if len(found) == 1 else f"fellows have {' + '.join(map(str, found))} channels"
+        raise InputError(
+            f"{have}, there should be {len(channel_names)} ({', '.join(channel_names)}); "
+            "mend the file or the data set's description"
+        )
+    return volumes
+
+
+def prepare_image(
+    volumes: Sequence[Volume],
+    geometry: Geometry,
+    options: ConvertOptions,
+    modality: str = "mr",
+    label: npt.NDArray[np.uint8] | None = None,
+) -> Image:
+    """Reorient, resample, crop, interleave and summarise an image: for conversion and prediction alike.
+
+    ``volumes`` hold the channels in order, all on the file grid of ``geometry``; ``label`` lies on its stored grid. The
+    box holds every nonzero voxel of every channel and of ``label`` [D,H,W], so nothing that differs from zero is lost.
+    Statistics cover nonzero voxels (MR) or labelled voxels (CT, nnU-Net's choice; nonzero without a label).
+    """
+    scaled = [_scaled(volume) for volume in volumes]
+    channels = [geometry.apply_to_image(channel) for part, _ in scaled for channel in part]
+    box = _crop_box(channels, label) if options.crop_foreground else _whole(geometry.grid_shape_dhw)
+    cut = [channel[box] for channel in channels]
+    dtype, error = choose_dtype(cut, options.dtype, volumes[0].path)
+    voxels = np.empty((*cut[0].shape, len(cut)), dtype=dtype)
+    for number, channel in enumerate(cut):
+        voxels[..., number] = channel
+    labelled = None if label is None or modality != "ct" else label[box] > 0
+    statistics = [summarise(c[c != 0] if labelled is None else c[labelled]) for c in cut]
+    return Image(
+        voxels=voxels,
+        origin_dhw=(box[0].start, box[1].start, box[2].start),
+        geometry=geometry,
+        source_shape_dhw=geometry.grid_shape_dhw,
+        channels=statistics,
+        max_abs_error=error,
+        nonfinite_voxels=sum(count for _, count in scaled),
+    )
+
+
+def read_label(
+    volume: Volume, known_ids: Collection[int], remap: Mapping[int, int] | None = None
+) -> npt.NDArray[np.uint8]:
+    """Return a label volume as uint8 [D,H,W]; ``remap`` gives the id to return for each id in the file.
+
+    Raises ``InputError`` for more than one channel, a value that is not a whole number (NaN too), or one that is not
+    named in the data set, each with the value.
+    """
+    if len(volume.channels) != 1:
+        raise InputError(f"{volume.path} has {len(volume.channels)} channels, a label has 1")
+    channels, nonfinite = _scaled(volume)
+    if nonfinite:
+        raise InputError(f"{volume.path} holds NaN or infinity in {nonfinite} voxels; labels are whole numbers")
+    values = channels[0]
+    if values.dtype.kind == "f":
+        broken = values[values != np.rint(values)]
+        if broken.size:
+            raise InputError(
+                f"{volume.path} holds {float(broken[0]):g} in {broken.size} voxels; labels are whole numbers"
+            )
+    lowest, highest = float(values.min()), float(values.max())
+    if lowest < 0 or highest > 255:
+        raise InputError(f"{volume.path} holds values {lowest:g} to {highest:g}; labels are 0 to 255")
+    label = np.ascontiguousarray(values, dtype=np.uint8)
+    known = sorted(remap or known_ids)
+    unknown = sorted(set(count_labels(label)) - set(known))
+    if unknown:
+        where, remedy = ("the layout knows", "mend the file") if remap else ("dataset.json names", 'add it to "labels"')
+        raise InputError(f"{volume.path} holds label {unknown[0]}, {where} {known}; {remedy}")
+    if not remap:
+        return label
+    table = np.zeros(256, np.uint8)
+    table[list(remap)] = list(remap.values())
+    return table[label]
+
+
+def check_grids(first: Volume, other: Volume, first_is: str, ignore_affine: bool) -> None:
+    """Raise ``InputError`` where two volumes of a case have other shapes, or affines that differ by more than 1e-3."""
+    if first.shape_dhw != other.shape_dhw:
+        raise InputError(
+            f"{other.path} has {other.shape_dhw} voxels (D,H,W), {first_is} {first.shape_dhw}; "
+            "resample one to the other"
+        )
+    difference = float(np.abs(first.affine - other.affine).max())
+    if difference > AFFINE_TOLERANCE and not ignore_affine:
+        raise InputError(
+            f"{other.path} has another affine than {first_is} (they differ by up to {difference:.4g}); mend the "
+            "header, or pass --ignore-affine true if the voxels do match"
+        )
+
+
+def _scaled(volume: Volume) -> tuple[list[Array], int]:
+    """Apply scl_slope and scl_inter where there are any; replace and count what is not finite."""
+    channels: list[Array] = list(volume.channels)
+    if (volume.slope, volume.inter) != (1.0, 0.0):
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is infinite, and counted below
+            channels = [channel * np.float64(volume.slope) + np.float64(volume.inter) for channel in channels]
+    if channels[0].dtype.kind != "f":
+        return channels, 0
+    broken = [~np.isfinite(channel) for channel in channels]
+    count = int(sum(mask.sum() for mask in broken))
+    if count:
+        channels = [
+            np.where(mask, channel.dtype.type(0), channel) for mask, channel in zip(broken, channels, strict=True)
+        ]
+    return channels, count
+
+
+def _whole(shape_dhw: tuple[int, int, int]) -> Box:
+    return slice(0, shape_dhw[0]), slice(0, shape_dhw[1]), slice(0, shape_dhw[2])
+
+
+def _crop_box(channels: list[Array], label: npt.NDArray[np.uint8] | None) -> Box:
+    mask = channels[0] != 0
+    for other in [*channels[1:], *([] if label is None else [label])]:
+        mask |= other != 0
+    return bounding_box(mask)

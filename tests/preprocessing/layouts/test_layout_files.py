@@ -1,0 +1,330 @@
+"""The layouts of one file per channel: nnU-Net, BraTS folders, tables; all give the store that MSD gives."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from preprocessing.check import Options as CheckOptions
+from preprocessing.check import check
+from preprocessing.console.errors import InputError
+from preprocessing.layouts.known import read_dataset
+from preprocessing.shards.store import Store, open_store
+from preprocessing.to_shards import Options, convert
+from tests.conftest import coordinate_image, coordinate_label, write_msd
+from tests.preprocessing.conftest import write_nifti
+
+SHAPES = [(6, 7, 8), (7, 6, 5)]
+CHANNELS = ["FLAIR", "T1w", "t1gd", "T2w"]
+NNUNET: dict[str, Any] = {
+    "channel_names": {str(number): name for number, name in enumerate(CHANNELS)},
+    "labels": {"background": 0, "edema": 1, "non-enhancing tumor": 2, "enhancing tumour": 3},
+    "file_ending": ".nii.gz",
+}
+TO_BRATS = np.array([0, 2, 1, 4], np.uint8)  # BraTS ids 2, 1, 4 are MSD ids 1, 2, 3
+NAMINGS = {"2018": ("_", ("flair", "t1", "t1ce", "t2")), "2023": ("-", ("t2f", "t1n", "t1c", "t2w"))}
+Volumes = dict[str, tuple[npt.NDArray[Any], npt.NDArray[np.uint8] | None]]
+
+
+def coordinate_volumes() -> Volumes:
+    """Make the cases that ``write_msd`` writes for ``SHAPES``: image [D,H,W,4] and label [D,H,W]."""
+    return {f"case_{n:03d}": (coordinate_image(shape, n), coordinate_label(shape)) for n, shape in enumerate(SHAPES)}
+
+
+def write_nnunet(root: Path, volumes: Volumes, **changes: Any) -> Path:
+    described = NNUNET | changes
+    for folder in ("imagesTr", "labelsTr", "imagesTs"):
+        (root / folder).mkdir(parents=True)
+    for case_id, (image, label) in volumes.items():
+        images = root / ("imagesTs" if label is None else "imagesTr")
+        for channel in range(image.shape[3]):
+            write_nifti(images / f"{case_id}_{channel:04d}{described['file_ending']}", image[..., channel])
+        if label is not None:
+            write_nifti(root / "labelsTr" / f"{case_id}{described['file_ending']}", label)
+    (root / "dataset.json").write_text(json.dumps(described))
+    return root
+
+
+def write_brats(root: Path, volumes: Volumes, naming: str = "2018") -> Path:
+    mark, kinds = NAMINGS[naming]
+    for case_id, (image, label) in volumes.items():
+        folder = root / case_id
+        folder.mkdir(parents=True)
+        for channel, kind in enumerate(kinds):
+            write_nifti(folder / f"{case_id}{mark}{kind}.nii.gz", image[..., channel])
+        if label is not None:
+            ids = TO_BRATS[label]
+            write_nifti(folder / f"{case_id}{mark}seg.nii.gz", np.where((ids == 4) & (naming == "2023"), 3, ids))
+    return root
+
+
+def write_table(root: Path, volumes: Volumes) -> Path:
+    rows = [["id", *CHANNELS, "label"]]
+    (root / "anywhere").mkdir(parents=True)
+    for case_id, (image, label) in volumes.items():
+        names = [f"anywhere/{case_id}.{channel}.nii" for channel in CHANNELS]
+        for channel, name in enumerate(names):
+            write_nifti(root / name, image[..., channel])
+        if label is not None:
+            write_nifti(root / "anywhere" / f"{case_id}.nii.gz", label)
+        rows.append([case_id, *names, "" if label is None else f"anywhere/{case_id}.nii.gz"])
+    with (root / "cases.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    labels = {str(number): name for name, number in NNUNET["labels"].items()}
+    (root / "dataset.json").write_text(json.dumps({"name": "coordinates", "labels": labels}))
+    return root / "cases.csv"
+
+
+def converted(source: Path, output: Path, code: int = 0) -> Store:
+    assert convert(Options(input=source, output=output, workers=1)) == code
+    assert check(CheckOptions(shards=output)) == 0
+    return open_store(output)
+
+
+def assert_same_voxels(made: Store, wanted: Store, ids: dict[str, str] | None = None) -> None:
+    """Compare the bytes of every image, label and foreground list, and what the manifests say of them."""
+    assert len(made.case_ids) == len(wanted.case_ids)
+    for case_id in made.case_ids:
+        one, other = made.case(case_id), wanted.case((ids or {}).get(case_id, case_id))
+        assert (one.entry.image.xxh3, one.entry.origin_dhw) == (other.entry.image.xxh3, other.entry.origin_dhw)
+        assert (one.entry.label is None) == (other.entry.label is None)
+        if one.entry.label is not None and other.entry.label is not None:
+            assert one.entry.label.xxh3 == other.entry.label.xxh3
+        assert (one.entry.labels, one.entry.channels) == (other.entry.labels, other.entry.channels)
+    for name in ("channel_names", "label_names", "modality", "regions", "image_dtype", "channels"):
+        assert getattr(made.manifest, name) == getattr(wanted.manifest, name)
+
+
+@pytest.fixture
+def msd_store(tmp_path: Path) -> Store:
+    return converted(write_msd(tmp_path / "msd", SHAPES), tmp_path / "msd_store")
+
+
+@pytest.mark.parametrize("naming", list(NAMINGS))
+def test_brats_folders_give_the_store_of_msd(msd_store: Store, tmp_path: Path, naming: str) -> None:
+    source = write_brats(tmp_path / "coordinates", coordinate_volumes(), naming)
+    made = converted(source, tmp_path / "store")
+    assert_same_voxels(made, msd_store)
+    assert made.manifest.label_remap == {0: 0, 1: 2, 2: 1, (4 if naming == "2018" else 3): 3}
+    assert msd_store.manifest.label_remap == {}
+
+
+def test_nnunet_and_tables_give_the_store_of_msd(msd_store: Store, tmp_path: Path) -> None:
+    assert_same_voxels(
+        converted(write_nnunet(tmp_path / "nnunet", coordinate_volumes()), tmp_path / "store"), msd_store
+    )
+    assert_same_voxels(converted(write_table(tmp_path / "table", coordinate_volumes()), tmp_path / "other"), msd_store)
+
+
+@pytest.mark.data
+def test_one_real_case_in_three_layouts_gives_the_same_voxels(real_data: Path, tmp_path: Path) -> None:
+    msd = real_data / "Task01_BrainTumour"
+    source = tmp_path / "one"
+    for folder in ("imagesTr", "labelsTr"):
+        (source / folder).mkdir(parents=True)
+        shutil.copy(msd / folder / "BRATS_001.nii.gz", source / folder)
+    described = json.loads((msd / "dataset.json").read_text())
+    described["training"] = described["training"][:1]
+    (source / "dataset.json").write_text(json.dumps(described))
+    wanted = converted(source, tmp_path / "msd")
+    image, label = wanted.case("BRATS_001"), nib.load(source / "labelsTr" / "BRATS_001.nii.gz")
+    whole: Any = nib.load(source / "imagesTr" / "BRATS_001.nii.gz")
+    nnunet = write_nnunet(tmp_path / "nnunet", {}, labels={n: int(k) for k, n in described["labels"].items()})
+    for channel in range(4):
+        one = nib.Nifti1Image(np.asanyarray(whole.dataobj)[..., channel], whole.affine)  # type: ignore[no-untyped-call]
+        nib.save(one, nnunet / "imagesTr" / f"BRATS_001_{channel:04d}.nii.gz")
+    nib.save(label, nnunet / "labelsTr" / "BRATS_001.nii.gz")
+    assert image.label() is not None
+    assert_same_voxels(converted(nnunet, tmp_path / "A"), wanted)
+    folders = real_data / "brats_folders"
+    made = converted(folders, tmp_path / "B")
+    one_case = made.case(made.case_ids[0])
+    assert one_case.entry.image.xxh3 == image.entry.image.xxh3
+    assert one_case.entry.label is not None
+    assert image.entry.label is not None
+    assert one_case.entry.label.xxh3 == image.entry.label.xxh3
+    assert made.manifest.regions == wanted.manifest.regions
+
+
+# nnU-Net ----------------------------------------------------------------------------------------------------------
+
+
+def test_nnunet_regions_become_regions_and_unnamed_ids_get_names(tmp_path: Path) -> None:
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+    source = write_nnunet(tmp_path / "set", coordinate_volumes(), labels=labels, regions_class_order=[1, 2, 3])
+    manifest = converted(source, tmp_path / "store").manifest
+    assert manifest.regions == {"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
+    assert manifest.label_names == {0: "background", 1: "whole (label 1)", 2: "core (label 2)", 3: "enhancing"}
+
+
+def test_nnunet_test_cases_convert_without_labels(tmp_path: Path) -> None:
+    volumes = coordinate_volumes()
+    volumes["unseen"] = (coordinate_image((5, 6, 7), 7), None)
+    store = converted(write_nnunet(tmp_path / "set", volumes, file_ending=".nii"), tmp_path / "store")
+    assert store.case_ids == ["case_000", "case_001", "unseen"]
+    assert store.labelled_ids == ["case_000", "case_001"]
+    assert store.case("unseen").label() is None
+
+
+def test_nnunet_cases_that_are_not_whole_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    volumes = coordinate_volumes()
+    volumes |= dict.fromkeys(("lacking", "surplus", "unlabelled", "bent"), volumes["case_000"])
+    source = write_nnunet(tmp_path / "set", volumes)
+    (source / "imagesTr" / "lacking_0002.nii.gz").unlink()
+    shutil.copy(source / "imagesTr" / "surplus_0000.nii.gz", source / "imagesTr" / "surplus_0004.nii.gz")
+    (source / "labelsTr" / "unlabelled.nii.gz").unlink()
+    write_nifti(source / "imagesTr" / "bent_0001.nii.gz", np.ones((6, 7, 9), np.int16))
+    (source / "imagesTr" / "notes.txt").touch()
+    store = converted(source, tmp_path / "store", code=3)
+    assert store.case_ids == ["case_000", "case_001"]
+    assert f"refused case lacking: {source}/imagesTr/lacking_0002.nii.gz: No such file" in caplog.text
+    assert "surplus_0004.nii.gz is a channel that dataset.json does not name (it names 4)" in caplog.text
+    remedy = "add it, or move its images to imagesTs"
+    assert f"refused case unlabelled: no label at {source}/labelsTr/unlabelled.nii.gz; {remedy}" in caplog.messages
+    assert "bent_0001.nii.gz has (6, 7, 9) voxels (D,H,W), bent_0000.nii.gz of the same case (6, 7, 8)" in caplog.text
+    assert "1 files in" in caplog.text
+    assert "notes.txt" in caplog.text
+
+
+def test_nnunet_cases_may_be_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = write_nnunet(tmp_path / "set", coordinate_volumes())
+    images = [f"imagesTr/case_001_{channel:04d}.nii.gz" for channel in range(4)]
+    listed: dict[str, dict[str, Any]] = {
+        "mine": {"images": images, "label": "labelsTr/case_001.nii.gz"},
+        "bare": {"images": images},
+    }
+    (source / "dataset.json").write_text(json.dumps(NNUNET | {"dataset": listed}))
+    store = converted(source, tmp_path / "store")
+    assert (store.case_ids, store.labelled_ids) == (["bare", "mine"], ["mine"])
+    (source / "labelsTr" / "case_001.nii.gz").unlink()
+    converted(source, tmp_path / "refused", code=3)
+    assert 'case_001.nii.gz; add it, or take "label" out of its entry in dataset.json' in caplog.text
+    listed["mine"]["label"] = "../elsewhere.nii.gz"
+    (source / "dataset.json").write_text(json.dumps(NNUNET | {"dataset": listed}))
+    with pytest.raises(InputError, match="leads out of the data set's folder"):
+        read_dataset(source)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"file_ending": ".png"}, r"\"file_ending\" '\.png'; NIfTI files end in \.nii\.gz"),
+        ({"labels": ["background"]}, "not an nnU-Net dataset.json"),
+        ({"labels": {"0": "background"}}, "not an nnU-Net dataset.json"),
+        ({"channel_names": ["CT"]}, "not an nnU-Net dataset.json"),
+        ({"file_ending": ".nii"}, r"lists no case; put images such as CASE_0000\.nii into imagesTr"),
+    ],
+)
+def test_an_nnunet_description_that_cannot_be_used_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    source = write_nnunet(tmp_path / "set", coordinate_volumes())
+    (source / "dataset.json").write_text(json.dumps(NNUNET | change))
+    with pytest.raises(InputError, match=message):
+        read_dataset(source)
+
+
+# BraTS ------------------------------------------------------------------------------------------------------------
+
+
+def test_brats_grades_in_folders_of_their_own_and_a_validation_set(tmp_path: Path) -> None:
+    volumes = coordinate_volumes()
+    write_brats(tmp_path / "brats" / "HGG", {"one": volumes["case_000"]})
+    write_brats(tmp_path / "brats" / "LGG", {"two": volumes["case_001"]})
+    write_brats(tmp_path / "brats" / "Validation", {"three": (volumes["case_000"][0], None)})
+    store = converted(tmp_path / "brats", tmp_path / "store")
+    assert (store.case_ids, store.labelled_ids) == (["one", "three", "two"], ["one", "two"])
+    single = read_dataset(tmp_path / "brats" / "HGG" / "one")
+    assert [source.case_id for source in single.sources] == ["one"]
+
+
+def test_brats_cases_that_are_not_whole_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    volumes = coordinate_volumes()
+    names = ("lacking", "unlabelled", "twice", "newer")
+    source = write_brats(tmp_path / "set", volumes | dict.fromkeys(names, volumes["case_000"]))
+    (source / "lacking" / "lacking_t2.nii.gz").unlink()
+    (source / "unlabelled" / "unlabelled_seg.nii.gz").unlink()
+    write_nifti(source / "twice" / "twice_t1.nii", volumes["case_000"][0][..., 1])
+    write_nifti(source / "newer" / "newer_seg.nii.gz", np.full(SHAPES[0], 3, np.uint8))
+    store = converted(source, tmp_path / "store", code=3)
+    assert store.case_ids == ["case_000", "case_001"]
+    assert f"refused case lacking: {source}/lacking has no T2w file (t2 or t2w); add it" in caplog.text
+    assert f"{source}/unlabelled has no seg file and its neighbours have" in caplog.text
+    assert "are both its t1; remove one" in caplog.text
+    assert "holds label 3, the layout knows [0, 1, 2, 4]; mend the file" in caplog.text
+
+
+def test_brats_of_both_namings_is_not_mixed(tmp_path: Path) -> None:
+    volumes = coordinate_volumes()
+    write_brats(tmp_path / "set", {"one": volumes["case_000"]}, "2018")
+    write_brats(tmp_path / "set", {"two": volumes["case_001"]}, "2023")
+    with pytest.raises(InputError, match="1 cases are named as BraTS 2023 and 1 as BraTS 2018 to 2021"):
+        read_dataset(tmp_path / "set")
+    shutil.rmtree(tmp_path / "set")
+    with pytest.raises(InputError, match="no case folder in it"):
+        read_dataset(tmp_path, "brats")
+
+
+# Tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_may_be_json_and_name_files_anywhere(tmp_path: Path) -> None:
+    image = write_nifti(tmp_path / "scan.nii.gz", coordinate_image(SHAPES[0], 3))
+    label = write_nifti(tmp_path / "truth.nii", coordinate_label(SHAPES[0]))
+    (tmp_path / "lists").mkdir()
+    path = tmp_path / "lists" / "cases.json"
+    labels = {"0": "background", "1": "a", "2": "b", "3": "c"}
+    rows = [{"image": str(image), "label": str(label)}, {"id": "bare", "image": "../scan.nii.gz", "label": None}]
+    names = {str(number): name for number, name in enumerate(CHANNELS)}
+    path.write_text(json.dumps({"name": "mine", "labels": labels, "channel_names": names, "cases": rows}))
+    store = converted(path, tmp_path / "store")
+    assert (store.case_ids, store.labelled_ids) == (["bare", "scan"], ["scan"])
+    assert (store.manifest.name, store.manifest.channel_names) == ("mine", CHANNELS)
+    assert np.array_equal(store.case("scan").image(), coordinate_image(SHAPES[0], 3))
+
+
+def test_rows_that_are_not_whole_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_table(tmp_path / "set", coordinate_volumes())
+    path.write_text(path.read_text() + "short,anywhere/case_000.FLAIR.nii,,,,\n")
+    (path.parent / "anywhere" / "case_001.nii.gz").unlink()
+    assert converted(path, tmp_path / "store", code=3).case_ids == ["case_000"]
+    assert f"refused case short: {path}: row 3 names no file for channel T1w; add it" in caplog.text
+    missing = path.parent / "anywhere" / "case_001.nii.gz"
+    assert f'no label at {missing}; add it, or leave its "label" in cases.csv empty' in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "", "no channel column; write a header"),
+        ("a.csv", "id,T1,label\n", "no channel column|lists no case"),
+        ("a.csv", "id,T1,label\na,x.nii,y.nii\n", "its labels have no names"),
+        ("a.csv", "id,T1\na,x.nii,y.nii\n", "more fields than the header"),
+        ("a.csv", "id,T1\na,x.nii\na,y.nii\n", "case a is listed twice"),
+        ("a.csv", "id,T1\na/b,x.nii\n", "case name 'a/b' cannot name a file"),
+        ("a.csv", "id,T1\na\\b,x.nii\n", r"case name 'a\\\\b' cannot name a file"),
+        ("a.json", '{"cases": {"a": 1}}', "expected a JSON list of objects"),
+        ("a.json", "[1]", "expected a JSON list of objects"),
+        ("a.json", '{"labels": ["x"], "cases": [{"T1": "x.nii"}]}', '"labels" and "channel_names" are objects'),
+        ("a.txt", "id", r"or a list of cases in a \.csv or \.json file"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_dataset(tmp_path / name)
+
+
+@pytest.mark.parametrize(("name", "layout"), [("cases.csv", "msd"), ("", "list")])
+def test_a_layout_read_from_the_wrong_kind_of_path_is_refused(tmp_path: Path, name: str, layout: str) -> None:
+    write_table(tmp_path / "set", coordinate_volumes())
+    with pytest.raises(InputError, match=f"the {layout} layout is read from"):
+        read_dataset(tmp_path / "set" / name, layout)

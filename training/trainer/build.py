@@ -1,0 +1,157 @@
+"""Build everything that the loop works with."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from pipelines.config import LoaderConfig
+from pipelines.loaders import build_loader
+from preprocessing.console.errors import InputError
+from preprocessing.layouts.regions import describe_regions
+from preprocessing.shards.entries import Manifest
+from preprocessing.shards.store import Store
+from training.distributed.group import Group
+from training.model.checkpoint import load_checkpoint
+from training.model.compute import build_scaler, choose_amp, compiled, format_name
+from training.model.losses import build_loss
+from training.model.recipes import build_average, build_optimizer, build_schedule
+from training.model.spec import ModelSpec
+from training.options import AUTO, Options, loader_config
+from training.trainer.loop import Training
+from training.trainer.record import keep_metrics, write_run
+from training.trainer.resolve import Resolved, resolve, to_plain
+from training.trainer.resume import check_free, resume
+from training.trainer.state import Learned, Setup
+from training.trainer.stop import StopRequest
+from training.trainer.validate import split_cases
+
+log = logging.getLogger(__name__)
+AUTO_WORKERS = 8  # more threads than that wait for memory, and on a large host there are dozens for each GPU
+
+
+def run_folder(options: Options, manifest: Manifest) -> Path:
+    """Choose the folder; an earlier run in it is gone on with or refused, never overwritten."""
+    if options.output == AUTO:
+        if options.resume == "auto":
+            raise InputError("--resume auto: say which run with --output")
+        slug = "".join(c if c.isalnum() else "-" for c in manifest.name.lower()).strip("-") or "run"
+        return Path("runs") / f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
+    check_free(options)
+    return options.output
+
+
+def prepare(options: Options, store: Store, folder: Path, group: Group, stop: StopRequest) -> Training:
+    """Build the training; with ``--resume`` it stands where the checkpoint was written."""
+    training_cases, validation_cases = split_cases(store.labelled_ids, options.held_out, options.seed)
+    resolved = resolve(options, store, len(training_cases), group)
+    spec = ModelSpec.of_store(store.manifest, resolved.net, resolved.geometry)
+    plain = to_plain(options, resolved)
+    setup = Setup(
+        folder=folder,
+        store=store,
+        spec=spec,
+        validation_cases=validation_cases,
+        epochs=resolved.epochs,
+        val_every=resolved.val_every,
+        group=group,
+        amp=choose_amp(options.amp, group.device),
+        loss=build_loss(resolved.loss, spec.task, spec.ignore_label),
+        accumulate=options.accumulate,
+        options=plain,
+    )
+    training = Training(setup, _learned(options, resolved, setup, training_cases), stop)
+    _announce(setup, resolved, len(training_cases), options)
+    if options.resume != "never":
+        resume(training, options)
+    if group.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        keep_metrics(folder, training.progress.lines)
+        write_run(folder, plain, {"training": list(training_cases), "validation": list(validation_cases)})
+    return training
+
+
+def _learned(options: Options, resolved: Resolved, setup: Setup, cases: tuple[str, ...]) -> Learned:
+    group = setup.group
+    network = setup.spec.build()
+    if options.init_from is not None:
+        _load_weights(network, options.init_from)
+    network.to(group.device)
+    shared = group.share(network)
+    forward = compiled(shared, group.device) if options.compile else shared
+    config = _loader_config(options, resolved, setup.spec, cases, group)
+    loader = build_loader(options.loader, config, group.world.rank, group.world.world_size)
+    preset = resolved.preset
+    optimizer = build_optimizer(resolved.optimizer, network, resolved.lr, preset.weight_decay)
+    steps = resolved.epochs * len(loader)
+    return Learned(
+        network=network,
+        forward=forward,
+        average=build_average(network, options.ema),
+        optimizer=optimizer,
+        schedule=build_schedule(preset.schedule, optimizer, steps, preset.warmup_steps),
+        scaler=build_scaler(group.device, setup.amp),
+        loader=loader,
+    )
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    try:
+        network.load_state_dict(load_checkpoint(path)["model"])
+    except RuntimeError as error:  # torch lists every name and shape that differs, one a line
+        first, count = str(error).splitlines()[1].strip(), len(str(error).splitlines()) - 1
+        raise InputError(f"--init-from {path}: its network is another one ({first}; {count} differences)") from error
+
+
+def _loader_config(
+    options: Options, resolved: Resolved, spec: ModelSpec, cases: tuple[str, ...], group: Group
+) -> LoaderConfig:
+    workers = options.workers or min(group.world.num_cores, AUTO_WORKERS)
+    return dataclasses.replace(
+        loader_config(options),
+        patch=resolved.geometry.patch,
+        cases=cases,
+        regions=spec.regions is not None,
+        device="cpu" if group.device.type == "cpu" else "gpu",
+        num_threads=workers,
+        num_workers=workers,
+        reuse_buffers=True,
+    )
+
+
+def _announce(setup: Setup, resolved: Resolved, num_training: int, options: Options) -> None:
+    regions = setup.spec.regions
+    log.info(
+        "%s: %d training and %d validation cases; %s",
+        setup.store.manifest.name,
+        num_training,
+        len(setup.validation_cases),
+        "classes " + ", ".join(setup.spec.groups)
+        if regions is None
+        else "regions " + describe_regions(regions, setup.spec.label_names),
+    )
+    log.info(
+        "%s on %s%s, patch %s, batch %d, loader %s, %d epochs; writing %s",
+        resolved.net,
+        setup.group.device,
+        "" if setup.amp is None else f" in {format_name(setup.amp)}",
+        ",".join(map(str, resolved.geometry.patch)),
+        options.batch_size,
+        options.loader,
+        resolved.epochs,
+        setup.folder,
+    )
+    if options.held_out == 0 and setup.group.is_main:
+        log.warning("--held-out 0: validated on the cases it is trained on, whose scores say nothing about new ones")
+    meant, given = resolved.preset.spacing_mm, resolved.geometry.spacing_mm
+    if setup.group.is_main and meant is not None and not np.allclose(meant, given, rtol=0.01):
+        log.warning(
+            "preset %s is meant for voxels of %s mm (x,y,z), the store's median is %s; convert with --spacing %s",
+            options.preset,
+            *(",".join(f"{side:g}" for side in sizes[::-1]) for sizes in (meant, given, meant)),
+        )

@@ -1,0 +1,90 @@
+"""Decide every ``auto`` of a run's options."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from preprocessing.shards.store import Store
+from preprocessing.volumes.grid import Float3, Int3
+from training.distributed.group import Group
+from training.model.networks import STRIDE, Geometry
+from training.model.recipes import PRESETS, USUAL_LR, Preset
+from training.options import Options, net_of
+
+log = logging.getLogger(__name__)
+CPU_VOXELS, GPU_VOXELS = 64**3, 128**3  # the largest patch that "auto" chooses
+CHOSEN = ("global_batch", "net", "loss", "optimizer", "lr", "epochs", "val_every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """The options with every ``auto`` decided; ``geometry`` has the median voxel size of the cases."""
+
+    geometry: Geometry
+    global_batch: int
+    net: str
+    loss: str
+    optimizer: str
+    lr: float
+    epochs: int
+    val_every: int
+    preset: Preset
+
+
+def resolve(options: Options, store: Store, num_cases: int, group: Group) -> Resolved:
+    """Decide every ``auto`` of options that ``check_options`` has let through, for ``num_cases`` training cases."""
+    preset, net = PRESETS[options.preset], net_of(options)
+    optimizer = preset.optimizer if options.optimizer == "auto" else options.optimizer
+    limit = CPU_VOXELS if group.device.type == "cpu" else GPU_VOXELS
+    shape, spacing = median_sizes(store)
+    patch = options.patch or preset.patch or auto_patch(shape, STRIDE.get(net, 1), limit)
+    global_batch = options.batch_size * group.world.world_size
+    steps_per_epoch = -(-num_cases // global_batch) * options.samples_per_case
+    epochs = options.epochs or -(-preset.steps // steps_per_epoch)
+    return Resolved(
+        geometry=Geometry(patch=patch, spacing_mm=spacing),
+        global_batch=global_batch,
+        net=net,
+        loss=preset.loss if options.loss == "auto" else options.loss,
+        optimizer=optimizer,
+        lr=options.lr or (preset.lr if optimizer == preset.optimizer else USUAL_LR.get(optimizer, 0.0)),
+        epochs=epochs,
+        val_every=options.val_every or max(epochs // 10, 1),
+        preset=preset,
+    )
+
+
+def median_sizes(store: Store) -> tuple[Int3, Float3]:
+    """Return the median shape and voxel size over the labelled cases, D,H,W, in one pass over the entries."""
+    sizes_of = [(*entry.shape_dhw, *entry.spacing_mm) for _, entry in store.entries() if entry.label is not None]
+    sizes = np.median(sizes_of, axis=0)
+    d, h, w = sizes[:3].astype(int).tolist()
+    spacing_d, spacing_h, spacing_w = sizes[3:].tolist()
+    return (d, h, w), (spacing_d, spacing_h, spacing_w)
+
+
+def auto_patch(median_dhw: Int3, stride: int, max_voxels: int) -> Int3:
+    """Choose a patch that covers the median volume, or as much of it as ``max_voxels`` allow.
+
+    Sides are multiples of ``stride``; the longest side shrinks first, so the patch tends to a cube:
+    ``auto_patch((36, 50, 35), 8, 64**3) == (40, 56, 40)`` and ``auto_patch((140, 180, 150), 8, 64**3)`` is
+    ``(64, 64, 64)``.
+    """
+    sides = [math.ceil(side / stride) * stride for side in median_dhw]
+    while math.prod(sides) > max_voxels and max(sides) > stride:
+        sides[int(np.argmax(sides))] -= stride
+    return sides[0], sides[1], sides[2]
+
+
+def to_plain(options: Options, resolved: Resolved) -> dict[str, Any]:
+    """Write the options down as a checkpoint and JSON can hold them, every ``auto`` decided."""
+    given = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(options).items()}
+    chosen = {name: getattr(resolved, name) for name in CHOSEN}
+    return given | chosen | {"patch": list(resolved.geometry.patch)}

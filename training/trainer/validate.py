@@ -1,0 +1,84 @@
+"""Score a network on the whole volumes of held-out cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipelines.plan import STREAM_SPLIT, random_words
+from pipelines.reference import intensity_of
+from preprocessing.console.errors import InputError
+from preprocessing.shards.case import Case
+from preprocessing.shards.entries import Manifest
+from preprocessing.shards.store import Store
+from training.distributed.group import Group
+from training.inference.scores import VALIDATED, CaseScore, Scores, counted, score_validation
+from training.inference.sliding import Sliding, predict_volume
+from training.model.spec import ModelSpec
+
+OVERLAP = 0.25  # MONAI's default; predict takes more windows for a little more accuracy
+
+
+def split_cases(case_ids: Sequence[str], fraction: float, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Split cases into (training, validation), fixed by ``seed``; both keep store order.
+
+    ``fraction`` of the cases, at least one, are held out; 10 cases at 0.2 give 8 and 2. At 0 all are both. Raises
+    ``InputError`` for fewer than two cases to split.
+    """
+    if fraction == 0:
+        return tuple(case_ids), tuple(case_ids)
+    if len(case_ids) < 2:
+        raise InputError(
+            f"{len(case_ids)} labelled cases; at least 2 are needed, one of them to validate on; or --held-out 0"
+        )
+    keys = random_words(seed, STREAM_SPLIT, 0, 0, len(case_ids))
+    count = min(max(round(fraction * len(case_ids)), 1), len(case_ids) - 1)
+    held_out = {case_ids[index] for index in np.argsort(keys, kind="stable")[:count]}
+    return tuple(c for c in case_ids if c not in held_out), tuple(c for c in case_ids if c in held_out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationOptions:
+    """How to validate: number format, with which processes, and what all of them call with the number of cases done."""
+
+    amp: torch.dtype | None
+    group: Group
+    on_cases: Callable[[int], None]
+
+
+def validate(
+    network: nn.Module, store: Store, case_ids: Sequence[str], spec: ModelSpec, options: ValidationOptions
+) -> Scores:
+    """Predict every case whole, each in one process, and return the scores of all (``VALIDATED``) to all processes.
+
+    Process r of n takes cases r, r + n, ...; with 5 cases and 2 processes that is 3 rounds, in the last of which
+    process 1 only answers.
+    """
+    rank, num = options.group.world.rank, options.group.world.world_size
+    table = np.zeros((len(case_ids), len(spec.groups), len(VALIDATED)))
+    for first in range(0, len(case_ids), num):
+        index = first + rank
+        if index < len(case_ids):
+            scored = _score(network, store.case(case_ids[index]), store.manifest, spec, options.amp)
+            table[index] = [[scored[name][metric] for metric in VALIDATED] for name in spec.groups]
+        options.on_cases(min(first + num, len(case_ids)))
+    table = np.reshape(options.group.sum(table.ravel().tolist()), table.shape)
+    return {
+        case_id: {
+            name: dict(zip(VALIDATED, metrics, strict=True)) for name, metrics in zip(spec.groups, rows, strict=True)
+        }
+        for case_id, rows in zip(case_ids, table.tolist(), strict=True)
+    }
+
+
+def _score(network: nn.Module, case: Case, manifest: Manifest, spec: ModelSpec, amp: torch.dtype | None) -> CaseScore:
+    label = case.label()
+    assert label is not None  # the split holds labelled cases only
+    how = Sliding(overlap=OVERLAP, amp=amp)
+    predicted = predict_volume(network, case.image(), intensity_of(case, manifest), spec, how)
+    pair = counted(predicted, label[..., 0], spec.ignore_label)
+    return score_validation(*pair, spec.groups, case.spacing_mm)
