@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from pipelines.plan import Plan, Sample, check_state
 
-Wait = Literal["wait_read_s", "wait_graph_s", "wait_transfer_s"]
+Wait = Literal["disk_s", "preprocessing_s", "transfer_s"]
 log = logging.getLogger(__name__)
 
 
@@ -26,15 +26,15 @@ log = logging.getLogger(__name__)
 class StageSeconds:
     """Seconds the consumer waited, by cause, and busy seconds of the workers behind it; sums since the start.
 
-    ``wait_read_s`` + ``wait_graph_s`` + ``wait_transfer_s`` is time in which training stood still: for what the files
+    ``disk_s`` + ``preprocessing_s`` + ``transfer_s`` is time in which training stood still: for what the files
     hold (reading is copying: the files are mapped), for making batches of it, and for copies to a GPU (but those that
     ``dali`` makes belong to its reading or its graph). ``read_s`` and ``graph_s`` are work done meanwhile by other
     threads or processes (``graph_s`` only where it can be told apart).
     """
 
-    wait_read_s: float = 0.0
-    wait_graph_s: float = 0.0
-    wait_transfer_s: float = 0.0
+    disk_s: float = 0.0
+    preprocessing_s: float = 0.0
+    transfer_s: float = 0.0
     read_s: float = 0.0
     graph_s: float = 0.0
     read_bytes: int = 0

@@ -112,7 +112,7 @@ class Sample:
 
     epoch: int
     step: int
-    slot: int
+    lane: int
     case_id: str
     position_dhw: Int3
     flips_dhw: tuple[bool, bool, bool]
@@ -205,7 +205,7 @@ class Plan:
         return Sample(
             epoch=epoch,
             step=step,
-            slot=lane,
+            lane=lane,
             case_id=case_id,
             position_dhw=self._position(case_id, draws),
             flips_dhw=(bool(flips[0]), bool(flips[1]), bool(flips[2])) if flipped else (False, False, False),

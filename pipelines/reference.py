@@ -175,7 +175,7 @@ def _make_full(
     raw, label = buffers
     patch = label.shape[0], label.shape[1], label.shape[2]
     if sample.augmentation.is_spatial:
-        placement = place(sample, sample.augmentation, patch, case.shape_dhw)
+        placement = place(sample.augmentation, sample.position_dhw, sample.flips_dhw, patch, case.shape_dhw)
         box = np.empty((*placement.shape_dhw, raw.shape[3]), raw.dtype)
         box_label = np.empty((*placement.shape_dhw, 1), np.uint8)
         values = normalize(crop(case.image(), placement.start_dhw, box), intensity, sample.scale, sample.shift)

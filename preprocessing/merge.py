@@ -9,9 +9,9 @@ from pathlib import Path
 
 from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED, InputError
 from preprocessing.console.flags import DEFAULT_SHARDS, Place, main
-from preprocessing.console.places import answering, is_remote, remove_folder, sync_folder
+from preprocessing.console.places import is_remote, remote_errors, remove_folder, sync_folder
 from preprocessing.conversion.finish import conclude, finish_store
-from preprocessing.conversion.partition import Partition, Plan, read_part
+from preprocessing.conversion.partition import Conversion, Partition, read_part
 from preprocessing.conversion.single_writer import only_writer
 from preprocessing.shards.commit import has_shard
 from preprocessing.shards.files import INDEX, MANIFEST
@@ -38,7 +38,7 @@ class Options:
 def merge(options: Options) -> int:
     """Run the command; returns the exit code, 3 when any share had refused cases."""
     root = options.shards
-    with answering(root):
+    with remote_errors(root):
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; give the --output of the shares with --shards")
     with only_writer(root):
@@ -87,7 +87,7 @@ def _shares(root: Path) -> list[Path]:
     return list(shares)
 
 
-def _agreed_plan(folders: list[Path], plans: list[Plan]) -> Plan:
+def _agreed_plan(folders: list[Path], plans: list[Conversion]) -> Conversion:
     for folder, plan in zip(folders[1:], plans[1:], strict=True):
         if not plan.agrees_with(plans[0]):
             raise InputError(

@@ -16,7 +16,7 @@ from preprocessing.console.places import absolute, is_remote, make_folder
 from preprocessing.conversion.contact_sheet import write_report
 from preprocessing.conversion.engine import run_jobs
 from preprocessing.conversion.finish import conclude, finish_store, refused_in
-from preprocessing.conversion.partition import Partition, Plan, write_part
+from preprocessing.conversion.partition import Conversion, Partition, write_part
 from preprocessing.conversion.restart import check_earlier_shards
 from preprocessing.conversion.shard_job import plan_shards
 from preprocessing.conversion.single_writer import only_writer
@@ -122,7 +122,7 @@ def convert(options: Options) -> int:
             cases_per_shard=options.cases_per_shard,
             stop_on_error=options.on_error == "stop",
         )
-        plan = Plan(dataset=dataset, options=settings, regions=regions, shard_names=[job.name for job in jobs])
+        plan = Conversion(dataset=dataset, options=settings, regions=regions, shard_names=[job.name for job in jobs])
         own = share.share(jobs, root)
         check_earlier_shards(root, own, others=[job.name for job in jobs if job not in own])
         begin = time.perf_counter()

@@ -22,7 +22,7 @@ from training.inference.scores import METRICS
 from training.trainer.record import read_metrics, read_run
 from training.trainer.showcase import FOLDER
 from training.trainer.showcase import SCORES as VALIDATION
-from training.trainer.timing import Split, describe_limit, total_split
+from training.trainer.timing import TimeSplit, describe_limit, total_split
 
 log = logging.getLogger(__name__)
 STYLE = """
@@ -114,7 +114,7 @@ def _curves(lines: Sequence[Mapping[str, Any]], validated: Sequence[Mapping[str,
     return figure
 
 
-def _time_split(total: Split) -> Figure:
+def _time_split(total: TimeSplit) -> Figure:
     figure = Figure(figsize=(9, 1.5), layout="constrained")
     axes = figure.subplots()
     left = 0.0

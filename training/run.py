@@ -14,7 +14,7 @@ from preprocessing.console.flags import main
 from preprocessing.shards.store import open_store
 from preprocessing.to_shards import ensure_phantom
 from training.distributed.group import Group, join
-from training.distributed.watch import failure_left
+from training.distributed.watch import record_failure
 from training.distributed.world import read_world
 from training.model.checkpoint import BEST
 from training.model.compute import use_tensor_cores
@@ -52,7 +52,7 @@ def conclude(training: Training) -> None:
 
 def train(options: Options) -> int:
     """Run the command; returns the exit code."""
-    with failure_left(), listen_for_stop() as stop, join(read_world(), options.backend, options.device) as group:
+    with record_failure(), listen_for_stop() as stop, join(read_world(), options.backend, options.device) as group:
         return _train(options, group, stop)
 
 
@@ -75,7 +75,7 @@ def _train(options: Options, group: Group, stop: StopRequest) -> int:
     except torch.OutOfMemoryError as error:
         raise RunError(f"out of GPU memory; lower --batch-size or --patch ({str(error).splitlines()[0]})") from error
     finally:
-        training.learned.loader.close()
+        training.state.loader.close()
     if group.is_main:
         conclude(training)
     return EXIT_DONE

@@ -23,11 +23,11 @@ from training.distributed.group import Group
 from training.distributed.world import read_world
 from training.model.compute import build_scaler, choose_amp, use_tensor_cores
 from training.model.losses import build_loss
-from training.model.networks import Geometry
+from training.model.networks import InputGrid
 from training.model.recipes import PRESETS, build_optimizer, build_schedule
 from training.model.spec import ModelSpec
 from training.trainer.resolve import median_sizes
-from training.trainer.state import Learned, Setup
+from training.trainer.state import RunSetup, TrainState
 from training.trainer.step import take_step
 from training.trainer.timing import StepTimer
 
@@ -38,15 +38,15 @@ ENDLESS = 1_000_000  # steps of the learning rate's schedule
 
 def train(row: Row, net: str, loader: Loader, batches: Iterator[Batch], seconds: float) -> Trained:
     """Train ``net`` from scratch on the loader's ``batches`` for ``seconds``, after some steps that warm up."""
-    setup, learned = _prepare(row, net, loader)
+    setup, state = _prepare(row, net, loader)
     timer = StepTimer(loader.stages)
-    learned.network.train()
+    state.network.train()
     busy: list[float] = []
     deadline = asked_at = 0.0
     timer.start()
     for number, batch in enumerate(batches, start=1 - WARM_UP_STEPS[setup.group.device.type]):
         timer.batch_arrived()
-        take_step(batch, setup, learned)
+        take_step(batch, setup, state)
         timer.stepped()
         if number == 0:
             timer.take()
@@ -68,17 +68,17 @@ def train(row: Row, net: str, loader: Loader, batches: Iterator[Batch], seconds:
     )
 
 
-def _prepare(row: Row, net: str, loader: Loader) -> tuple[Setup, Learned]:
+def _prepare(row: Row, net: str, loader: Loader) -> tuple[RunSetup, TrainState]:
     """Build what the trainer's step works with, as a run of the fast preset with another network would."""
     store, preset = open_store(row.config.store), PRESETS["fast"]
-    spec = ModelSpec.of_store(store.manifest, net, Geometry(patch=row.config.patch, spacing_mm=median_sizes(store)[1]))
+    spec = ModelSpec.of_store(store.manifest, net, InputGrid(patch=row.config.patch, spacing_mm=median_sizes(store)[1]))
     spec = dataclasses.replace(spec, regions=None)  # the comparison's labels are class ids
     group = Group(world=read_world({}), device=torch.device("cpu" if row.config.device == "cpu" else "cuda"))
     use_tensor_cores(group.device)
     amp = choose_amp("auto", group.device)
     network = spec.build().to(group.device)
     optimizer = build_optimizer(preset.optimizer, network, preset.lr, preset.weight_decay)
-    setup = Setup(
+    setup = RunSetup(
         folder=Path(),
         store=store,
         spec=spec,
@@ -91,7 +91,7 @@ def _prepare(row: Row, net: str, loader: Loader) -> tuple[Setup, Learned]:
         accumulate=1,
         options={},
     )
-    learned = Learned(
+    state = TrainState(
         network=network,
         forward=network,
         average=None,
@@ -100,7 +100,7 @@ def _prepare(row: Row, net: str, loader: Loader) -> tuple[Setup, Learned]:
         scaler=build_scaler(group.device, amp),
         loader=loader,
     )
-    return setup, learned
+    return setup, state
 
 
 def _gpu_utilisation() -> list[float]:

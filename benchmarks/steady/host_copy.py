@@ -13,7 +13,7 @@ import torch
 from benchmarks.reporting.result import Record, make_row
 from benchmarks.scaling.throttled_reads import patch_bytes
 from pipelines.config import LoaderConfig
-from pipelines.dali.host_patches import HostPath
+from pipelines.dali.host_patches import HostPatches
 from pipelines.loaders import open_plan
 from pipelines.plan import Plan
 from preprocessing.console.errors import RunError
@@ -73,7 +73,7 @@ class PlainCopy:
             return time.perf_counter() - begin
 
 
-def host_path_seconds(path: HostPath, plain: PlainCopy | None, epoch: int) -> float:
+def host_path_seconds(path: HostPatches, plain: PlainCopy | None, epoch: int) -> float:
     """Take an epoch from the host path, giving each slot back at once; returns the wall seconds.
 
     With ``plain`` every patch is compared with what that would copy; raises ``RunError`` where they differ.
@@ -102,7 +102,7 @@ def copy_rows(config: LoaderConfig, runs: int) -> Iterator[Record]:
     """
     store, plan = open_plan(config)
     plain, lanes = PlainCopy.of(store, plan), range(plan.options.global_batch)
-    path = HostPath(store, plan, lanes, num_slots=SLOTS, num_threads=THREADS, device=torch.device("cpu"))
+    path = HostPatches(store, plan, lanes, num_slots=SLOTS, num_threads=THREADS, device=torch.device("cpu"))
     copied: list[float] = []
     fed: list[float] = []
     try:

@@ -21,7 +21,7 @@ S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/\S*)?")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class JobFlags:
     """The flags that both kinds of jobs have."""
 
     image: str = ""
@@ -53,12 +53,12 @@ class Job:
     """Print the request as JSON and send nothing: no credentials, no network."""
 
 
-def job_name(job: Job, kind: str) -> str:
+def job_name(job: JobFlags, kind: str) -> str:
     """Return the job's name."""
     return time.strftime(f"voxelfeed-{kind}-%Y%m%d-%H%M%S") if job.name == "auto" else job.name
 
 
-def check_job(job: Job) -> None:
+def check_job(job: JobFlags) -> None:
     """Raise ``InputError`` for what no job can do without."""
     region_of(job.image)
     if not ROLE.fullmatch(job.role):
@@ -98,19 +98,19 @@ def check_s3(flag: str, place: str) -> str:
     return place.rstrip("/")
 
 
-def seconds(job: Job) -> int:
+def seconds(job: JobFlags) -> int:
     """Return how long the job may run."""
     return round(3600 * job.max_hours)
 
 
-def vpc(job: Job) -> Request:
+def vpc(job: JobFlags) -> Request:
     """Return the VPC's part of the request, nothing where none was given."""
     if not job.subnets:
         return {}
     return {"VpcConfig": {"Subnets": job.subnets.split(","), "SecurityGroupIds": job.security_groups.split(",")}}
 
 
-def tags(job: Job) -> list[dict[str, str]]:
+def tags(job: JobFlags) -> list[dict[str, str]]:
     """Read ``project=brats,owner=me``."""
     pairs = [pair.partition("=") for pair in job.tags.split(",") if pair]
     for key, equals, _ in pairs:

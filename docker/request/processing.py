@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from preprocessing.console.errors import InputError
 from preprocessing.console.flags import parse_flag
-from request.job import Job, Request, check_job, check_s3, job_name, seconds, tags, vpc
+from request.job import JobFlags, Request, check_job, check_s3, job_name, seconds, tags, vpc
 
 
 @dataclass(frozen=True, kw_only=True)
-class Process(Job):
+class Process(JobFlags):
     """Submit a conversion to shards. Flags of preprocessing.to_shards follow after --, for example: -- --layout msd.
 
     Each machine reads its own cases from S3 and writes its own shards there; the first one closes the store. Given

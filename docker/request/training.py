@@ -10,7 +10,7 @@ from container.sagemaker_job import BASE, HAS_GPU, SMDDP
 from container.train_job import SHARDS, TEST
 
 from preprocessing.console.errors import InputError
-from request.job import Job, Request, Switch, check_job, check_s3, flavours, job_name, seconds, tags, vpc
+from request.job import JobFlags, Request, Switch, check_job, check_s3, flavours, job_name, seconds, tags, vpc
 
 NUMBER = r"([0-9.]+)"
 EPOCH = "epoch [0-9]+  step [0-9]+  "
@@ -31,7 +31,7 @@ PATCHWISE = {("crop", "host"), ("read", "dali"), ("read", "gds"), ("device", "cp
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Job):
+class Train(JobFlags):
     """Submit a training job. Flags of training.run follow after --, for example: -- --epochs 8 --patch 128,128,128.
 
     The run folder is kept in --checkpoints while the job runs; a job that finds a run there goes on with it.

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines.augment.parameters import Augmentation
-from pipelines.plan import Sample
 from preprocessing.volumes.grid import Int3
 
 Matrix = npt.NDArray[np.float64]
@@ -29,17 +28,21 @@ class Placement:
     matrix: Matrix
 
 
-def place(sample: Sample, augmentation: Augmentation, patch: Int3, volume_dhw: Int3) -> Placement:
+def place(
+    augmentation: Augmentation, position_dhw: Int3, flips_dhw: tuple[bool, bool, bool], patch: Int3, volume_dhw: Int3
+) -> Placement:
     """Place a patch that is flipped, zoomed and rotated (in this order, seen from the output) about its centre.
+
+    ``position_dhw`` is its first voxel in a volume of ``volume_dhw`` voxels, ``flips_dhw`` the axes to reverse.
 
     Example: a patch of 5 voxels at position 10, zoomed by 1.4, reaches from 12 - 1.4 * 2 = 9.2 to 14.8; the box is
     voxels 9 to 15.
     """
     middle = (np.array(patch) - 1) / 2
     zooms = [1.0 if axis == augmentation.thick_axis else augmentation.zoom for axis in range(3)]
-    signed = [-zoom if flip else zoom for zoom, flip in zip(zooms, sample.flips_dhw, strict=True)]
+    signed = [-zoom if flip else zoom for zoom, flip in zip(zooms, flips_dhw, strict=True)]
     linear = rotation(augmentation) @ np.diag(signed)
-    offset = np.array(sample.position_dhw) + middle - linear @ middle
+    offset = np.array(position_dhw) + middle - linear @ middle
     corners = np.array(list(itertools.product(*((0, side - 1) for side in patch)))) @ linear.T + offset
     first = np.clip(np.floor(corners.min(axis=0)).astype(int), 0, np.array(volume_dhw) - 1)
     last = np.clip(np.ceil(corners.max(axis=0)).astype(int), first, np.array(volume_dhw) - 1)

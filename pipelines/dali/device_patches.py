@@ -16,7 +16,7 @@ from pipelines.augment.placement import Placement
 from pipelines.dali.device_copy import crop_tensor, torch_dtype
 from pipelines.dali.inputs import PATCHES, input_specs
 from pipelines.dali.slots import Cost, Filled, Slot, SlotRing, host_buffers, make_slot
-from pipelines.dali.volume_pool import Volume, VolumePool
+from pipelines.dali.volume_pool import PooledVolume, VolumePool
 from pipelines.plan import Sample
 from preprocessing.volumes.grid import Int3
 
@@ -26,12 +26,12 @@ class Cut:
     """A sample to cut out of its volume: its box where it is moved, and image and label to fill."""
 
     sample: Sample
-    volume: Volume
+    volume: PooledVolume
     placement: Placement | None
     patches: list[torch.Tensor]
 
 
-class DevicePath(SlotRing):
+class DevicePatches(SlotRing):
     """Fill slots of device memory from a ``VolumePool``; patches are flipped by the graph.
 
     DALI shares GPU memory only when the samples of a batch lie back to back (a list of separate tensors is copied into

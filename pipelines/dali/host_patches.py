@@ -24,7 +24,7 @@ from preprocessing.volumes.grid import Array
 SPARE_MAPS = 1  # for each lane, beside its window: its end and the next one's beginning are read at the same time
 
 
-class HostPath(SlotRing):
+class HostPatches(SlotRing):
     """Cut and flip each patch in the copy that brings it from the page cache into its slot.
 
     A sample that is rotated or scaled feeds its whole mapped volume instead, of which the graph reads a box.

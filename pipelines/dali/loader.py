@@ -20,11 +20,11 @@ from torch.utils.dlpack import from_dlpack
 from pipelines.batch import Batch, Loader, channels_first
 from pipelines.config import LoaderConfig
 from pipelines.dali.device_copy import DeviceCopies
-from pipelines.dali.device_patches import DevicePath
+from pipelines.dali.device_patches import DevicePatches
 from pipelines.dali.graph import LAYOUTS, GraphOptions, build_graph, fill_background
-from pipelines.dali.host_patches import HostPath
+from pipelines.dali.host_patches import HostPatches
 from pipelines.dali.pool_budget import choose_budget, free_bytes, measure_need
-from pipelines.dali.reader_patches import ReaderPath
+from pipelines.dali.reader_patches import ReaderPatches
 from pipelines.dali.slots import Filled, Slot, SlotRing
 from pipelines.dali.volume_pool import VolumePool
 from pipelines.plan import Plan
@@ -104,7 +104,7 @@ class DaliLoader(Loader):
         steps = iter(range(first_step, len(self)))
         in_graph: deque[Filled] = deque()
         delivered: Filled | None = None
-        with self.stages.waiting("wait_read_s"):
+        with self.stages.waiting("disk_s"):
             self.slots.begin(epoch, first_step)
         try:
             self._read_ahead(epoch, steps)
@@ -114,7 +114,7 @@ class DaliLoader(Loader):
                     self._read_ahead(epoch, steps)
                 if not in_graph:
                     return
-                with self.stages.waiting("wait_graph_s", on_gpu=self._on_gpu):
+                with self.stages.waiting("preprocessing_s", on_gpu=self._on_gpu):
                     outputs = self._outputs(in_graph[0].slot)  # invalidates the batch delivered before
                     delivered = in_graph.popleft()
                     batch = self._batch(delivered, *outputs)
@@ -132,15 +132,15 @@ class DaliLoader(Loader):
             step = next(steps, None)
             if step is None:
                 return
-            with self.stages.waiting("wait_read_s"):
+            with self.stages.waiting("disk_s"):
                 self.slots.submit(epoch, step)
 
     def _feed(self) -> Filled:
-        with self.stages.waiting("wait_read_s"):
+        with self.stages.waiting("disk_s"):
             filled = self.slots.take()
         self.stages.read_s += filled.read_s
         self.stages.read_bytes += filled.read_bytes
-        with self.stages.waiting("wait_graph_s"):
+        with self.stages.waiting("preprocessing_s"):
             self._feed_slot(filled.slot)
             self.pipeline.schedule_run()
         return filled
@@ -191,13 +191,13 @@ def _make_slots(store: Store, plan: Plan, config: LoaderConfig, lanes: Sequence[
     num_slots, num_threads = 2 * GRAPH_AHEAD + 1, config.num_threads
     device = torch.device("cpu") if config.device == "cpu" else torch.device("cuda", torch.cuda.current_device())
     if config.read != "mmap":
-        return ReaderPath(store, plan, lanes, config, num_slots=num_slots, device=device)
+        return ReaderPatches(store, plan, lanes, config, num_slots=num_slots, device=device)
     if config.where_to_crop == "host":
-        return HostPath(store, plan, lanes, num_slots=num_slots, num_threads=num_threads, device=device)
+        return HostPatches(store, plan, lanes, num_slots=num_slots, num_threads=num_threads, device=device)
     itemsize = np.dtype(store.manifest.image_dtype).itemsize
     budget = choose_budget(measure_need(plan, lanes, itemsize), config.gpu_cache_gib, free_bytes(device))
     pool = VolumePool(store, plan, lanes, budget, DeviceCopies(device))
-    return DevicePath(pool, num_slots=num_slots, num_threads=num_threads)
+    return DevicePatches(pool, num_slots=num_slots, num_threads=num_threads)
 
 
 def _close(loader: weakref.ref[DaliLoader]) -> None:

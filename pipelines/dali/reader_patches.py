@@ -26,7 +26,7 @@ from preprocessing.shards.case import Case
 from preprocessing.shards.store import Store
 
 
-class ReaderPath(SlotRing):
+class ReaderPatches(SlotRing):
     """Read each batch with a DALI pipeline of its own, in one thread; the patches are flipped by the graph.
 
     The reader takes its list of files when it is built and reads them in that order, so every epoch, and every restored

@@ -179,7 +179,9 @@ class SlotRing(ABC):
         """Return the box to read for a sample that moves."""
         if sample.augmentation is None or not sample.augmentation.is_spatial:
             return None
-        return place(sample, sample.augmentation, self.plan.options.patch, case.shape_dhw)
+        return place(
+            sample.augmentation, sample.position_dhw, sample.flips_dhw, self.plan.options.patch, case.shape_dhw
+        )
 
     def _fill_parameters(self, slot: Slot, index: int, sample: Sample, case: Case, placement: Placement | None) -> None:
         """Fill every input of one sample but its patches."""

@@ -61,7 +61,7 @@ class ByteRing:
 
 
 @dataclass(eq=False, kw_only=True)
-class Volume:
+class PooledVolume:
     """A case in the pool: ``image`` [D,H,W,C] and ``label`` [D,H,W,1] are valid once ``uploaded`` is done.
 
     Its memory is free again when the plan is past ``last_use`` and every one of ``readers`` is done.
@@ -91,7 +91,7 @@ class VolumePool:
         self._dtype = torch_dtype(store.manifest.image_dtype)
         self._memory = torch.empty(budget.size_bytes, dtype=torch.uint8, device=copies.device)
         self._ring = ByteRing(budget.size_bytes)
-        self._held: dict[Key, Volume] = {}  # oldest first
+        self._held: dict[Key, PooledVolume] = {}  # oldest first
         self._leaving: list[Future[Any]] = []  # copies from and to volumes that were dropped
         self._costs: deque[tuple[float, int]] = deque()
         self._threads = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="voxelfeed-upload")
@@ -111,7 +111,7 @@ class VolumePool:
         self._next_window = self._window_of((epoch, step))
         self._expected = (epoch, step)
 
-    def volumes(self, samples: Sequence[Sample]) -> list[Volume]:
+    def volumes(self, samples: Sequence[Sample]) -> list[PooledVolume]:
         """Return the volume of each sample of the step that comes next, on the device or on its way there."""
         now = samples[0].epoch, samples[0].step
         assert now == self._expected  # begin() says so
@@ -182,7 +182,7 @@ class VolumePool:
         self._ring.give_back_oldest()
         self._leaving += [dropped.uploaded, *dropped.readers]
 
-    def _bring(self, case_id: str, first: int, shape: Int3, last_use: Moment) -> Volume:
+    def _bring(self, case_id: str, first: int, shape: Int3, last_use: Moment) -> PooledVolume:
         """Start the upload of a case to ``first`` in the buffer, behind all copies that may still read there."""
         self._leaving = [copy for copy in self._leaving if not copy.done()]
         voxels, channels = math.prod(shape), self.plan.num_channels
@@ -191,7 +191,7 @@ class VolumePool:
         image = self._memory[first : first + image_bytes].view(self._dtype).view(*shape, channels)
         label = self._memory[second : second + voxels].view(*shape, 1)
         uploaded = self._threads.submit(self._upload, case_id, (image, label), list(self._leaving))
-        return Volume(image=image, label=label, last_use=last_use, uploaded=uploaded)
+        return PooledVolume(image=image, label=label, last_use=last_use, uploaded=uploaded)
 
     def _upload(self, case_id: str, targets: tuple[torch.Tensor, torch.Tensor], before: list[Future[Any]]) -> None:
         wait(before)

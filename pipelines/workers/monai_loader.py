@@ -159,15 +159,15 @@ class MonaiLoader(Loader):
         return made
 
     def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:
-        with self.stages.waiting("wait_graph_s"):
+        with self.stages.waiting("preprocessing_s"):
             self._turn_cache(epoch)
         steps = range(first_step, len(self))
         plan, lanes, numbers = self.plan, self.lanes, self._numbers  # not self: see TorchLoader
         self._todo.batches = ([_draw(plan, numbers, epoch, step, lane) for lane in lanes] for step in steps)
-        with self.stages.waiting("wait_graph_s"):
+        with self.stages.waiting("preprocessing_s"):
             made = iter(self._loader)
         for _ in steps:
-            with self.stages.waiting("wait_graph_s"):
+            with self.stages.waiting("preprocessing_s"):
                 item = next(made)
             image, label = (item[name].as_subclass(torch.Tensor) for name in ("image", "label"))
             image, label = move(image, label, self.device, self.dtype, self.stages)

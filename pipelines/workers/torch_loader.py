@@ -91,10 +91,10 @@ class TorchLoader(Loader):
         steps = range(first_step, len(self))
         plan, lanes = self.plan, self.lanes  # not self: in a cycle with its DataLoader, ending the workers takes 10 s
         self._todo.batches, drawn = itertools.tee(plan.batch(epoch, step, lanes) for step in steps)
-        with self.stages.waiting("wait_graph_s"):
+        with self.stages.waiting("preprocessing_s"):
             made = iter(self._loader)
         for _ in steps:
-            with self.stages.waiting("wait_graph_s"):
+            with self.stages.waiting("preprocessing_s"):
                 image, label, seconds = next_of(made)
                 samples = next(drawn)  # after the DataLoader has asked for them
             self.stages.graph_s += float(seconds.sum())
@@ -125,7 +125,7 @@ def move(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Bring a batch to the device, the image in ``dtype``; on a GPU the wait for it is transfer, else it is work."""
     on_gpu = device.type == "cuda"
-    with stages.waiting("wait_transfer_s" if on_gpu else "wait_graph_s", on_gpu=on_gpu):
+    with stages.waiting("transfer_s" if on_gpu else "preprocessing_s", on_gpu=on_gpu):
         return image.to(device, dtype, non_blocking=True), label.to(device, non_blocking=True)
 
 

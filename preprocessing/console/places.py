@@ -63,7 +63,7 @@ def named_in(folder: Path, text: str) -> Path:
 
 
 @contextmanager
-def answering(path: Path) -> Iterator[Any]:
+def remote_errors(path: Path) -> Iterator[Any]:
     """Give the file system of an object store; what goes wrong on the way to it ends in one line as ``RunError``."""
     try:
         yield path.fs if is_remote(path) else None  # type: ignore[attr-defined]
@@ -79,13 +79,13 @@ def answering(path: Path) -> Iterator[Any]:
 
 def read_file(path: Path) -> bytes:
     """Read a whole file."""
-    with answering(path) as remote:
+    with remote_errors(path) as remote:
         return path.read_bytes() if remote is None else bytes(remote.cat_file(str(path)))
 
 
 def read_chunks(path: Path, chunk_bytes: int = 2**23) -> Iterator[bytes]:
     """Yield the content of a file in pieces of ``chunk_bytes``; on an object store each is one request."""
-    with answering(path) as remote:
+    with remote_errors(path) as remote:
         opened = path.open("rb") if remote is None else remote.open(str(path), "rb", cache_type="none")
         with opened as file:
             while chunk := file.read(chunk_bytes):
@@ -94,7 +94,7 @@ def read_chunks(path: Path, chunk_bytes: int = 2**23) -> Iterator[bytes]:
 
 def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     """Write a file, durably; on an object store it appears whole or not at all."""
-    with answering(path) as remote:
+    with remote_errors(path) as remote:
         if remote is not None:
             remote.pipe_file(str(path), b"".join(parts))
             return
@@ -136,7 +136,7 @@ def sync_folder(path: Path) -> None:
 
 def sizes_in(folder: Path) -> dict[str, int]:
     """Return the size of every file in a folder by name, -1 for what is no file; one look at each."""
-    with answering(folder) as remote:
+    with remote_errors(folder) as remote:
         if remote is not None:
             items = remote.ls(str(folder), detail=True, refresh=True)
             return {i["name"].rpartition("/")[2]: i["size"] if i["type"] == "file" else -1 for i in items}
@@ -152,7 +152,7 @@ def make_folder(path: Path) -> None:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder and all in it; on an object store there may be nothing."""
-    with answering(path) as remote:
+    with remote_errors(path) as remote:
         if remote is None:
             shutil.rmtree(path)
         elif remote.exists(str(path)):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED
-from preprocessing.console.places import answering
+from preprocessing.console.places import remote_errors
 from preprocessing.layouts.dataset import Dataset
 from preprocessing.layouts.regions import Regions
 from preprocessing.shards.entries import CaseEntry, Manifest, ShardEntry
@@ -39,7 +39,7 @@ def finish_store(
         entries += index.cases
         shards.append(ShardEntry.of_cases(name, index.cases, index.xxh3))
     counted = _counted(entries, dataset.modality)
-    with answering(root):
+    with remote_errors(root):
         (root / ERRORS).unlink(missing_ok=True)
     manifest = Manifest(
         format_version=FORMAT_VERSION,

@@ -53,7 +53,7 @@ class Partition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Conversion:
     """What all shares of one conversion agree on, and what closing the store takes."""
 
     dataset: Dataset
@@ -61,7 +61,7 @@ class Plan:
     regions: Regions | None
     shard_names: list[str]
 
-    def agrees_with(self, other: Plan) -> bool:
+    def agrees_with(self, other: Conversion) -> bool:
         """Tell whether both are of one conversion; each machine may have the data set in another place."""
         return self.to_json() | {"input": ""} == other.to_json() | {"input": ""}
 
@@ -78,7 +78,7 @@ class Plan:
         }
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Plan:
+    def from_json(cls, content: dict[str, Any]) -> Conversion:
         """Rebuild what ``to_json`` made."""
         described, options = dict(content["dataset"]), dict(content["options"])
         for name in ("label_names", "label_remap"):
@@ -93,12 +93,12 @@ class Plan:
         )
 
 
-def write_part(folder: Path, plan: Plan, jobs: list[ShardJob]) -> None:
+def write_part(folder: Path, plan: Conversion, jobs: list[ShardJob]) -> None:
     """Say that a share is done: written last, so a folder without it is not."""
     write_json(folder / PART, {"plan": plan.to_json(), "shards": [job.name for job in jobs]})
 
 
-def read_part(folder: Path) -> tuple[Plan, list[str]]:
+def read_part(folder: Path) -> tuple[Conversion, list[str]]:
     """Read what ``write_part`` wrote: the plan and the share's shards; raises ``InputError`` where it is not done."""
     path = folder / PART
     try:
@@ -106,7 +106,7 @@ def read_part(folder: Path) -> tuple[Plan, list[str]]:
     except FileNotFoundError as error:
         raise InputError(f"{folder}: this share is not finished; give its --partition again") from error
     try:
-        plan, shards = Plan.from_json(content["plan"]), list(content["shards"])
+        plan, shards = Conversion.from_json(content["plan"]), list(content["shards"])
         check_names(*plan.shard_names, *shards)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: damaged ({error!r}); delete it and give its --partition again") from error

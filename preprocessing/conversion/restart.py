@@ -11,7 +11,7 @@ from typing import Any
 import xxhash
 
 from preprocessing.console.errors import InputError
-from preprocessing.console.places import answering, read_file
+from preprocessing.console.places import read_file, remote_errors
 from preprocessing.conversion.shard_job import ShardJob, made_from
 from preprocessing.shards.commit import clear_unfinished
 from preprocessing.shards.files import INDEX, parse_json
@@ -32,7 +32,7 @@ def check_earlier_shards(root: Path, jobs: list[ShardJob], others: list[str]) ->
     expected = {job.name: job for job in jobs}
     clear_unfinished(root, list(expected))
     checksums = _checksums_of_finished_store(root)
-    with answering(root):
+    with remote_errors(root):
         found_folders = sorted(folder for folder in root.glob("shard-*") if folder.name not in others)
     for folder in found_folders:
         raw = read_file(folder / INDEX)

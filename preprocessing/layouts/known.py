@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from preprocessing.console.errors import InputError, check_known
-from preprocessing.console.places import answering
+from preprocessing.console.places import remote_errors
 from preprocessing.layouts.brats import has_case_folders, read_brats
 from preprocessing.layouts.dataset import Dataset, read_description
 from preprocessing.layouts.msd import read_msd
@@ -33,7 +33,7 @@ def read_dataset(root: Path, layout: str = "auto") -> Dataset:
     or none fits.
     """
     check_layout(layout)
-    with answering(root):
+    with remote_errors(root):
         if not root.exists():
             raise InputError(f"{root}: no such folder; give the data set's folder with --input")
     chosen = _tell_layout(root) if layout == "auto" else layout

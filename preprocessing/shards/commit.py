@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from preprocessing.console.places import answering, is_remote, remove_folder, sync_folder
+from preprocessing.console.places import is_remote, remote_errors, remove_folder, sync_folder
 from preprocessing.shards.files import INDEX
 
 
@@ -43,7 +43,7 @@ def new_shard(target: Path) -> Iterator[Path]:
 
 def has_shard(target: Path) -> bool:
     """Whether the shard ``target`` is there and whole."""
-    with answering(target):
+    with remote_errors(target):
         return (target / INDEX).is_file()
 
 

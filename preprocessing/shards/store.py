@@ -11,7 +11,7 @@ from pathlib import Path
 import xxhash
 
 from preprocessing.console.errors import InputError
-from preprocessing.console.places import absolute, answering, is_remote, location
+from preprocessing.console.places import absolute, is_remote, location, remote_errors
 from preprocessing.shards.case import Case
 from preprocessing.shards.entries import CaseEntry, Index, Manifest, find_case
 from preprocessing.shards.files import (
@@ -64,7 +64,7 @@ class Store:
     def source_root(self) -> str | None:
         """Folder, or URL, that the sources in the indices are relative to; ``None`` where it is not said."""
         path = location(self.root) / SOURCE
-        with answering(path):
+        with remote_errors(path):
             return read_sealed(path)["root"] if path.is_file() else None
 
     @property
@@ -109,7 +109,7 @@ def open_store(path: str | Path) -> Store:
     """
     root = location(path)
     manifest_path = root / MANIFEST
-    with answering(root):
+    with remote_errors(root):
         if not manifest_path.exists():
             raise InputError(f"{path}: no {MANIFEST} there; make a store with python -m preprocessing.to_shards")
     content = read_sealed(manifest_path)

@@ -18,7 +18,7 @@ from benchmarks.measuring.rows import Row
 from benchmarks.steady import by_cases, growth, host_copy
 from benchmarks.steady_state import Options, measure_steady_state
 from pipelines.config import LoaderConfig
-from pipelines.dali.host_patches import HostPath
+from pipelines.dali.host_patches import HostPatches
 from pipelines.loaders import open_plan
 from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError, RunError
 
@@ -72,7 +72,7 @@ def test_the_plain_copy_brings_the_patches_that_the_plan_drew(coordinate_store: 
 def test_other_voxels_than_a_plain_copy_are_caught(coordinate_store: Path) -> None:
     store, plan = open_plan(copy_config(coordinate_store))
     plain = host_copy.PlainCopy.of(store, plan)
-    path = HostPath(store, plan, range(2), num_slots=2, num_threads=1, device=torch.device("cpu"))
+    path = HostPatches(store, plan, range(2), num_slots=2, num_threads=1, device=torch.device("cpu"))
     assert host_copy.host_path_seconds(path, plain, 0) > 0
     shifted = {case_id: (image + 1, label) for case_id, (image, label) in plain.maps.items()}
     with pytest.raises(RunError, match="step 0: the host path delivers other voxels than lie in the maps"):

@@ -25,8 +25,8 @@ import torch
 from pipelines import loaders
 from pipelines.batch import Batch, Loader
 from pipelines.config import LoaderConfig
-from pipelines.dali.device_patches import DevicePath
-from pipelines.dali.host_patches import HostPath
+from pipelines.dali.device_patches import DevicePatches
+from pipelines.dali.host_patches import HostPatches
 from pipelines.dali.loader import DaliLoader
 from pipelines.loaders import LOADERS, MONAI, check_memory
 from pipelines.plan import Plan, Sample
@@ -378,7 +378,7 @@ def test_contract_ranks_share_the_epoch(coordinate_store: Path, loader_name: str
         if loader_name.partition("/")[0] in ("dali", "torch"):
             samples = [sample for piece in pieces for sample in piece.samples]
             assert samples == list(batch.samples) == plan.batch(0, step, range(4))
-            assert [sample.slot for sample in samples] == [0, 1, 2, 3]
+            assert [sample.lane for sample in samples] == [0, 1, 2, 3]
 
 
 def wait_for_error(loader: Loader) -> tuple[InputError, float]:
@@ -516,7 +516,7 @@ def test_memory_that_is_given_for_volumes_is_used(coordinate_store: Path, gpu_ca
     assert config.where_to_crop == where
     with build_loader("dali", config) as loader:
         assert isinstance(loader, DaliLoader)
-        assert isinstance(loader.slots, {"host": HostPath, "device": DevicePath}[where])
+        assert isinstance(loader.slots, {"host": HostPatches, "device": DevicePatches}[where])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

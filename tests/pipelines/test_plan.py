@@ -206,7 +206,7 @@ def test_global_batches_do_not_depend_on_the_world_size(plan: Plan, epoch: int) 
     total = plan.options.global_batch
     for step in range(plan.steps_per_epoch):
         whole = plan.batch(epoch, step, range(total))
-        assert [sample.slot for sample in whole] == list(range(total))
+        assert [sample.lane for sample in whole] == list(range(total))
         for world_size in range(1, total + 1):
             if total % world_size:
                 continue
@@ -261,7 +261,7 @@ def test_every_rank_takes_as_many_steps_of_as_many_samples(plan: Plan, epoch: in
             lanes = plan.lanes_of(rank, world_size)
             batches = [plan.batch(epoch, step, lanes) for step in range(plan.steps_per_epoch)]
             assert {len(batch) for batch in batches} == {total // world_size}
-            assert len({(sample.step, sample.slot) for batch in batches for sample in batch}) == len(lanes) * len(
+            assert len({(sample.step, sample.lane) for batch in batches for sample in batch}) == len(lanes) * len(
                 batches
             )
 
@@ -386,7 +386,7 @@ GOLDEN_SAMPLES = [
     Sample(
         epoch=2,
         step=0,
-        slot=1,
+        lane=1,
         case_id="A",
         position_dhw=(0, 0, 0),
         flips_dhw=(False, False, True),
@@ -396,7 +396,7 @@ GOLDEN_SAMPLES = [
     Sample(
         epoch=2,
         step=11,
-        slot=1,
+        lane=1,
         case_id="A",
         position_dhw=(6, 16, 26),
         flips_dhw=(True, True, True),

@@ -36,7 +36,7 @@ from training.inference.outputs import describe, save_label
 from training.inference.predictor import Predictor
 from training.inference.sliding import Sliding
 from training.model.checkpoint import save_checkpoint
-from training.model.networks import Geometry
+from training.model.networks import InputGrid
 from training.model.spec import ModelSpec
 from training.predict import Options, predict
 from training.trainer.record import read_run
@@ -49,7 +49,7 @@ from preprocessing.volumes.image import Image
 from preprocessing.volumes.geometry import Geometry as Grid
 from preprocessing.volumes.statistics import ChannelStatistics
 from training.model.spec import ModelSpec
-from training.model.networks import Geometry
+from training.model.networks import InputGrid
 from training.inference.predictor import Predictor
 from training.inference.sliding import Sliding
 torch.set_num_threads(1)
@@ -57,7 +57,7 @@ CHANNELS = [ChannelStatistics(voxels=1, mean=0.0, std=1.0, percentile_00_5=0.0, 
 def peak_bytes(side, mirror):
     shape = (side, side, side)
     spec = ModelSpec(
-        net="", geometry=Geometry(patch=(32, 32, 32)), channel_names=["T1"],
+        net="", geometry=InputGrid(patch=(32, 32, 32)), channel_names=["T1"],
         label_names={number: str(number) for number in range(8)}, modality="mr", channels=CHANNELS,
         regions=None, crop_foreground=True,
     )
@@ -210,7 +210,7 @@ def test_a_folder_without_volumes_says_where_to_look(tiny_run: Path, msd_folder:
 
 
 def spec_of(store: Path, patch: tuple[int, int, int]) -> ModelSpec:
-    return ModelSpec.of_store(open_store(store).manifest, "unet", Geometry(patch=patch))
+    return ModelSpec.of_store(open_store(store).manifest, "unet", InputGrid(patch=patch))
 
 
 @pytest.mark.parametrize("has_regions", [True, False])
@@ -239,7 +239,7 @@ def test_a_border_between_voxels_of_a_coarser_grid_is_not_lost(tmp_path: Path) -
         network.bias.copy_(torch.tensor([0.0, 2.0 * (true.mean() - 0.5) / true.std()]))  # type: ignore[union-attr]
     statistics = ChannelStatistics(voxels=1, mean=0.0, std=1.0, percentile_00_5=0.0, percentile_99_5=1.0)
     spec = ModelSpec(
-        net="", geometry=Geometry(patch=(16, 16, 16)), channel_names=["T1"],
+        net="", geometry=InputGrid(patch=(16, 16, 16)), channel_names=["T1"],
         label_names={0: "background", 1: "half"}, modality="mr", channels=[statistics],
         regions=None, crop_foreground=True, spacing=(1.5, 1.5, 2.0),
     )  # fmt: skip

@@ -63,7 +63,7 @@ class Group:
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(network, device_ids=devices, gradient_as_bucket_view=True)
 
-    def summing(self, network: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
+    def no_sync_until_last(self, network: nn.Module, *, is_last: bool) -> AbstractContextManager[None]:
         """Keep gradients in this process until the last part of a batch: one exchange per step."""
         if is_last or not hasattr(network, "no_sync"):  # a compiled one passes the question on to what it wraps
             return nullcontext()

@@ -34,19 +34,19 @@ FAILURE, SEEN, JOINED, DONE = "voxelfeed/failure", "voxelfeed/seen", "voxelfeed/
 LOST = "lost contact with another process: it was killed or its machine is gone; go on with --resume auto"
 
 
-def leave_failure(error: Exception) -> None:
+def write_failure(error: Exception) -> None:
     """Write ``error`` to this process's error file, where there is room for it: nothing depends on it."""
     with suppress(OSError):
         get_error_handler().record_exception(error)
 
 
 @contextmanager
-def failure_left() -> Iterator[None]:
+def record_failure() -> Iterator[None]:
     """Run the block; an exception in it is written to the error file and goes on."""
     try:
         yield
     except Exception as error:
-        leave_failure(error)
+        write_failure(error)
         raise
 
 
@@ -161,7 +161,7 @@ class Watch:
         """Leave at once: the main thread may sit in a collective that never returns."""
         error = _as_error(failure)
         log.error("error: %s", error)
-        leave_failure(error)
+        write_failure(error)
         logging.shutdown()
         os._exit(failure["code"])
 

@@ -13,13 +13,13 @@ from monai.losses import DeepSupervisionLoss, DiceCELoss, DiceFocalLoss, DiceLos
 from torch import nn
 
 from preprocessing.console.errors import check_known
-from training.model.networks import Task
+from training.model.networks import SegmentationTask
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 SMOOTH = 1e-5
 
 
-def _dice(task: Task) -> Loss:
+def _dice(task: SegmentationTask) -> Loss:
     """Build Dice with squared denominator (the article's)."""
     if task.has_regions:
         return DiceLoss(sigmoid=True, squared_pred=True, smooth_nr=SMOOTH, smooth_dr=SMOOTH)
@@ -28,7 +28,7 @@ def _dice(task: Task) -> Loss:
     )
 
 
-def _dice_ce(task: Task) -> Loss:
+def _dice_ce(task: SegmentationTask) -> Loss:
     """Build Dice plus cross-entropy, binary for regions (nnU-Net's pair).
 
     MONAI's ``DiceCELoss(sigmoid=True)`` would not do for regions: with more than one channel its cross-entropy is a
@@ -46,17 +46,17 @@ def _dice_ce(task: Task) -> Loss:
     return both
 
 
-def _dice_focal(task: Task) -> Loss:
+def _dice_focal(task: SegmentationTask) -> Loss:
     """Build Dice plus focal loss, for structures of few voxels."""
     if task.has_regions:
         return DiceFocalLoss(sigmoid=True, smooth_nr=SMOOTH, smooth_dr=SMOOTH)
     return DiceFocalLoss(softmax=True, to_onehot_y=True, include_background=False, smooth_nr=SMOOTH, smooth_dr=SMOOTH)
 
 
-LOSSES: dict[str, Callable[[Task], Loss]] = {"dice": _dice, "dice_ce": _dice_ce, "dice_focal": _dice_focal}
+LOSSES: dict[str, Callable[[SegmentationTask], Loss]] = {"dice": _dice, "dice_ce": _dice_ce, "dice_focal": _dice_focal}
 
 
-def _of_counted_voxels(loss: Loss, task: Task, ignore_label: int) -> Loss:
+def _of_counted_voxels(loss: Loss, task: SegmentationTask, ignore_label: int) -> Loss:
     """Take ``loss`` of the voxels that count, sample by sample, as if there were no others.
 
     No loss above looks at where a voxel lies, so the voxels that remain may be handed over as one row. Regions come
@@ -75,7 +75,7 @@ def _of_counted_voxels(loss: Loss, task: Task, ignore_label: int) -> Loss:
     return counted
 
 
-def build_loss(name: str, task: Task, ignore_label: int | None = None) -> Loss:
+def build_loss(name: str, task: SegmentationTask, ignore_label: int | None = None) -> Loss:
     """Build the loss ``name`` (a key of ``LOSSES``) of network output and label uint8 [N,1 or R,D,H,W].
 
     The output is [N,K,D,H,W], or [N,S,K,D,H,W] from a network with deep supervision, whose S resolutions weigh 1, 1/2,

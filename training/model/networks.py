@@ -15,7 +15,7 @@ from preprocessing.volumes.grid import Float3, Int3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class SegmentationTask:
     """What is predicted: ``out_channels`` regions (sigmoid, may overlap) or classes with background (softmax)."""
 
     in_channels: int
@@ -24,14 +24,14 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Geometry:
+class InputGrid:
     """What the network sees: the size of a patch, and of a voxel, in D,H,W order."""
 
     patch: Int3
     spacing_mm: Float3 = (1.0, 1.0, 1.0)
 
 
-def _segresnet(task: Task, _: Geometry) -> nn.Module:
+def _segresnet(task: SegmentationTask, _: InputGrid) -> nn.Module:
     return SegResNet(
         spatial_dims=3,
         init_filters=8,
@@ -42,7 +42,7 @@ def _segresnet(task: Task, _: Geometry) -> nn.Module:
     )
 
 
-def _unet(task: Task, _: Geometry) -> nn.Module:
+def _unet(task: SegmentationTask, _: InputGrid) -> nn.Module:
     return UNet(
         spatial_dims=3,
         in_channels=task.in_channels,
@@ -53,7 +53,7 @@ def _unet(task: Task, _: Geometry) -> nn.Module:
     )
 
 
-def _dynunet(task: Task, _: Geometry) -> nn.Module:
+def _dynunet(task: SegmentationTask, _: InputGrid) -> nn.Module:
     return DynUNet(
         spatial_dims=3,
         in_channels=task.in_channels,
@@ -66,7 +66,7 @@ def _dynunet(task: Task, _: Geometry) -> nn.Module:
     )
 
 
-def _nnunet(task: Task, geometry: Geometry) -> nn.Module:
+def _nnunet(task: SegmentationTask, geometry: InputGrid) -> nn.Module:
     kernels, strides = nnunet_topology(geometry)
     return DynUNet(
         spatial_dims=3,
@@ -80,7 +80,7 @@ def _nnunet(task: Task, geometry: Geometry) -> nn.Module:
     )
 
 
-def nnunet_topology(geometry: Geometry, max_levels: int = 6) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
+def nnunet_topology(geometry: InputGrid, max_levels: int = 6) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
     """Derive (kernels, strides) of every level from patch and spacing, as nnU-Net does (Isensee et al. 2021).
 
     An axis is halved while it has at least 8 voxels, an even number of them, and voxels not more than twice as long as
@@ -105,7 +105,7 @@ def nnunet_topology(geometry: Geometry, max_levels: int = 6) -> tuple[list[Seque
     return [*kernels, (3, 3, 3)], strides
 
 
-NETWORKS: dict[str, Callable[[Task, Geometry], nn.Module]] = {
+NETWORKS: dict[str, Callable[[SegmentationTask, InputGrid], nn.Module]] = {
     "segresnet": _segresnet,
     "unet": _unet,
     "dynunet": _dynunet,
@@ -114,7 +114,7 @@ NETWORKS: dict[str, Callable[[Task, Geometry], nn.Module]] = {
 STRIDE = {"segresnet": 8, "unet": 16, "dynunet": 8, "nnunet": 16}
 
 
-def build_network(name: str, task: Task, geometry: Geometry) -> nn.Module:
+def build_network(name: str, task: SegmentationTask, geometry: InputGrid) -> nn.Module:
     """Build the network ``name`` (a key of ``NETWORKS``) in channels_last_3d.
 
     Raises ``InputError`` for an unknown name, and what ``check_patch`` raises.

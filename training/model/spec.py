@@ -15,7 +15,7 @@ from preprocessing.shards.entries import Manifest
 from preprocessing.volumes.grid import Float3
 from preprocessing.volumes.image import ConvertOptions
 from preprocessing.volumes.statistics import ChannelStatistics
-from training.model.networks import Geometry, Task, build_network
+from training.model.networks import InputGrid, SegmentationTask, build_network
 
 Labels = npt.NDArray[np.uint8]
 
@@ -30,7 +30,7 @@ class ModelSpec:
     """
 
     net: str
-    geometry: Geometry
+    geometry: InputGrid
     channel_names: list[str]
     label_names: dict[int, str]
     modality: str
@@ -43,7 +43,7 @@ class ModelSpec:
     spacing: Float3 | None = None
 
     @classmethod
-    def of_store(cls, manifest: Manifest, net: str, geometry: Geometry) -> ModelSpec:
+    def of_store(cls, manifest: Manifest, net: str, geometry: InputGrid) -> ModelSpec:
         """Describe a network to be trained on a store."""
         regions = manifest.regions
         return cls(
@@ -66,7 +66,7 @@ class ModelSpec:
         """Rebuild what ``to_plain`` made."""
         made = dict(plain)
         patch, spacing_mm = (tuple(plain["geometry"][name]) for name in ("patch", "spacing_mm"))
-        made["geometry"] = Geometry(patch=patch, spacing_mm=spacing_mm)
+        made["geometry"] = InputGrid(patch=patch, spacing_mm=spacing_mm)
         made["spacing"] = _triple(plain.get("spacing"))
         made["channels"] = [ChannelStatistics(**channel) for channel in plain["channels"]]
         if plain["regions"] is not None:
@@ -78,10 +78,10 @@ class ModelSpec:
         return dataclasses.asdict(self)
 
     @property
-    def task(self) -> Task:
+    def task(self) -> SegmentationTask:
         """Channels in and out: classes are 0 to the largest label id, regions one channel each."""
         classes = max(self.label_names) + 1
-        return Task(
+        return SegmentationTask(
             in_channels=len(self.channel_names),
             out_channels=classes if self.regions is None else len(self.regions),
             has_regions=self.regions is not None,

@@ -27,7 +27,7 @@ from training.trainer.loop import Training
 from training.trainer.record import keep_metrics, write_run
 from training.trainer.resolve import Resolved, resolve, to_plain
 from training.trainer.resume import check_free, resume
-from training.trainer.state import Learned, Setup
+from training.trainer.state import RunSetup, TrainState
 from training.trainer.stop import StopRequest
 from training.trainer.validate import split_cases
 
@@ -52,7 +52,7 @@ def prepare(options: Options, store: Store, folder: Path, group: Group, stop: St
     resolved = resolve(options, store, len(training_cases), group)
     spec = ModelSpec.of_store(store.manifest, resolved.net, resolved.geometry)
     plain = to_plain(options, resolved)
-    setup = Setup(
+    setup = RunSetup(
         folder=folder,
         store=store,
         spec=spec,
@@ -65,7 +65,7 @@ def prepare(options: Options, store: Store, folder: Path, group: Group, stop: St
         accumulate=options.accumulate,
         options=plain,
     )
-    training = Training(setup, _learned(options, resolved, setup, training_cases), stop)
+    training = Training(setup, _train_state(options, resolved, setup, training_cases), stop)
     _announce(setup, resolved, len(training_cases), options)
     if options.resume != "never":
         resume(training, options)
@@ -76,7 +76,7 @@ def prepare(options: Options, store: Store, folder: Path, group: Group, stop: St
     return training
 
 
-def _learned(options: Options, resolved: Resolved, setup: Setup, cases: tuple[str, ...]) -> Learned:
+def _train_state(options: Options, resolved: Resolved, setup: RunSetup, cases: tuple[str, ...]) -> TrainState:
     group = setup.group
     network = setup.spec.build()
     if options.init_from is not None:
@@ -89,7 +89,7 @@ def _learned(options: Options, resolved: Resolved, setup: Setup, cases: tuple[st
     preset = resolved.preset
     optimizer = build_optimizer(resolved.optimizer, network, resolved.lr, preset.weight_decay)
     steps = resolved.epochs * len(loader)
-    return Learned(
+    return TrainState(
         network=network,
         forward=forward,
         average=build_average(network, options.ema),
@@ -124,7 +124,7 @@ def _loader_config(
     )
 
 
-def _announce(setup: Setup, resolved: Resolved, num_training: int, options: Options) -> None:
+def _announce(setup: RunSetup, resolved: Resolved, num_training: int, options: Options) -> None:
     regions = setup.spec.regions
     log.info(
         "%s: %d training and %d validation cases; %s",

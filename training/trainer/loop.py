@@ -15,10 +15,10 @@ from training.model.checkpoint import BEST, LAST, PREVIOUS, save_checkpoint
 from training.model.compute import format_name
 from training.trainer.progress import ProgressLine
 from training.trainer.record import Board, append_metrics, without_nan
-from training.trainer.state import Learned, Progress, Setup
+from training.trainer.state import Progress, RunSetup, TrainState
 from training.trainer.step import take_step
 from training.trainer.stop import Stopped, StopRequest
-from training.trainer.timing import Split, StepTimer
+from training.trainer.timing import StepTimer, TimeSplit
 from training.trainer.validate import ValidationOptions, validate
 
 log = logging.getLogger(__name__)
@@ -28,12 +28,12 @@ SAVE_EVERY_S = 600.0  # an epoch over tens of thousands of cases takes hours; a 
 class Training:
     """A run under way."""
 
-    def __init__(self, setup: Setup, learned: Learned, stop: StopRequest) -> None:
-        self.setup, self.learned, self.stop = setup, learned, stop
+    def __init__(self, setup: RunSetup, state: TrainState, stop: StopRequest) -> None:
+        self.setup, self.state, self.stop = setup, state, stop
         self.progress = Progress()
         self.group = setup.group
-        self.timer = StepTimer(learned.loader.stages)
-        self.line = ProgressLine(setup.epochs * len(learned.loader), is_shown=self.group.is_main)
+        self.timer = StepTimer(state.loader.stages)
+        self.line = ProgressLine(setup.epochs * len(state.loader), is_shown=self.group.is_main)
         self.board: Board | None = None
         self._saved_at = time.monotonic()
         self._is_saved = False
@@ -56,16 +56,16 @@ class Training:
 
     def _train_epoch(self) -> None:
         """Take the steps of the current epoch that are still to be taken."""
-        loader, progress = self.learned.loader, self.progress
+        loader, progress = self.state.loader, self.progress
         if progress.loss_steps == len(loader):
             return  # stopped while validating
-        self.learned.network.train()
+        self.state.network.train()
         self.timer.start()
         for batch in loader:
             self.timer.batch_arrived()
             loss, *votes = self.group.sum(
                 [
-                    take_step(batch, self.setup, self.learned) / self.group.world.world_size,
+                    take_step(batch, self.setup, self.state) / self.group.world.world_size,
                     *self.stop.votes(),
                 ]
             )
@@ -93,9 +93,9 @@ class Training:
                 "epoch": progress.epoch + 1,
                 "step": progress.step,
                 "loss": progress.loss_sum / max(progress.loss_steps, 1),
-                "lr": self.learned.optimizer.param_groups[0]["lr"],
+                "lr": self.state.optimizer.param_groups[0]["lr"],
                 **{metric: means.get(metric) for metric in VALIDATED},
-                "patches_per_s": split.steps * self.learned.loader.plan.options.global_batch / split.wall_s
+                "patches_per_s": split.steps * self.state.loader.plan.options.global_batch / split.wall_s
                 if split.wall_s
                 else 0.0,
                 "waiting": split.waiting,
@@ -108,7 +108,7 @@ class Training:
             self._open_board().add_epoch(line)
         progress.lines += 1
         progress.epoch += 1
-        progress.loss_sum, progress.loss_steps, progress.epoch_split = 0.0, 0, asdict(Split())
+        progress.loss_sum, progress.loss_steps, progress.epoch_split = 0.0, 0, asdict(TimeSplit())
         self.save()
         self.line.tell(line)
         if progress.epoch < setup.epochs:
@@ -126,7 +126,7 @@ class Training:
         """Return metric to structure to its mean over the validation cases; a better mean Dice is kept as best.pt."""
         setup, progress = self.setup, self.progress
         scores = validate(
-            self.learned.judged,
+            self.state.evaluated,
             setup.store,
             setup.validation_cases,
             setup.spec,
@@ -136,7 +136,7 @@ class Training:
         if means["dice"]["mean"] > progress.best_dice:
             progress.best_dice, progress.best_epoch = means["dice"]["mean"], progress.epoch
             content = {
-                "model": self.learned.judged.state_dict(),
+                "model": self.state.evaluated.state_dict(),
                 "epoch": progress.epoch + 1,
                 "means": means,
                 "cases": scores,
@@ -148,17 +148,17 @@ class Training:
         self.line.show_validation(num_done, len(self.setup.validation_cases))
         self._check_stop()
 
-    def _collect_split(self) -> Split:
+    def _collect_split(self) -> TimeSplit:
         """Return the time split of the epoch, with what a stopped process had booked before."""
-        return Split(**self.progress.epoch_split).plus(self.timer.take())  # type: ignore[arg-type]
+        return TimeSplit(**self.progress.epoch_split).plus(self.timer.take())  # type: ignore[arg-type]
 
-    def _mean_split(self) -> Split:
+    def _mean_split(self) -> TimeSplit:
         """Average the processes' splits; bytes read are the sum."""
         split = self._collect_split()
         num = self.group.world.world_size
         total = self.group.sum([float(value) for value in asdict(split).values()])
         means = {name: value / num for name, value in zip(asdict(split), total, strict=True)}
-        return Split(**means | {"steps": split.steps, "read_bytes": round(num * means["read_bytes"])})  # type: ignore[arg-type]
+        return TimeSplit(**means | {"steps": split.steps, "read_bytes": round(num * means["read_bytes"])})  # type: ignore[arg-type]
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
         """Write a checkpoint; all processes hold the same, so one does it."""
@@ -174,12 +174,12 @@ class Training:
     def save(self) -> None:
         """Write ``last.pt``: everything that going on needs, with any number of processes."""
         self.progress.epoch_split = asdict(self._collect_split())
-        self._write(LAST, {**self.learned.state_dict(), "progress": asdict(self.progress)})
+        self._write(LAST, {**self.state.state_dict(), "progress": asdict(self.progress)})
         self._saved_at = time.monotonic()
         self._is_saved = True
 
     def load(self, content: Mapping[str, Any]) -> None:
         """Go on from what ``save`` wrote."""
-        self.learned.load_state_dict(content)
+        self.state.load_state_dict(content)
         self.progress = Progress(**content["progress"])
         self.line.start_at(self.progress.step)

@@ -15,7 +15,7 @@ from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typing_extensions import Self
 
-from training.trainer.timing import Split
+from training.trainer.timing import TimeSplit
 
 log = logging.getLogger(__name__)
 TELL_EVERY_S = 60.0  # where there is no terminal and an epoch takes longer
@@ -71,7 +71,7 @@ class ProgressLine:
         self._step = step
         self._live.update(self._task, completed=step)
 
-    def advance(self, loss: float, num_patches: int, split: Split) -> None:
+    def advance(self, loss: float, num_patches: int, split: TimeSplit) -> None:
         """Count one step."""
         self._patches = self._patches + num_patches if split.steps > 1 else num_patches
         rate = self._patches / split.wall_s if split.wall_s else 0.0

@@ -17,7 +17,7 @@ import torch
 from preprocessing.console.errors import InputError
 from preprocessing.shards.files import write_json
 from training.inference.scores import VALIDATED
-from training.trainer.timing import Split
+from training.trainer.timing import TimeSplit
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -110,8 +110,8 @@ class Board:
 
 
 def _scalars(line: Mapping[str, Any]) -> dict[str, float]:
-    split = Split(**line["split"])
-    parts = [part.name for part in fields(Split) if part.name.endswith("_s")]
+    split = TimeSplit(**line["split"])
+    parts = [part.name for part in fields(TimeSplit) if part.name.endswith("_s")]
     scalars = {name: line[name] for name in ("loss", "lr", "patches_per_s", "waiting")}
     scalars |= {
         f"{metric}/{name}": value

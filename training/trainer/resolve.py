@@ -14,7 +14,7 @@ import numpy as np
 from preprocessing.shards.store import Store
 from preprocessing.volumes.grid import Float3, Int3
 from training.distributed.group import Group
-from training.model.networks import STRIDE, Geometry
+from training.model.networks import STRIDE, InputGrid
 from training.model.recipes import PRESETS, USUAL_LR, Preset
 from training.options import Options, net_of
 
@@ -27,7 +27,7 @@ CHOSEN = ("global_batch", "net", "loss", "optimizer", "lr", "epochs", "val_every
 class Resolved:
     """The options with every ``auto`` decided; ``geometry`` has the median voxel size of the cases."""
 
-    geometry: Geometry
+    geometry: InputGrid
     global_batch: int
     net: str
     loss: str
@@ -49,7 +49,7 @@ def resolve(options: Options, store: Store, num_cases: int, group: Group) -> Res
     steps_per_epoch = -(-num_cases // global_batch) * options.samples_per_case
     epochs = options.epochs or -(-preset.steps // steps_per_epoch)
     return Resolved(
-        geometry=Geometry(patch=patch, spacing_mm=spacing),
+        geometry=InputGrid(patch=patch, spacing_mm=spacing),
         global_batch=global_batch,
         net=net,
         loss=preset.loss if options.loss == "auto" else options.loss,

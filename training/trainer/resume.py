@@ -15,7 +15,7 @@ from training.model.checkpoint import DAMAGED, LAST, PREVIOUS, load_checkpoint, 
 from training.model.compute import format_name
 from training.options import Options
 from training.trainer.loop import Training
-from training.trainer.state import Setup
+from training.trainer.state import RunSetup
 
 log = logging.getLogger(__name__)
 PLACES = ("shards", "output", "resume", "init_from")
@@ -97,7 +97,7 @@ def _lies_in(path: Path, folder: Path) -> bool:
     return path.resolve().parent == folder.resolve()
 
 
-def _check_store(saved_spec: Mapping[str, Any], setup: Setup, path: Path) -> None:
+def _check_store(saved_spec: Mapping[str, Any], setup: RunSetup, path: Path) -> None:
     """Name the first thing in which the store is not what the network was trained on."""
     saved, given = (json.loads(json.dumps(spec)) for spec in (saved_spec, setup.spec.to_plain()))
     for name, value in given.items():
@@ -108,7 +108,7 @@ def _check_store(saved_spec: Mapping[str, Any], setup: Setup, path: Path) -> Non
             )
 
 
-def _tell_format(content: Mapping[str, Any], setup: Setup) -> None:
+def _tell_format(content: Mapping[str, Any], setup: RunSetup) -> None:
     now = format_name(setup.amp)
     before = content.get("number_format", now)
     if before != now and setup.group.is_main:

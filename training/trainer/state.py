@@ -18,7 +18,7 @@ from preprocessing.shards.store import Store
 from training.distributed.group import Group
 from training.model.losses import Loss
 from training.model.spec import ModelSpec
-from training.trainer.timing import Split
+from training.trainer.timing import TimeSplit
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def seed_everything(seed: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
+class RunSetup:
     """What the loop works with and does not change."""
 
     folder: Path
@@ -65,7 +65,7 @@ class Setup:
 
 
 @dataclass(kw_only=True)
-class Learned:
+class TrainState:
     """What training changes: all of it is saved. ``forward`` is ``network`` as the steps call it."""
 
     network: nn.Module
@@ -77,7 +77,7 @@ class Learned:
     loader: Loader
 
     @property
-    def judged(self) -> nn.Module:
+    def evaluated(self) -> nn.Module:
         """The network that is validated and kept: the average of the weights where there is one."""
         return self.network if self.average is None else self.average.module
 
@@ -126,4 +126,4 @@ class Progress:
     loss_steps: int = 0
     best_dice: float = -1.0
     best_epoch: int = -1
-    epoch_split: dict[str, float] = field(default_factory=lambda: asdict(Split()))
+    epoch_split: dict[str, float] = field(default_factory=lambda: asdict(TimeSplit()))

@@ -7,37 +7,37 @@ from torch import nn
 
 from pipelines.batch import Batch
 from training.model.compute import autocast
-from training.trainer.state import Learned, Setup
+from training.trainer.state import RunSetup, TrainState
 
 MAX_NORM = 12.0  # nnU-Net's bound on the gradient
 
 
-def take_step(batch: Batch, setup: Setup, learned: Learned) -> float:
+def take_step(batch: Batch, setup: RunSetup, state: TrainState) -> float:
     """Train on one batch, which lies on the device; returns its loss, which this process has waited for."""
     # All but MONAI's batches have this layout from the start and go to the first convolution without a copy
     image = batch.image.to(memory_format=torch.channels_last_3d)
-    learned.optimizer.zero_grad(set_to_none=True)
-    loss = _backward(image, batch.label, setup, learned)
-    learned.scaler.unscale_(learned.optimizer)
-    nn.utils.clip_grad_norm_(learned.network.parameters(), max_norm=MAX_NORM)
-    learned.scaler.step(learned.optimizer)
-    learned.scaler.update()
-    learned.schedule.step()
-    if learned.average is not None:
-        learned.average.update_parameters(learned.network)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss = _backward(image, batch.label, setup, state)
+    state.scaler.unscale_(state.optimizer)
+    nn.utils.clip_grad_norm_(state.network.parameters(), max_norm=MAX_NORM)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.schedule.step()
+    if state.average is not None:
+        state.average.update_parameters(state.network)
     return float(loss)
 
 
-def _backward(image: torch.Tensor, label: torch.Tensor, setup: Setup, learned: Learned) -> torch.Tensor:
+def _backward(image: torch.Tensor, label: torch.Tensor, setup: RunSetup, state: TrainState) -> torch.Tensor:
     """Add up the gradients of the batch part by part; returns the loss of the whole batch."""
     num, group = setup.accumulate, setup.group
     parts = zip(image.chunk(num), label.chunk(num), strict=True)
     total = torch.zeros((), device=image.device)
     for index, (part, wanted) in enumerate(parts):
-        with group.summing(learned.forward, is_last=index == num - 1):
+        with group.no_sync_until_last(state.forward, is_last=index == num - 1):
             with autocast(group.device, setup.amp):
-                logits = learned.forward(part)
+                logits = state.forward(part)
             loss = setup.loss(logits.float(), wanted) / num
-            learned.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     return total

@@ -12,7 +12,7 @@ from pipelines.batch import StageSeconds
 
 
 @dataclass(kw_only=True)
-class Split:
+class TimeSplit:
     """Seconds of wall time; the parts add up to it. Work that hides behind the model does not count: nobody waits."""
 
     disk_s: float = 0.0
@@ -33,10 +33,10 @@ class Split:
         """Fraction of the time in which the model waited for data."""
         return (self.disk_s + self.preprocessing_s + self.transfer_s) / self.wall_s if self.wall_s else 0.0
 
-    def plus(self, other: Split) -> Split:
+    def plus(self, other: TimeSplit) -> TimeSplit:
         """Add two splits."""
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        return Split(**{name: mine[name] + theirs[name] for name in mine})
+        return TimeSplit(**{name: mine[name] + theirs[name] for name in mine})
 
 
 @dataclass
@@ -44,7 +44,7 @@ class StepTimer:
     """Marks the stages of one step. Each step ends with a synchronisation, so what is booked is what was waited for."""
 
     stages: StageSeconds
-    split: Split = field(default_factory=Split)
+    split: TimeSplit = field(default_factory=TimeSplit)
 
     def __post_init__(self) -> None:
         self._bytes = self.stages.read_bytes
@@ -66,9 +66,9 @@ class StepTimer:
         self.split.model_s += self._book()
         self.split.steps += 1
 
-    def take(self) -> Split:
+    def take(self) -> TimeSplit:
         """Return what was booked since the last call."""
-        taken, self.split = self.split, Split()
+        taken, self.split = self.split, TimeSplit()
         return taken
 
     def _book(self) -> float:
@@ -85,9 +85,9 @@ class StepTimer:
     def _waits(self) -> dict[str, float]:
         stages = self.stages
         return {
-            "disk_s": stages.wait_read_s,
-            "preprocessing_s": stages.wait_graph_s,
-            "transfer_s": stages.wait_transfer_s,
+            "disk_s": stages.disk_s,
+            "preprocessing_s": stages.preprocessing_s,
+            "transfer_s": stages.transfer_s,
         }
 
 
@@ -116,15 +116,15 @@ def remedy_for(part: str, loader: str, *, on_gpu: bool) -> str:
     )
 
 
-def total_split(lines: Iterable[Mapping[str, Any]]) -> Split:
+def total_split(lines: Iterable[Mapping[str, Any]]) -> TimeSplit:
     """Add up the splits of the lines of ``metrics.jsonl``."""
-    total = Split()
+    total = TimeSplit()
     for line in lines:
-        total = total.plus(Split(**line["split"]))
+        total = total.plus(TimeSplit(**line["split"]))
     return total
 
 
-def describe_limit(split: Split, loader: str, *, on_gpu: bool) -> str:
+def describe_limit(split: TimeSplit, loader: str, *, on_gpu: bool) -> str:
     """Say in one sentence what limits the run, the largest part of its time, and which flag to turn.
 
     ``loader`` and ``on_gpu`` are those of the run, whose remedies are others than another run's. Other waits that take
@@ -148,6 +148,6 @@ def describe_limit(split: Split, loader: str, *, on_gpu: bool) -> str:
     return f"Limited by {'; also by '.join(clauses)}."
 
 
-def _describe_wait(split: Split, part: str, wait_s: float) -> str:
+def _describe_wait(split: TimeSplit, part: str, wait_s: float) -> str:
     rate = f", data arriving at {split.read_bytes / split.wall_s / 1e6:.0f} MB/s" if part == DISK else ""
     return f"{part} ({100 * wait_s / split.wall_s:.0f} % of each step waits on it{rate})"

@@ -110,7 +110,7 @@ def test_thick_voxels_turn_and_shrink_in_their_plane_only(
         largest = np.maximum(largest, np.abs(made.rotation_rad))
         shrunken |= {low_resolution_size((40, 40, 40), share, thick) for share in made.low_resolution}
         if thick is not None:
-            across = place(sample, made, (4, 4, 4), (40, 40, 40)).matrix[:, :3]
+            across = place(made, sample.position_dhw, sample.flips_dhw, (4, 4, 4), (40, 40, 40)).matrix[:, :3]
             assert np.abs(across[thick]).tolist() == [float(axis == thick) for axis in range(3)]
             assert np.abs(across[:, thick]).tolist() == [float(axis == thick) for axis in range(3)]
     if thick is None:
@@ -198,7 +198,7 @@ def moved(position: Int3, flips: tuple[bool, bool, bool], angles: tuple[float, f
     return Sample(
         epoch=0,
         step=0,
-        slot=0,
+        lane=0,
         case_id="A",
         position_dhw=position,
         flips_dhw=flips,
@@ -233,7 +233,7 @@ def test_the_box_holds_all_that_the_matrix_reads(
     )
     sample = moved(position, flips, angles, zoom)
     assert sample.augmentation is not None
-    placement = place(sample, sample.augmentation, patch, volume)
+    placement = place(sample.augmentation, sample.position_dhw, sample.flips_dhw, patch, volume)
     start, shape = np.array(placement.start_dhw), np.array(placement.shape_dhw)
     assert (start >= 0).all()
     assert (shape >= 1).all()
@@ -249,7 +249,7 @@ def test_the_box_holds_all_that_the_matrix_reads(
 def test_a_patch_that_only_flips_maps_voxels_onto_voxels(patch: Int3, flips: tuple[bool, bool, bool]) -> None:
     sample = moved((3, 4, 5), flips, (0.0, 0.0, 0.0), 1.0)
     assert sample.augmentation is not None
-    placement = place(sample, sample.augmentation, patch, (40, 40, 40))
+    placement = place(sample.augmentation, sample.position_dhw, sample.flips_dhw, patch, (40, 40, 40))
     assert placement.start_dhw == (3, 4, 5)
     assert placement.shape_dhw == patch
     first = placement.matrix[:, 3]
@@ -259,7 +259,7 @@ def test_a_patch_that_only_flips_maps_voxels_onto_voxels(patch: Int3, flips: tup
 def test_the_example_of_the_module_is_true() -> None:
     sample = moved((10, 0, 0), (False, False, False), (0.0, 0.0, 0.0), 1.4)
     assert sample.augmentation is not None
-    placement = place(sample, sample.augmentation, (5, 1, 1), (40, 1, 1))
+    placement = place(sample.augmentation, sample.position_dhw, sample.flips_dhw, (5, 1, 1), (40, 1, 1))
     assert (placement.start_dhw[0], placement.shape_dhw[0]) == (9, 7)
 
 

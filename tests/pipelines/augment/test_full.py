@@ -219,7 +219,7 @@ def test_an_affine_patch_holds_the_coordinates_it_was_sent_to(
     volume_dhw, position = (30, 34, 38), (6, 7, 8)
     sample = moved(position, flips, angles, zoom)
     assert sample.augmentation is not None
-    placement = place(sample, sample.augmentation, PATCH, volume_dhw)
+    placement = place(sample.augmentation, sample.position_dhw, sample.flips_dhw, PATCH, volume_dhw)
     axes = [np.arange(side, dtype=np.float32) for side in volume_dhw]
     volume = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
     box = volume[tuple(slice(a, a + n) for a, n in zip(placement.start_dhw, placement.shape_dhw, strict=True))]
@@ -340,7 +340,9 @@ def test_what_lies_outside_a_moved_ct_volume_is_air_as_where_it_is_not_moved(
                 assert sample.augmentation is not None
                 if np.array_equal(switches(sample.augmentation), only_moved):
                     volume_dhw = store.case(sample.case_id).shape_dhw
-                    far = is_outside(place(sample, sample.augmentation, PATCH, volume_dhw), volume_dhw)
+                    far = is_outside(
+                        place(sample.augmentation, sample.position_dhw, sample.flips_dhw, PATCH, volume_dhw), volume_dhw
+                    )
                     wanted = torch.tensor(air)[:, None].expand(-1, int(far.sum())).float()
                     torch.testing.assert_close(image[:, torch.from_numpy(far)], wanted, rtol=0, atol=1e-5)
                     num_outside += int(far.sum())

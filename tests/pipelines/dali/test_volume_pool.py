@@ -22,7 +22,7 @@ from pipelines.batch import Batch
 from pipelines.config import LoaderConfig
 from pipelines.dali.device_copy import DeviceCopies, crop_tensor
 from pipelines.dali.pool_budget import AUTO_SHARE, Budget, choose_budget, measure_need, volume_bytes
-from pipelines.dali.volume_pool import ByteRing, Volume, VolumePool
+from pipelines.dali.volume_pool import ByteRing, PooledVolume, VolumePool
 from pipelines.loaders import build_loader
 from pipelines.plan import Plan, PlanOptions
 from pipelines.reference import crop
@@ -300,7 +300,7 @@ def test_once_all_is_there_an_epoch_reads_nothing(coordinate_store: Path, device
 def test_a_volume_forgets_copies_that_are_done() -> None:
     """One that stays for ever is read for ever."""
     done, waiting, uploaded = Future[None](), Future[None](), Future[None]()
-    volume = Volume(image=torch.empty(0), label=torch.empty(0), last_use=(0, 0), uploaded=uploaded)
+    volume = PooledVolume(image=torch.empty(0), label=torch.empty(0), last_use=(0, 0), uploaded=uploaded)
     volume.add_reader(done)
     done.set_result(None)
     volume.add_reader(waiting)

@@ -23,7 +23,7 @@ from preprocessing.shards.store import open_store
 from training.distributed.group import Group
 from training.distributed.world import read_world
 from training.model.checkpoint import load_checkpoint
-from training.model.networks import Geometry
+from training.model.networks import InputGrid
 from training.model.spec import ModelSpec
 from training.options import Options
 from training.run import train
@@ -250,11 +250,11 @@ from preprocessing.shards.store import open_store
 from training.distributed.world import read_world
 from training.distributed.group import join
 from training.model.spec import ModelSpec
-from training.model.networks import Geometry
+from training.model.networks import InputGrid
 from training.trainer.validate import ValidationOptions, validate
 store = open_store(sys.argv[1])
 with join(read_world(), "gloo", "cpu") as group:
-    spec = ModelSpec.of_store(store.manifest, "segresnet", Geometry(patch=(16, 16, 16)))
+    spec = ModelSpec.of_store(store.manifest, "segresnet", InputGrid(patch=(16, 16, 16)))
     torch.manual_seed(0)
     seen = []
     options = ValidationOptions(amp=None, group=group, on_cases=lambda _: seen.append(1))
@@ -264,7 +264,7 @@ with join(read_world(), "gloo", "cpu") as group:
 
 def test_every_case_is_validated_once_by_some_process(coordinate_store: Path, tmp_path: Path) -> None:
     store = open_store(coordinate_store)
-    spec = ModelSpec.of_store(store.manifest, "segresnet", Geometry(patch=(16, 16, 16)))
+    spec = ModelSpec.of_store(store.manifest, "segresnet", InputGrid(patch=(16, 16, 16)))
     torch.manual_seed(0)
     group = Group(world=read_world({}), device=torch.device("cpu"))
     nothing = ValidationOptions(amp=None, group=group, on_cases=lambda _: None)

@@ -61,7 +61,7 @@ def test_gradients_stay_here_until_the_last_part_of_a_batch(one_of_two: Group, i
     assert isinstance(shared, DistributedDataParallel)
     forward: Any = torch.compile(shared, backend="eager") if is_compiled else shared
     for is_last in (False, False, True):
-        with one_of_two.summing(forward, is_last=is_last):
+        with one_of_two.no_sync_until_last(forward, is_last=is_last):
             assert shared.require_backward_grad_sync == is_last
             forward(torch.ones(2, 3)).sum().backward()
     assert network.weight.grad is not None

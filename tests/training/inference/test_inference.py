@@ -18,7 +18,7 @@ from preprocessing.to_shards import Options, convert
 from tests.conftest import write_msd
 from training.inference.decode import decode, probabilities
 from training.inference.sliding import Sliding, predict_logits, to_input, volume_logits, where_to_blend
-from training.model.networks import Geometry
+from training.model.networks import InputGrid
 from training.model.spec import ModelSpec
 
 PATCH = (16, 16, 16)
@@ -30,7 +30,7 @@ def sliding(overlap: float, mirror: bool = False) -> Sliding:
 
 @pytest.fixture(scope="module")
 def spec(coordinate_store: Path) -> ModelSpec:
-    return ModelSpec.of_store(open_store(coordinate_store).manifest, "segresnet", Geometry(patch=PATCH))
+    return ModelSpec.of_store(open_store(coordinate_store).manifest, "segresnet", InputGrid(patch=PATCH))
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_a_small_volume_is_padded_as_training_pads_it(tmp_path: Path, modality: 
     assert convert(Options(input=folder, output=tmp_path / "store", workers=1, crop_foreground=False)) == 0
     store = open_store(tmp_path / "store")
     assert store.manifest.modality == modality
-    spec = ModelSpec.of_store(store.manifest, "segresnet", Geometry(patch=PATCH))
+    spec = ModelSpec.of_store(store.manifest, "segresnet", InputGrid(patch=PATCH))
     config = LoaderConfig(store=store.root, patch=PATCH, batch_size=1, augment="none", device="cpu")
     with build_loader("dali", config) as loader:
         for batch in loader:

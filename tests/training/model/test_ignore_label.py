@@ -24,7 +24,7 @@ from training.evaluate import Options as EvaluateOptions
 from training.evaluate import evaluate
 from training.inference.scores import Groups, counted, dice_of
 from training.model.losses import LOSSES, build_loss
-from training.model.networks import Geometry, Task
+from training.model.networks import InputGrid, SegmentationTask
 from training.model.spec import ModelSpec
 
 SHAPE = (10, 11, 12)
@@ -53,7 +53,7 @@ def test_the_store_keeps_the_label_and_counts_it_nowhere(store: Store) -> None:
     assert 3 in label
     assert set(case.entry.labels) == {0, 1, 2}
     assert set(case.foreground()) == {1, 2}
-    spec = ModelSpec.of_store(store.manifest, "unet", Geometry(patch=(16, 16, 16)))
+    spec = ModelSpec.of_store(store.manifest, "unet", InputGrid(patch=(16, 16, 16)))
     assert spec.task.out_channels == (3 if store.manifest.regions is None else 2)
 
 
@@ -74,7 +74,7 @@ def test_loaders_tell_which_voxels_do_not_count(store: Store, name: str) -> None
 @pytest.mark.parametrize("name", list(LOSSES))
 @pytest.mark.parametrize("has_regions", [True, False])
 def test_the_loss_is_that_of_the_voxels_that_count(name: str, has_regions: bool) -> None:
-    task = Task(in_channels=1, out_channels=2 if has_regions else 3, has_regions=has_regions)
+    task = SegmentationTask(in_channels=1, out_channels=2 if has_regions else 3, has_regions=has_regions)
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2, task.out_channels, 8, 8, 8, generator=generator, requires_grad=True)
     label = torch.randint(0, 2, (2, 2 if has_regions else 1, 8, 8, 8), generator=generator)

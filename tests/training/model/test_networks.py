@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from training.model.losses import LOSSES, build_loss
-from training.model.networks import NETWORKS, Geometry, Task, build_network, nnunet_topology
+from training.model.networks import NETWORKS, InputGrid, SegmentationTask, build_network, nnunet_topology
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
 @pytest.mark.parametrize("has_regions", [True, False])
 def test_networks_and_losses_fit_together(name: str, has_regions: bool) -> None:
-    task = Task(in_channels=2, out_channels=3, has_regions=has_regions)
-    network = build_network(name, task, Geometry(patch=(16, 32, 16), spacing_mm=(1.0, 1.0, 1.0)))
+    task = SegmentationTask(in_channels=2, out_channels=3, has_regions=has_regions)
+    network = build_network(name, task, InputGrid(patch=(16, 32, 16), spacing_mm=(1.0, 1.0, 1.0)))
     image = torch.randn(2, 2, 16, 32, 16).to(memory_format=torch.channels_last_3d)
     highest = 1 if has_regions else 2
     label = torch.randint(0, highest + 1, (2, 3 if has_regions else 1, 16, 32, 16), dtype=torch.uint8)
@@ -50,4 +50,4 @@ def test_nnunet_is_laid_out_by_patch_and_spacing(
     kernels: list[tuple[int, ...]],
     strides: list[tuple[int, ...]],
 ) -> None:
-    assert nnunet_topology(Geometry(patch=patch, spacing_mm=spacing)) == (kernels, strides)
+    assert nnunet_topology(InputGrid(patch=patch, spacing_mm=spacing)) == (kernels, strides)

@@ -32,12 +32,12 @@ def test_a_batch_of_dali_goes_to_the_first_convolution_without_a_copy(
     group = Group(world=read_world({}), device=torch.device(device))
     training = prepare(options, open_store(options.shards), options.output, group, StopRequest())
     seen: list[torch.Tensor] = []
-    for module in training.learned.network.modules():
+    for module in training.state.network.modules():
         if isinstance(module, torch.nn.Conv3d):
             module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    with training.learned.loader as loader:
+    with training.state.loader as loader:
         batch = next(iter(loader))
-        take_step(batch, training.setup, training.learned)
+        take_step(batch, training.setup, training.state)
         assert seen[0].shape == batch.image.shape
         assert seen[0].data_ptr() == batch.image.data_ptr()
         assert seen[0].is_contiguous(memory_format=torch.channels_last_3d)
@@ -47,10 +47,10 @@ def test_a_gradient_is_clipped(tiny_options: Options, tmp_path: Path) -> None:
     options = dataclasses.replace(tiny_options, output=tmp_path / "run")
     group = Group(world=read_world({}), device=torch.device("cpu"))
     training = prepare(options, open_store(options.shards), options.output, group, StopRequest())
-    loss, network = training.setup.loss, training.learned.network
+    loss, network = training.setup.loss, training.state.network
     setup = dataclasses.replace(training.setup, loss=lambda logits, label: 1e6 * loss(logits, label))
-    with training.learned.loader as loader:
-        take_step(next(iter(loader)), setup, training.learned)
+    with training.state.loader as loader:
+        take_step(next(iter(loader)), setup, training.state)
     gradients = [parameter.grad.flatten() for parameter in network.parameters() if parameter.grad is not None]
     assert torch.cat(gradients).norm() == pytest.approx(MAX_NORM, rel=1e-3)
 
@@ -69,5 +69,5 @@ def test_a_loader_takes_some_of_the_cores(
     monkeypatch.setitem(LOADERS, "noting", build)
     options = dataclasses.replace(tiny_options, loader="noting", workers=workers, output=tmp_path / "run")
     group = Group(world=read_world({}), device=torch.device("cpu"))
-    with prepare(options, open_store(options.shards), options.output, group, StopRequest()).learned.loader:
+    with prepare(options, open_store(options.shards), options.output, group, StopRequest()).state.loader:
         assert [(config.num_threads, config.num_workers) for config in seen] == [(expected, expected)]

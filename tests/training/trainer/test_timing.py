@@ -26,11 +26,20 @@ from pipelines.reference import cut
 from preprocessing.shards.case import Case
 from preprocessing.shards.store import Store
 from training.model.losses import LOSSES, Loss
-from training.model.networks import Task
+from training.model.networks import SegmentationTask
 from training.options import Options
 from training.run import train
 from training.trainer.record import read_metrics
-from training.trainer.timing import DISK, OTHER, PREPROCESSING, TRANSFER, Split, StepTimer, describe_limit, remedy_for
+from training.trainer.timing import (
+    DISK,
+    OTHER,
+    PREPROCESSING,
+    TRANSFER,
+    StepTimer,
+    TimeSplit,
+    describe_limit,
+    remedy_for,
+)
 
 FEED_SLOT = DaliLoader._feed_slot
 SLOW_S = 0.2
@@ -64,7 +73,7 @@ class SlowLoader(Loader):
         self.inner.close()
 
 
-def slow_loss(_: Task) -> Loss:
+def slow_loss(_: SegmentationTask) -> Loss:
     def loss(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         time.sleep(SLOW_S)
         return (logits - label).square().mean()
@@ -75,9 +84,9 @@ def slow_loss(_: Task) -> Loss:
 @pytest.mark.parametrize(
     ("stage", "named", "part"),
     [
-        ("wait_read_s", "disk I/O", "disk_s"),
-        ("wait_graph_s", "preprocessing", "preprocessing_s"),
-        ("wait_transfer_s", "CPU-to-GPU transfer", "transfer_s"),
+        ("disk_s", "disk I/O", "disk_s"),
+        ("preprocessing_s", "preprocessing", "preprocessing_s"),
+        ("transfer_s", "CPU-to-GPU transfer", "transfer_s"),
         ("model", "the model", "model_s"),
         ("nothing that is booked", "work outside the steps' stages", "other_s"),
     ],
@@ -102,7 +111,7 @@ def test_the_stage_that_is_slow_is_named_and_the_parts_add_up(
     with caplog.at_level(logging.INFO):
         train(options)
     assert f"Limited by {named}" in caplog.text
-    split = Split(**read_metrics(options.output)[0]["split"])
+    split = TimeSplit(**read_metrics(options.output)[0]["split"])
     assert split.steps == 8
     assert getattr(split, part) > 7.99 * SLOW_S
     assert split.wall_s == pytest.approx(SlowLoader.wall_s, rel=0.03)
@@ -168,15 +177,15 @@ def test_remedies_fit_the_run_and_name_flags_that_there_are() -> None:
 @pytest.mark.parametrize(
     ("split", "sentence"),
     [
-        (Split(disk_s=6, model_s=4, read_bytes=10**9), "Limited by disk I/O (60 % of each step waits on it"),
-        (Split(other_s=6, model_s=4), "Limited by work outside the steps' stages (60 %"),
-        (Split(preprocessing_s=6, model_s=4), "Limited by preprocessing (60 %"),
-        (Split(transfer_s=6, model_s=4), "Limited by CPU-to-GPU transfer (60 %"),
-        (Split(disk_s=0.1, model_s=9.9), "Limited by the model: it waits for data 1.0 % of the time; "),
-        (Split(), "Limited by the model: it waits for data 0.0 % of the time; "),
+        (TimeSplit(disk_s=6, model_s=4, read_bytes=10**9), "Limited by disk I/O (60 % of each step waits on it"),
+        (TimeSplit(other_s=6, model_s=4), "Limited by work outside the steps' stages (60 %"),
+        (TimeSplit(preprocessing_s=6, model_s=4), "Limited by preprocessing (60 %"),
+        (TimeSplit(transfer_s=6, model_s=4), "Limited by CPU-to-GPU transfer (60 %"),
+        (TimeSplit(disk_s=0.1, model_s=9.9), "Limited by the model: it waits for data 1.0 % of the time; "),
+        (TimeSplit(), "Limited by the model: it waits for data 0.0 % of the time; "),
     ],
 )
-def test_the_closing_sentence_names_the_slowest_part(split: Split, sentence: str) -> None:
+def test_the_closing_sentence_names_the_slowest_part(split: TimeSplit, sentence: str) -> None:
     said = describe_limit(split, "dali", on_gpu=True)
     assert said.startswith(sentence)
     assert said.count("Limited by") == 1
@@ -184,11 +193,11 @@ def test_the_closing_sentence_names_the_slowest_part(split: Split, sentence: str
 
 
 def test_waits_that_are_not_the_largest_part_follow() -> None:
-    said = describe_limit(Split(disk_s=0.2, preprocessing_s=2.2, other_s=0.6, model_s=7), "torch", on_gpu=True)
+    said = describe_limit(TimeSplit(disk_s=0.2, preprocessing_s=2.2, other_s=0.6, model_s=7), "torch", on_gpu=True)
     assert said.startswith("Limited by the model: it waits for data 24.0 % of the time; ")
     waits = re.findall(r"also by ([^(]*) .(\d+) %", said)
     assert waits == [("preprocessing", "22"), ("work outside the steps' stages", "6")]  # 2 % on the disk: not worth it
-    said = describe_limit(Split(disk_s=5, transfer_s=2, model_s=3, read_bytes=10**9), "torch", on_gpu=True)
+    said = describe_limit(TimeSplit(disk_s=5, transfer_s=2, model_s=3, read_bytes=10**9), "torch", on_gpu=True)
     assert said.startswith("Limited by disk I/O (50 % of each step waits on it, data arriving at 100 MB/s): raise")
     assert "; also by CPU-to-GPU transfer (20 % of each step waits on it): use" in said
 
@@ -197,7 +206,7 @@ def test_the_timer_books_waits_where_the_loader_says_they_came_from() -> None:
     stages = StageSeconds()
     timer = StepTimer(stages)
     timer.start()
-    stages.wait_read_s += 1e9  # more than can have passed: the part is bounded by the wall time
+    stages.disk_s += 1e9  # more than can have passed: the part is bounded by the wall time
     stages.read_bytes += 123
     timer.batch_arrived()
     timer.stepped()
@@ -205,11 +214,11 @@ def test_the_timer_books_waits_where_the_loader_says_they_came_from() -> None:
     assert 0 < taken.disk_s < 1
     assert taken.preprocessing_s == taken.other_s == 0
     assert (taken.steps, taken.read_bytes) == (1, 123)
-    assert timer.take() == Split()
+    assert timer.take() == TimeSplit()
     assert taken.plus(taken).wall_s == pytest.approx(2 * taken.wall_s)
 
 
-def split_of_an_epoch(loader: Loader) -> Split:
+def split_of_an_epoch(loader: Loader) -> TimeSplit:
     """Time an epoch of a model that does nothing but look at the batch, as the trainer does."""
     timer = StepTimer(loader.stages)
     timer.start()
@@ -257,7 +266,7 @@ def test_drawing_the_samples_is_reading_and_done_ahead(coordinate_store: Path, m
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("wait", "part"), [("wait_graph_s", "preprocessing_s"), ("wait_transfer_s", "transfer_s")])
+@pytest.mark.parametrize(("wait", "part"), [("preprocessing_s", "preprocessing_s"), ("transfer_s", "transfer_s")])
 def test_a_wait_of_the_gpu_is_not_the_models(wait: Wait, part: str) -> None:
     """The process goes on at once, the first kernel that needs the batch waits."""
     stages = StageSeconds()
