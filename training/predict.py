@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
-from rich import get_console
-from rich.progress import track
 
 from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED, CaseError, InputError
 from preprocessing.console.flags import Flag, main
+from preprocessing.console.progress import counted
 from preprocessing.shards.files import write_json
 from preprocessing.volumes.nifti import SUFFIXES
 from training.distributed.world import choose_device, read_world
@@ -128,7 +127,7 @@ def _chosen(cases: list[Input], content: Mapping[str, Any], wanted: str) -> list
 
 
 def _predict_all(cases: Sequence[Input], predictor: Predictor, options: Options) -> list[CaseError]:
-    shown = track(cases, description="predicting", transient=True, disable=not get_console().is_terminal)
+    shown = counted(cases, "predicting")
     return [error for case in shown if (error := _predict_case(case, predictor, options)) is not None]
 
 

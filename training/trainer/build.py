@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from pathlib import Path
@@ -112,9 +111,9 @@ def _loader_config(
     options: Options, resolved: Resolved, spec: ModelSpec, cases: tuple[str, ...], group: Group
 ) -> LoaderConfig:
     workers = options.workers or min(group.world.num_cores, AUTO_WORKERS)
-    return dataclasses.replace(
-        loader_config(options),
-        patch=resolved.geometry.patch,
+    return loader_config(
+        options,
+        resolved.geometry.patch,
         cases=cases,
         regions=spec.regions is not None,
         device="cpu" if group.device.type == "cpu" else "gpu",

@@ -11,10 +11,10 @@ from typing import Any
 
 import pynvml
 import torch
-from rich import get_console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, TextColumn
 from typing_extensions import Self
 
+from preprocessing.console.progress import progress_bar
 from training.trainer.timing import TimeSplit
 
 log = logging.getLogger(__name__)
@@ -53,14 +53,8 @@ class ProgressLine:
     """Shows step, loss, patches/s, the share of time spent waiting for data, and the time left."""
 
     def __init__(self, total_steps: int, *, is_shown: bool = True) -> None:
-        columns = (
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-        )
-        self._live = Progress(*columns, transient=True, disable=not (is_shown and get_console().is_terminal))
+        columns = (MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
+        self._live = progress_bar("step", *columns, is_shown=is_shown)
         self._task = self._live.add_task("training", total=total_steps, figures="")
         self._total, self._step, self._patches = total_steps, 0, 0
         self._told_at = time.monotonic()
