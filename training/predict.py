@@ -25,7 +25,6 @@ from training.inference.predictor import Predictor
 from training.inference.sliding import Sliding
 from training.model.checkpoint import load_checkpoint
 from training.model.compute import choose_amp
-from training.model.spec import ModelSpec
 
 log = logging.getLogger(__name__)
 
@@ -69,17 +68,14 @@ def predict(options: Options) -> int:
     content = load_checkpoint(options.checkpoint)
     checksum = xxhash.xxh3_64_hexdigest(options.checkpoint.read_bytes())
     check_output(options, checksum)
-    spec = ModelSpec.from_plain(content["spec"])
-    cases = _chosen(find_inputs(options.input, spec, options.max_volume_gib), content, options.cases)
     device = choose_device(options.device, read_world())
-    network = spec.build()
-    network.load_state_dict(content["model"])
-    network.to(device)
+    how = Sliding(overlap=options.overlap, amp=choose_amp(options.amp, device), mirror=options.mirror)
+    predictor = Predictor.from_checkpoint(content, how, device)
+    cases = _chosen(find_inputs(options.input, predictor.spec, options.max_volume_gib), content, options.cases)
     options.output.mkdir(parents=True, exist_ok=True)
     made_by = {"checkpoint": str(options.checkpoint), "checkpoint_xxh3": checksum}
-    write_json(options.output / DESCRIPTION, describe(spec) | made_by)
-    how = Sliding(overlap=options.overlap, amp=choose_amp(options.amp, device), mirror=options.mirror)
-    refused = _predict_all(cases, Predictor(network=network, spec=spec, how=how), options)
+    write_json(options.output / DESCRIPTION, describe(predictor.spec) | made_by)
+    refused = _predict_all(cases, predictor, options)
     for error in refused:
         log.error("refused %s", error)
     log.info("%s: %d label maps%s", options.output, len(cases) - len(refused), _and_refused(refused))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,6 +29,14 @@ class Predictor:
     network: nn.Module
     spec: ModelSpec
     how: Sliding
+
+    @classmethod
+    def from_checkpoint(cls, content: Mapping[str, Any], how: Sliding, device: torch.device) -> Predictor:
+        """Build the network of a checkpoint (``load_checkpoint``), with its weights, on ``device``."""
+        spec = ModelSpec.from_plain(content["spec"])
+        network = spec.build()
+        network.load_state_dict(content["model"])
+        return cls(network=network.to(device), spec=spec, how=how)
 
     def predict(self, image: Image) -> Labels:
         """Segment one image.
