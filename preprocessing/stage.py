@@ -105,7 +105,7 @@ def _copy_file(source: Path, folder: Path, record: FileRecord, advance: Callable
 
 
 def _damaged(path: Path) -> RunError:
-    return RunError(f"{path}: its checksum is not the one in the store; run preprocessing.check there, then mend it")
+    return RunError(f"{path}: its checksum is not the one in the store; run preprocessing.check there, then repair it")
 
 
 if __name__ == "__main__":
