@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xxhash
 
 from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED, CaseError, InputError
@@ -24,7 +23,7 @@ from training.inference.outputs import DESCRIPTION, PROBABILITIES, describe, not
 from training.inference.predictor import Predictor
 from training.inference.sliding import Sliding
 from training.model.checkpoint import load_checkpoint
-from training.model.compute import choose_amp
+from training.model.compute import choose_amp, gpu_memory_ran_out
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +151,7 @@ def _write_case(case: Input, predictor: Predictor, options: Options) -> None:
 
 def _out_of_memory(error: MemoryError | RuntimeError) -> str:
     """Say of which memory there was not enough; another error is raised again."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, RuntimeError) and gpu_memory_ran_out(error):
         return f"out of GPU memory ({str(error).splitlines()[0]}); use --device cpu"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch's is a plain RuntimeError
         reason = str(error).partition("DefaultCPUAllocator: ")[2] or str(error) or "no more is said"

@@ -17,6 +17,7 @@ from preprocessing.volumes.geometry import restore_to_source
 from preprocessing.volumes.image import Image
 from training.inference.decode import Scores, decode, probabilities
 from training.inference.sliding import Sliding, volume_bytes, volume_logits
+from training.model.compute import placed
 from training.model.spec import Labels, ModelSpec
 
 MAPS_IN_HAND = 4  # float32, of the whole grid: those that bring one score back to the file's grid, and the largest yet
@@ -36,7 +37,7 @@ class Predictor:
         spec = ModelSpec.from_plain(content["spec"])
         network = spec.build()
         network.load_state_dict(content["model"])
-        return cls(network=network.to(device), spec=spec, how=how)
+        return cls(network=placed(network, device), spec=spec, how=how)
 
     def predict(self, image: Image) -> Labels:
         """Segment one image.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -37,15 +37,18 @@ class GpuGauge:
             self._read_at = time.monotonic()
             free, total = torch.cuda.mem_get_info()
             self._most_bytes = max(self._most_bytes, total - free)
-            self._text = f"  GPU {_utilization()}, {self._most_bytes / 2**30:.1f} GiB"
+            self._text = f"  GPU {utilization()}, {self._most_bytes / 2**30:.1f} GiB"
         return self._text
 
 
-def _utilization() -> str:
-    """Return the share of the last sampling period in which a kernel ran, as nvidia-smi shows it."""
+def utilization(ask: Callable[[], int] = torch.cuda.utilization) -> str:
+    """Return the share of the last sampling period in which a kernel ran, as nvidia-smi shows it.
+
+    A MIG slice does not tell: torch raises ``RuntimeError`` there, NVML an error of its own.
+    """
     try:
-        return f"{torch.cuda.utilization()} %"
-    except pynvml.NVMLError:  # a MIG slice does not tell
+        return f"{ask()} %"
+    except (pynvml.NVMLError, RuntimeError):
         return "n/a"
 
 
