@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,14 @@ class Options:
     """Decides the weights, the split and every patch of the run."""
     held_out: float = 0.2
     """Fraction of the cases that is validated on and not trained on, at least one; 0 trains and validates on all."""
+    splits: Path | None = None
+    """Split file in place of --held-out: nnU-Net's splits_final.json, lists as in dataset.json, or a CSV id,fold."""
+    folds: int = 0
+    """Folds to deal the cases over, in place of --held-out, for example 5; 0 makes none."""
+    fold: int = 0
+    """The fold that is validated on, of --splits or --folds, counted from 0."""
+    group_by: str = ""
+    """Keep the cases of a patient together: a regular expression that finds the patient in a case id, such as (.+)_v"""
     val_every: int = 0
     """Epochs between validations; 0 makes about ten in the run."""
     resume: str = "never"
@@ -136,7 +145,23 @@ def check_options(options: Options) -> None:
         raise InputError(f"--accumulate {options.accumulate}: must divide --batch-size {options.batch_size}")
     if not 0 <= options.held_out < 1:
         raise InputError(f"--held-out {options.held_out:g}: 0 (train and validate on all), or a fraction below 1")
+    _check_split(options)
     check_decay(options.ema)
     if options.patch is not None:
         check_patch(net_of(options), options.patch)
     check_config(options.loader, loader_config(options, options.patch or ANY_PATCH))
+
+
+def _check_split(options: Options) -> None:
+    if options.splits is not None and options.folds:
+        raise InputError(f"--splits {options.splits} and --folds {options.folds}: give one of them")
+    if options.splits is not None and options.group_by:
+        raise InputError(f"--group-by {options.group_by}: --splits says already who goes where; leave one out")
+    try:
+        re.compile(options.group_by)
+    except re.error as error:
+        raise InputError(f"--group-by {options.group_by}: not a regular expression ({error})") from error
+    if options.folds < 0 or options.folds == 1:
+        raise InputError(f"--folds {options.folds}: 0 (none), or 2 and more")
+    if options.fold < 0 or (options.splits is None and options.fold >= max(options.folds, 1)):
+        raise InputError(f"--fold {options.fold}: counts from 0, and --folds is {options.folds}")

@@ -26,9 +26,9 @@ from training.trainer.loop import Training
 from training.trainer.record import keep_metrics, write_run
 from training.trainer.resolve import Resolved, resolve, to_plain
 from training.trainer.resume import check_free, resume
+from training.trainer.splits import choose_split, write_folds
 from training.trainer.state import RunSetup, TrainState
 from training.trainer.stop import StopRequest
-from training.trainer.validate import split_cases
 
 log = logging.getLogger(__name__)
 AUTO_WORKERS = 8  # more threads than that wait for memory, and on a large host there are dozens for each GPU
@@ -47,15 +47,15 @@ def run_folder(options: Options, manifest: Manifest) -> Path:
 
 def prepare(options: Options, store: Store, folder: Path, group: Group, stop: StopRequest) -> Training:
     """Build the training; with ``--resume`` it stands where the checkpoint was written."""
-    training_cases, validation_cases = split_cases(store.labelled_ids, options.held_out, options.seed)
-    resolved = resolve(options, store, len(training_cases), group)
+    split = choose_split(options, store.labelled_ids)
+    resolved = resolve(options, store, len(split.training), group)
     spec = ModelSpec.of_store(store.manifest, resolved.net, resolved.geometry)
     plain = to_plain(options, resolved)
     setup = RunSetup(
         folder=folder,
         store=store,
         spec=spec,
-        validation_cases=validation_cases,
+        validation_cases=split.validation,
         epochs=resolved.epochs,
         val_every=resolved.val_every,
         group=group,
@@ -64,14 +64,15 @@ def prepare(options: Options, store: Store, folder: Path, group: Group, stop: St
         accumulate=options.accumulate,
         options=plain,
     )
-    training = Training(setup, _train_state(options, resolved, setup, training_cases), stop)
-    _announce(setup, resolved, len(training_cases), options)
+    training = Training(setup, _train_state(options, resolved, setup, split.training), stop)
+    _announce(setup, resolved, len(split.training), options)
     if options.resume != "never":
         resume(training, options)
     if group.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         keep_metrics(folder, training.progress.lines)
-        write_run(folder, plain, {"training": list(training_cases), "validation": list(validation_cases)})
+        write_folds(folder, split)
+        write_run(folder, plain, {"training": list(split.training), "validation": list(split.validation)})
     return training
 
 
