@@ -1,4 +1,4 @@
 """Batches in, checkpoints, predictions and scores out.
 
-Commands: ``run``, ``predict``, ``evaluate``, ``report``.
+Commands: ``run``, ``study``, ``predict``, ``evaluate``, ``report``.
 """

@@ -48,11 +48,8 @@ def content_of(folder: Path) -> dict[str, Any]:
 
 
 def start(options: Options) -> subprocess.Popen[str]:
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "OMP_NUM_THREADS": "1",
-    }
-    words = [sys.executable, "-m", "training.study", "--folds", str(options.folds), *run_flags(options)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    words = [sys.executable, "-m", "training.study", *run_flags(options)]
     return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
 
 
