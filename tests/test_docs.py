@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import nibabel
 import pytest
@@ -147,7 +147,7 @@ def test_the_python_of_the_interface_runs(
 
 def description(path: Path) -> str:
     """Return the description in an SVG's metadata."""
-    (found,) = ElementTree.parse(path).iter("{http://purl.org/dc/elements/1.1/}description")
+    (found,) = ET.parse(path).iter("{http://purl.org/dc/elements/1.1/}description")
     return str(found.text)
 
 
