@@ -142,6 +142,24 @@ def test_the_python_of_the_interface_runs(
     assert defined["label"].shape == nibabel.load(msd_folder / "imagesTr" / "case_004.nii.gz").shape[:3]  # type: ignore[attr-defined]
 
 
+# The folders -----------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_of_the_folders_is_complete() -> None:
+    """What stands at the top of a folder stands in the picture, and what the picture names is there."""
+    picture = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    rows = [line.split("|")[1::2] for line in picture.splitlines() if line.startswith(" | ")]
+    for folder, column in zip((*SOURCES, "benchmarks"), zip(*rows[1:], strict=True), strict=True):
+        drawn = {name for cell in column for name in cell.split()}
+        found = {
+            f"{path.name}/" if path.is_dir() else path.stem
+            for path in (ROOT / folder).iterdir()
+            if path.suffix == ".py" or (path / "__init__.py").exists()
+        }
+        assert drawn <= found
+        assert folder == "benchmarks" or drawn == found - {"__init__"}
+
+
 # The picture -----------------------------------------------------------------------------------------------------
 
 
