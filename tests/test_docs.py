@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -177,3 +178,22 @@ def test_the_picture_shows_the_newest_comparison(tmp_path: Path) -> None:
         drawn = description(tmp_path / name)
         assert drawn.startswith("dali ")
         assert description(ROOT / "docs" / name) == drawn
+
+
+# Other people's loops ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("page", "package"), [("lightning.md", "lightning"), ("monai.md", "ignite")])
+def test_a_page_about_another_loop_trains_an_epoch(
+    page: str, package: str, coordinate_store: Path, tmp_path: Path
+) -> None:
+    """Its Python runs as it stands, in a process of its own, with smaller patches and network."""
+    pytest.importorskip(package)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    code = code.replace("patch=(64, 64, 64)", "patch=(16, 16, 16)").replace("SegResNet(", "SegResNet(init_filters=8, ")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "shards").symlink_to(coordinate_store)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -28,6 +28,7 @@ COMMANDS = {
     "preprocessing.check": "Options",
     "preprocessing.stage": "Options",
     "training.run": "Options",
+    "training.study": "Options",
     "training.predict": "Options",
     "training.evaluate": "Options",
     "training.report": "Options",
