@@ -69,6 +69,9 @@ class Options:
     """Accept labels whose affine differs from their image's."""
     max_volume_gib: float = ConvertOptions.max_volume_gib
     """Refuse a file whose header promises more than this."""
+    trust: str = ConvertOptions.trust
+    """Which field of a header places its voxels, where they disagree: auto (sform, else qform), sform, qform, or pixdim
+    (its sizes, in the directions of auto)."""
     on_error: str = "skip"
     """skip: leave a bad case out, name it, go on. stop: end at the first one."""
     report: Flag = False

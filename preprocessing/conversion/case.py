@@ -21,7 +21,10 @@ from preprocessing.volumes.statistics import (
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertedCase:
-    """Everything of one case: ``label`` is uint8 [D,H,W,1] or ``None``; ``foreground`` gives voxels [n,3] by label."""
+    """Everything of one case: ``label`` is uint8 [D,H,W,1] or ``None``; ``foreground`` gives voxels [n,3] by label.
+
+    ``notes`` say what about its files is odd, though it can be converted: by kind (``preprocessing.conversion.notes``).
+    """
 
     source: Source
     image: Image
@@ -30,6 +33,7 @@ class ConvertedCase:
     label_volume: Volume | None
     labels: dict[int, LabelStatistics]
     foreground: dict[int, npt.NDArray[np.uint16]]
+    notes: dict[str, str]
 
 
 def convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> ConvertedCase:
@@ -51,7 +55,7 @@ def _convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> 
     if source.label is not None and not source.label.exists():
         raise InputError(f"no label at {source.label}; add it, or {dataset.without_label}")
     volumes = read_images(source.images, dataset.channel_names, options)
-    label_volume = None if source.label is None else read_nifti(source.label, options.max_volume_gib)
+    label_volume = None if source.label is None else read_nifti(source.label, options.max_volume_gib, options.trust)
     full_label = None
     if label_volume is not None:
         check_grids(volumes[0], label_volume, "its image", options.ignore_affine)
@@ -66,6 +70,7 @@ def _convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> 
     labels, foreground = (
         ({}, {}) if label is None else label_statistics(_annotated(label[..., 0], dataset.ignore_label), source.case_id)
     )
+    read = [*volumes, *([] if label_volume is None else [label_volume])]
     return ConvertedCase(
         source=source,
         image=image,
@@ -74,6 +79,7 @@ def _convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> 
         label_volume=label_volume,
         labels=labels,
         foreground=foreground,
+        notes={kind: note for volume in reversed(read) for kind, note in volume.notes.items()},
     )
 
 

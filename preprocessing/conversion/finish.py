@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED
 from preprocessing.console.places import remote_errors
+from preprocessing.conversion.notes import say_notes
 from preprocessing.layouts.dataset import Dataset
 from preprocessing.layouts.regions import Regions
 from preprocessing.shards.entries import CaseEntry, Manifest, ShardEntry
@@ -38,6 +38,7 @@ def finish_store(
         refused += index.refused
         entries += index.cases
         shards.append(ShardEntry.of_cases(name, index.cases, index.xxh3))
+    say_notes(entries, options)
     counted = _counted(entries, dataset.modality)
     with remote_errors(root):
         (root / ERRORS).unlink(missing_ok=True)
@@ -53,7 +54,7 @@ def finish_store(
         image_dtype=common_dtype([entry.image_dtype for entry in entries]),
         max_abs_error=max((entry.max_abs_error for entry in entries), default=0.0),
         channels=[_pool([entry.channels[c] for entry in counted]) for c in range(len(dataset.channel_names))],
-        options=dataclasses.asdict(options),
+        options=options.to_json(),
         shards=shards,
         errors=write_json(root / ERRORS, {"refused": refused}) if refused else None,
     )

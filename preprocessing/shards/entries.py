@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from preprocessing.console.errors import InputError
@@ -34,7 +34,7 @@ class CaseEntry:
 
     ``geometry`` leads from the file's grid to the whole stored one, of shape ``source_shape_dhw`` and ``affine`` (for
     voxels x,y,z); the stored box begins at ``origin_dhw`` in it. ``sources`` are named from the data set's folder, or
-    whole where they lie elsewhere.
+    whole where they lie elsewhere. ``notes`` say by kind what about them is odd; they are in the file where there are any.
     """
 
     case_id: str
@@ -54,6 +54,7 @@ class CaseEntry:
     label: FileRecord | None
     foreground: FileRecord | None
     sources: list[FileRecord]
+    notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_names(self.case_id, *(record.name for record in self.files))
@@ -72,6 +73,10 @@ class CaseEntry:
             made[name] = None if entry[name] is None else FileRecord(**entry[name])
         made["sources"] = [FileRecord(**record) for record in entry["sources"]]
         return cls(**made)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return dicts, lists and numbers only."""
+        return {name: value for name, value in asdict(self).items() if name != "notes" or value}
 
     @property
     def files(self) -> list[FileRecord]:

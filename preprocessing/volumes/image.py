@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from preprocessing.console.errors import InputError, check_known
 from preprocessing.volumes.geometry import ORIENTATIONS, Geometry
 from preprocessing.volumes.grid import Array, Box, Float3
 from preprocessing.volumes.nifti import Volume, read_nifti
+from preprocessing.volumes.placement import TRUSTED
 from preprocessing.volumes.statistics import (
     DTYPES,
     ChannelStatistics,
@@ -31,8 +33,8 @@ class ConvertOptions:
     """What decides the bytes of a store; the manifest keeps it.
 
     ``orientation`` is ``"source"`` or an axis code such as ``"RAS"``; ``spacing`` is x,y,z in millimetres along those.
-    ``dtype`` is one of ``DTYPES``; ``auto`` keeps the smallest lossless one. Raises ``InputError`` for values that
-    cannot be.
+    ``dtype`` is one of ``DTYPES``; ``auto`` keeps the smallest lossless one. ``trust`` is one of ``TRUSTED``. Raises
+    ``InputError`` for values that cannot be.
     """
 
     orientation: str = "source"
@@ -41,13 +43,19 @@ class ConvertOptions:
     dtype: str = "auto"
     ignore_affine: bool = False
     max_volume_gib: float = 16.0
+    trust: str = "auto"
 
     def __post_init__(self) -> None:
         check_known("dtype", self.dtype, DTYPES)
+        check_known("trust", self.trust, TRUSTED)
         if self.orientation not in ("source", *ORIENTATIONS):
             raise InputError(f"--orientation {self.orientation}: unknown; source, or one of RAS, LPS, LAS ...")
         if not 0 < self.max_volume_gib < math.inf:  # which not-a-number is not either
             raise InputError(f"--max-volume-gib {self.max_volume_gib:g}: give a positive number of GiB")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a store keeps of them; ``trust`` only where it was given, as stores had none before."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("trust", "auto")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +80,7 @@ def read_images(paths: Sequence[Path], channel_names: Sequence[str], options: Co
     Raises ``InputError`` for a file that cannot be read, another number of channels than ``channel_names``, or grids
     that differ.
     """
-    volumes = [read_nifti(path, options.max_volume_gib) for path in paths]
+    volumes = [read_nifti(path, options.max_volume_gib, options.trust) for path in paths]
     for other in volumes[1:]:
         check_grids(volumes[0], other, f"{paths[0].name} of the same case", options.ignore_affine)
     found = [len(volume.channels) for volume in volumes]

@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import xxhash
 from preprocessing.console.errors import InputError
 from preprocessing.console.places import read_file
 from preprocessing.volumes.grid import Array
+from preprocessing.volumes.placement import affine_in_force, contradictions, sizes_of
 
 GIB = 2**30
 HEADER_BYTES = {nib.Nifti1Header: 348, nib.Nifti2Header: 540}
@@ -34,8 +35,9 @@ class Volume:
     """One image or label file in memory.
 
     ``channels`` are read-only views [D,H,W] (z,y,x of the file) in the file's own dtype, before scaling;
-    ``slope`` and ``inter`` are the file's linear scaling (1 and 0 when it has none); ``affine`` is nibabel's, voxel
-    x,y,z to millimetres; ``header`` is nibabel's own header.
+    ``slope`` and ``inter`` are the file's linear scaling (1 and 0 when it has none); ``affine`` is the one in force,
+    voxel x,y,z to millimetres; ``header`` is nibabel's own header. ``notes`` say where its fields contradict each
+    other: kind of contradiction to the numbers (``preprocessing.volumes.placement``).
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Volume:
     header: nib.Nifti1Header
     source_bytes: int
     source_xxh3: str
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def shape_dhw(self) -> tuple[int, int, int]:
@@ -55,9 +58,8 @@ class Volume:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Voxel size along D, H, W in millimetres."""
-        zooms = self.header.get_zooms()  # type: ignore[no-untyped-call]
-        x_mm, y_mm, z_mm = (float(zoom) for zoom in zooms[:3])
+        """Voxel size along D, H, W in millimetres: that of the affine."""
+        x_mm, y_mm, z_mm = sizes_of(self.affine, self.header)
         return z_mm, y_mm, x_mm
 
 
@@ -69,14 +71,16 @@ def case_id_of(path: Path) -> str:
     raise InputError(f"{path}: not a NIfTI file name (expected one ending in {' or '.join(SUFFIXES)})")
 
 
-def read_nifti(path: Path, max_volume_gib: float = 16.0) -> Volume:
+def read_nifti(path: Path, max_volume_gib: float = 16.0, trust: str = "auto") -> Volume:
     """Read ``path`` (.nii, .nii.gz or .hdr with .img; NIfTI-1 or NIfTI-2, any byte order; 3D, or 4D, channels last).
 
-    Raises ``InputError`` for a file that is missing, is not NIfTI, holds fewer bytes than its header promises, fails
-    its checksum, or whose header promises more than ``max_volume_gib``: nothing of that size is allocated first.
+    ``trust`` names the field of the header that places its voxels (``preprocessing.volumes.placement``). Raises
+    ``InputError`` for a file that is missing, is not NIfTI, holds fewer bytes than its header promises, fails its
+    checksum, gives its voxels no size, or whose header promises more than ``max_volume_gib``: nothing of that size is
+    allocated first.
     """
     packed = _read(path)
-    facts = _parse_header(path, _first_bytes(path, packed) if _is_gzip(packed) else packed)
+    facts = _parse_header(path, _first_bytes(path, packed) if _is_gzip(packed) else packed, trust)
     digest = xxhash.xxh3_64(packed)
     source_bytes = len(packed)
     voxel_path = path
@@ -108,6 +112,7 @@ def read_nifti(path: Path, max_volume_gib: float = 16.0) -> Volume:
         header=facts.header,
         source_bytes=source_bytes,
         source_xxh3=digest.hexdigest(),
+        notes=facts.notes,
     )
 
 
@@ -168,11 +173,12 @@ class _Header:
     slope: float
     inter: float
     affine: npt.NDArray[np.float64]
+    notes: dict[str, str]
     in_pair: bool
 
 
 @np.errstate(over="ignore", invalid="ignore")  # nibabel adds what a header says before anything of it is checked
-def _parse_header(path: Path, start: bytes) -> _Header:
+def _parse_header(path: Path, start: bytes, trust: str) -> _Header:
     if len(start) < min(HEADER_BYTES.values()):
         raise InputError(f"{path}: {len(start)} bytes are too few for a NIfTI header (348); copy it again")
     is_nifti2 = int.from_bytes(start[:4], "little") == 540 or int.from_bytes(start[:4], "big") == 540
@@ -180,7 +186,12 @@ def _parse_header(path: Path, start: bytes) -> _Header:
     try:
         # Without the bytes that follow it: extensions are of no use here and may be longer than what was unpacked.
         header = kind.from_fileobj(io.BytesIO(start[: HEADER_BYTES[kind]]), check=False)
+        sizes = np.abs(header["pixdim"][1:4])
         header.check_fix(logger=UNHEARD)
+        header["pixdim"][1:4] = sizes  # where there is none, nibabel makes it 1
+        affine = affine_in_force(header, path, trust)
+        notes = contradictions(header, affine)
+        header["pixdim"][1:4] = sizes_of(affine, header)
         slope, inter = header.get_slope_inter()
         facts = _Header(
             header=header,
@@ -189,7 +200,8 @@ def _parse_header(path: Path, start: bytes) -> _Header:
             offset=int(header.get_data_offset()),
             slope=1.0 if slope is None else float(slope),
             inter=0.0 if inter is None else float(inter),
-            affine=np.asarray(header.get_best_affine(), dtype=np.float64),
+            affine=affine,
+            notes=notes,
             in_pair=header["magic"].item().startswith(b"ni"),
         )
     except InputError:
@@ -200,8 +212,6 @@ def _parse_header(path: Path, start: bytes) -> _Header:
         raise InputError(f"{path}: voxel type {facts.dtype} is not a number; convert it to integers or floats")
     if facts.offset < (0 if facts.in_pair else HEADER_BYTES[kind]):
         raise InputError(f"{path}: its voxels start at byte {facts.offset}, inside the header; mend vox_offset")
-    if not np.isfinite(facts.affine).all():
-        raise InputError(f"{path}: its affine is not finite; mend the header")
     return facts
 
 

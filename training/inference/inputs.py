@@ -59,7 +59,8 @@ def prepare(volumes: Sequence[Volume], spec: ModelSpec, max_volume_gib: float) -
 def _read_files(source: Source, spec: ModelSpec, max_volume_gib: float) -> tuple[Image, nib.Nifti1Header]:
     if source.problem:
         raise InputError(source.problem)
-    volumes = read_images(source.images, spec.channel_names, ConvertOptions(max_volume_gib=max_volume_gib))
+    options = ConvertOptions(max_volume_gib=max_volume_gib, trust=spec.trust)
+    volumes = read_images(source.images, spec.channel_names, options)
     return prepare(volumes, spec, max_volume_gib), volumes[0].header
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from preprocessing.console.settings import settings_from
 from preprocessing.shards.entries import Manifest
 from preprocessing.volumes.grid import Float3
 from preprocessing.volumes.image import ConvertOptions
@@ -41,6 +42,7 @@ class ModelSpec:
     ignore_label: int | None = None
     orientation: str = "source"
     spacing: Float3 | None = None
+    trust: str = "auto"
 
     @classmethod
     def of_store(cls, manifest: Manifest, net: str, geometry: InputGrid) -> ModelSpec:
@@ -59,6 +61,7 @@ class ModelSpec:
             ignore_label=manifest.ignore_label,
             orientation=str(manifest.options["orientation"]),
             spacing=_triple(manifest.options["spacing"]),
+            trust=str(manifest.options.get("trust", "auto")),
         )
 
     @classmethod
@@ -95,7 +98,7 @@ class ModelSpec:
     @property
     def convert_options(self) -> ConvertOptions:
         """How images are prepared for this network: as its training set was converted."""
-        return ConvertOptions(orientation=self.orientation, spacing=self.spacing, crop_foreground=self.crop_foreground)
+        return settings_from(self, ConvertOptions)
 
     @property
     def ids_in_files(self) -> Labels:
