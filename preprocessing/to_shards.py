@@ -105,8 +105,7 @@ def convert(options: Options) -> int:
     regions = resolve_regions(dataset.label_names, options.regions, dataset.regions)
     if regions:
         log.info("regions: %s", describe_regions(regions, dataset.label_names))
-    if dataset.label_remap:
-        changes = ", ".join(f"{old} -> {new}" for old, new in dataset.label_remap.items() if old != new)
+    if changes := ", ".join(f"{old} -> {new}" for old, new in dataset.label_remap.items() if old != new):
         log.info("label ids are stored in other numbers: %s", changes)
     if dataset.ignore_label is not None:
         log.info("label %d marks voxels that do not count, in training as in scores", dataset.ignore_label)

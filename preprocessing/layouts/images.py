@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from preprocessing.console.errors import InputError
-from preprocessing.layouts.brats import CHANNELS, has_case_folders, is_case_folder, read_brats
+from preprocessing.layouts.brats import CHANNELS, brats_images, has_case_folders, is_case_folder
 from preprocessing.layouts.dataset import Source
 from preprocessing.layouts.nnunet import channel_files, group_channels
 from preprocessing.layouts.table import SUFFIXES as LISTS
@@ -28,7 +28,7 @@ def find_cases(path: Path, channel_names: Sequence[str]) -> list[Source]:
         names = channel_names if len(table.columns) == 1 else table.columns
         return _in_order(path, table.sources, names, channel_names)
     if path.is_dir() and _is_brats(path, channel_names):
-        return _in_order(path, read_brats(path).sources, list(CHANNELS), channel_names)
+        return _in_order(path, brats_images(path), list(CHANNELS), channel_names)
     found = find_images(path)
     channels = group_channels([image.name for image in found], _ending(found[0]))
     if len(channels) < len(found) and sum(map(len, channels.values())) == len(found):

@@ -34,7 +34,7 @@ class CaseEntry:
 
     ``geometry`` leads from the file's grid to the whole stored one, of shape ``source_shape_dhw`` and ``affine`` (for
     voxels x,y,z); the stored box begins at ``origin_dhw`` in it. ``sources`` are named from the data set's folder, or
-    whole where they lie elsewhere. ``notes`` say by kind what about them is odd; they are in the file where there are any.
+    whole where they lie elsewhere. ``notes`` say by kind what about them is odd.
     """
 
     case_id: str

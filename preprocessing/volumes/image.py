@@ -26,6 +26,7 @@ from preprocessing.volumes.statistics import (
 )
 
 AFFINE_TOLERANCE = 1e-3
+OWN_NAMES = "mend the file, or list the cases in a table (--layout list) with label names of your own"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +156,7 @@ def read_label(
     known = sorted(remap or known_ids)
     unknown = sorted(set(count_labels(label)) - set(known))
     if unknown:
-        where, remedy = ("the layout knows", "mend the file") if remap else ("dataset.json names", 'add it to "labels"')
+        where, remedy = ("the layout knows", OWN_NAMES) if remap else ("dataset.json names", 'add it to "labels"')
         raise InputError(f"{volume.path} holds label {unknown[0]}, {where} {known}; {remedy}")
     if not remap:
         return label

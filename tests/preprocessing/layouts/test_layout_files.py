@@ -16,6 +16,7 @@ import pytest
 from preprocessing.check import Options as CheckOptions
 from preprocessing.check import check
 from preprocessing.console.errors import InputError
+from preprocessing.layouts.images import find_cases
 from preprocessing.layouts.known import read_dataset
 from preprocessing.shards.store import Store, open_store
 from preprocessing.to_shards import Options, convert
@@ -53,9 +54,10 @@ def write_nnunet(root: Path, volumes: Volumes, **changes: Any) -> Path:
     return root
 
 
-def write_brats(root: Path, volumes: Volumes, naming: str = "2018") -> Path:
+def write_brats(root: Path, volumes: Volumes, naming: str = "2018", prefix: str = "") -> Path:
     mark, kinds = NAMINGS[naming]
-    for case_id, (image, label) in volumes.items():
+    for name, (image, label) in volumes.items():
+        case_id = prefix + name
         folder = root / case_id
         folder.mkdir(parents=True)
         for channel, kind in enumerate(kinds):
@@ -110,9 +112,15 @@ def msd_store(tmp_path: Path) -> Store:
 
 @pytest.mark.parametrize("naming", list(NAMINGS))
 def test_brats_folders_give_the_store_of_msd(msd_store: Store, tmp_path: Path, naming: str) -> None:
-    source = write_brats(tmp_path / "coordinates", coordinate_volumes(), naming)
+    prefix = "" if naming == "2018" else "BraTS-GLI-"
+    source = write_brats(tmp_path / "coordinates", coordinate_volumes(), naming, prefix)
     made = converted(source, tmp_path / "store")
-    assert_same_voxels(made, msd_store)
+    for case_id in msd_store.case_ids:
+        one, other = made.case(prefix + case_id), msd_store.case(case_id)
+        assert (one.entry.image.xxh3, one.entry.labels) == (other.entry.image.xxh3, other.entry.labels)
+        np.testing.assert_array_equal(one.label(), other.label())
+    for name in ("channel_names", "label_names", "regions", "channels"):
+        assert getattr(made.manifest, name) == getattr(msd_store.manifest, name)
     assert made.manifest.label_remap == {0: 0, 1: 2, 2: 1, (4 if naming == "2018" else 3): 3}
     assert msd_store.manifest.label_remap == {}
 
@@ -259,7 +267,93 @@ def test_brats_cases_that_are_not_whole_are_named(tmp_path: Path, caplog: pytest
     assert f"refused case lacking: {source}/lacking has no T2w file (t2 or t2w); add it" in caplog.text
     assert f"{source}/unlabelled has no seg file and its neighbours have" in caplog.text
     assert "are both its t1; remove one" in caplog.text
-    assert "holds label 3, the layout knows [0, 1, 2, 4]; mend the file" in caplog.text
+    assert "holds label 3, the layout knows [0, 1, 2, 4]; mend the file, or list the cases in a table" in caplog.text
+
+
+CHALLENGES = {
+    "BraTS-GLI-00000-000": (["edema", "non-enhancing tumor", "enhancing tumour"], [2, 1, 3], None),
+    "BraTS-SSA-00007-000": (["edema", "non-enhancing tumor", "enhancing tumour"], [2, 1, 3], None),
+    "BraTS-MEN-00000-000": (
+        ["surrounding FLAIR hyperintensity", "non-enhancing tumor", "enhancing tumour"],
+        [2, 1, 3],
+        None,
+    ),
+    "BraTS-MET-00000-000": (
+        ["surrounding FLAIR hyperintensity", "non-enhancing tumor", "enhancing tumour"],
+        [2, 1, 3],
+        None,
+    ),
+    "BraTS-GLI-00005-100": (
+        ["surrounding FLAIR hyperintensity", "non-enhancing tumor", "enhancing tumour", "resection cavity"],
+        [2, 1, 3, 4],
+        {"WT": [1, 2, 3], "TC": [2, 3], "ET": [3], "RC": [4]},
+    ),
+    "2023/BraTS-PED-00000-000": (["edema", "non-enhancing tumor or cyst", "enhancing tumour"], [2, 1, 3], None),
+    "PEDs2024_Training/BraTS-PED-00000-000": (
+        ["enhancing tumour", "non-enhancing tumor", "cystic component", "edema"],
+        [1, 2, 3, 4],
+        {"WT": [1, 2, 3, 4], "TC": [1, 2, 3], "ET": [1], "NET": [2], "CC": [3]},
+    ),
+}
+NESTED = {"WT": [1, 2, 3], "TC": [2, 3], "ET": [3]}
+
+
+def write_challenge(folder: Path, ids: list[int]) -> Path:
+    """Write one case as BraTS 2023 and later name it, whose label holds ``ids``."""
+    folder.mkdir(parents=True)
+    for kind in NAMINGS["2023"][1]:
+        write_nifti(folder / f"{folder.name}-{kind}.nii.gz", coordinate_image(SHAPES[0], 0)[..., 0])
+    label = np.zeros(SHAPES[0], np.uint8)
+    label.flat[: len(ids)] = ids
+    write_nifti(folder / f"{folder.name}-seg.nii.gz", label)
+    return folder.parent
+
+
+@pytest.mark.parametrize("case", list(CHALLENGES))
+def test_each_brats_challenge_has_its_own_meaning(tmp_path: Path, case: str) -> None:
+    names, stored, regions = CHALLENGES[case]
+    store = converted(write_challenge(tmp_path / case, list(range(1, len(stored) + 1))), tmp_path / "store")
+    assert list(store.manifest.label_names.values()) == ["background", *names]
+    assert store.manifest.regions == (regions or NESTED)
+    label = store.case(store.case_ids[0]).label()
+    assert label is not None
+    assert label.ravel()[: len(stored)].tolist() == stored
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (
+            "BraTS-PED-00000-000",
+            r"they changed \(PED 2023: 1 non-enhancing .* PED 2024: 1 enhancing tumour.*write the year",
+        ),
+        (
+            "BraTS-XYZ-00000-000",
+            r"BraTS-XYZ-00000-000: it cannot be told what its label ids mean; known are BraTS-GLI, .*--layout list",
+        ),
+        ("patient_7", r"patient_7: it cannot be told what its label ids mean; known are BraTS-GLI"),
+    ],
+)
+def test_a_challenge_that_is_not_known_is_refused_where_it_has_labels(tmp_path: Path, case: str, message: str) -> None:
+    root = write_challenge(tmp_path / "set" / case, [1, 2, 3])
+    with pytest.raises(InputError, match=message):
+        read_dataset(root)
+    assert len(find_cases(root, CHANNELS)) == 1  # to predict on it nothing has to be known of its labels
+    (root / case / f"{case}-seg.nii.gz").unlink()
+    assert len(read_dataset(root).sources) == 1
+
+
+def test_challenges_are_not_mixed_and_a_new_id_is_not_mended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_challenge(tmp_path / "set" / "BraTS-GLI-00000-000", [1, 2, 3])
+    root = write_challenge(tmp_path / "set" / "BraTS-MEN-00000-000", [1, 2, 3])
+    with pytest.raises(
+        InputError, match=r"several challenges, whose label ids differ: BraTS-GLI-00000-000 \(GLI 2023\), B"
+    ):
+        read_dataset(root)
+    shutil.rmtree(tmp_path / "set" / "BraTS-GLI-00000-000")
+    write_challenge(tmp_path / "set" / "BraTS-MEN-00001-000", [1, 4])
+    converted(root, tmp_path / "store", code=3)
+    assert "holds label 4, the layout knows [0, 1, 2, 3]; mend the file, or list the cases in a table" in caplog.text
 
 
 def test_brats_of_both_namings_is_not_mixed(tmp_path: Path) -> None:

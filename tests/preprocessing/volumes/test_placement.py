@@ -96,7 +96,7 @@ def test_sizes_that_are_none_come_from_the_affine_or_the_file_is_refused(tmp_pat
     assert volume.spacing_mm == (4, 3, 2)
     assert volume.header.get_zooms() == (2, 3, 4)  # type: ignore[no-untyped-call]
     assert "sizes" in volume.notes
-    with pytest.raises(InputError, match="its affine is (not finite|singular, voxels of 0 x 1 x 1 mm have no volume)"):
+    with pytest.raises(InputError, match=r"its affine is (not finite|singular, voxels of 0 x 1 x 1 mm have no volume)"):
         read(written(tmp_path / "b.nii", pixdim=pixdim))
     with pytest.raises(InputError, match="its affine is"):
         read(tmp_path / "a.nii", "pixdim")
