@@ -24,6 +24,7 @@ from preprocessing.conversion.single_writer import only_writer
 from preprocessing.layouts.known import check_layout, read_dataset
 from preprocessing.layouts.regions import describe_regions, resolve_regions
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
+from preprocessing.shards.files import MANIFEST
 from preprocessing.volumes.image import ConvertOptions
 
 log = logging.getLogger(__name__)
@@ -103,12 +104,16 @@ def convert(options: Options) -> int:
         options = dataclasses.replace(options, input=absolute(options.input), output=absolute(options.output))
     dataset = read_dataset(options.input, options.layout)
     regions = resolve_regions(dataset.label_names, options.regions, dataset.regions)
+    if regions != dataset.regions:
+        dataset = dataclasses.replace(dataset, region_ids={})
     if regions:
         log.info("regions: %s", describe_regions(regions, dataset.label_names))
     if changes := ", ".join(f"{old} -> {new}" for old, new in dataset.label_remap.items() if old != new):
         log.info("label ids are stored in other numbers: %s", changes)
     if dataset.ignore_label is not None:
         log.info("label %d marks voxels that do not count, in training as in scores", dataset.ignore_label)
+    if parts := ", ".join(f"{part} {len(names)}" for part, names in dataset.split.items()):
+        log.info("the data set's own split is kept in %s: %s; training.run --held-out draws another", MANIFEST, parts)
     settings = settings_from(options, ConvertOptions)
     if settings.crop_foreground and dataset.modality == "ct":
         log.info("CT is stored whole: 0 is water there, not background")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +56,17 @@ def finish_store(
         channels=[_pool([entry.channels[c] for entry in counted]) for c in range(len(dataset.channel_names))],
         options=options.to_json(),
         shards=shards,
+        split=_stored_split(dataset.split, {entry.case_id for entry in entries}),
+        region_ids=dataset.region_ids,
         errors=write_json(root / ERRORS, {"refused": refused}) if refused else None,
     )
     write_source(root, str(dataset.root.resolve()))
     write_manifest(root, manifest)
     return manifest, refused
+
+
+def _stored_split(split: Mapping[str, list[str]], stored: Set[str]) -> dict[str, list[str]]:
+    return {part: [name for name in names if name in stored] for part, names in split.items()}
 
 
 def refused_in(root: Path, shard_names: Sequence[str]) -> list[dict[str, str]]:

@@ -42,7 +42,7 @@ def plan_shards(
     """
     count = len(dataset.sources)
     size = cases_per_shard or min(64, -(-count // 64))
-    described = dataclasses.replace(dataset, sources=[])  # or every job would carry every case to its worker
+    described = dataclasses.replace(dataset, sources=[], split={})  # or every job would carry every case to its worker
     return [
         ShardJob(
             root=root,

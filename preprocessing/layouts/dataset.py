@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from preprocessing.console.errors import InputError
 from preprocessing.console.places import is_file_name, is_remote
 from preprocessing.layouts.regions import Regions
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,8 @@ class Dataset:
     its own). ``label_remap`` gives the stored id of each id in the files, empty where they are stored as they are;
     ``label_names`` names stored ids. ``regions`` are those that the data set itself declares. ``ignore_label`` is the
     id, not among the names, of voxels that nobody annotated. ``without_label`` says what to do in this layout with a
-    case that has no label.
+    case that has no label. ``split`` lists the cases of each part that the data set itself names, such as
+    ``"validation"``. ``region_ids`` gives the label to write for each of ``regions`` where the data set says so.
     """
 
     name: str
@@ -54,6 +58,8 @@ class Dataset:
     regions: Regions | None = None
     ignore_label: int | None = None
     without_label: str = "leave its image out"
+    split: dict[str, list[str]] = field(default_factory=dict)
+    region_ids: dict[str, int] = field(default_factory=dict)
 
 
 def modality_of(channel_names: list[str]) -> str:
@@ -91,6 +97,19 @@ def read_description(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content
+
+
+def mention(paths: Sequence[object], what: str) -> None:
+    """Warn of things that are left out: how many, what, and the first."""
+    if paths:
+        log.warning("%d %s, the first: %s", len(paths), what, paths[0])
+
+
+def compare_count(described_in: Path, described: dict[str, Any], found: int) -> None:
+    """Warn where a description promises another number of training cases than are there."""
+    promised = described.get("numTraining", found)
+    if promised != found:
+        log.warning("%s: numTraining is %s, the training cases are %d", described_in, promised, found)
 
 
 def numbered_names(numbered: dict[str, Any]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,21 +11,22 @@ from preprocessing.console.errors import InputError
 from preprocessing.layouts.dataset import (
     Dataset,
     Source,
+    compare_count,
+    mention,
     modality_of,
     numbered_names,
     path_inside,
     read_description,
     sorted_sources,
 )
-from preprocessing.layouts.regions import Regions
+from preprocessing.layouts.regions import Regions, label_of_regions
 from preprocessing.volumes.nifti import SUFFIXES
 
-log = logging.getLogger(__name__)
 IGNORE = "ignore"
 
 
 def read_nnunet(root: Path) -> Dataset:
-    """Read ``dataset.json`` beside ``imagesTr labelsTr imagesTs``.
+    """Read ``dataset.json`` beside ``imagesTr labelsTr imagesTs``, and ``imagesVa labelsVa`` where there are such.
 
     Cases are found by their file names, or as ``"dataset"`` in ``dataset.json`` lists them. A label written as a list
     of ids is a region, the one called ``ignore`` marks voxels that nobody annotated. Raises ``InputError`` for a
@@ -40,6 +40,7 @@ def read_nnunet(root: Path) -> Dataset:
         labels = dict(described["labels"])
         ignore_label = None if IGNORE not in labels else int(labels.pop(IGNORE))
         label_names, regions = _read_labels(labels)
+        painted = _painted(path, regions, labels, described.get("regions_class_order"))
         ending = str(described.get("file_ending", ".nii.gz"))
         listed = described.get("dataset")
         sources = _found(root, ending, len(channel_names)) if listed is None else list(_listed(root, listed))
@@ -54,6 +55,9 @@ def read_nnunet(root: Path) -> Dataset:
         raise InputError(
             f'{path}: "ignore" is {ignore_label}; it must be above the other labels, {max(label_names) + 1}'
         )
+    validation = sorted(source.case_id for source in sources if source.images[0].parent.name == "imagesVa")
+    labelled = [source for source in sources if source.label is not None and source.case_id not in validation]
+    compare_count(path, described, len(labelled))
     return Dataset(
         name=str(described.get("name", root.name)),
         root=root,
@@ -61,7 +65,9 @@ def read_nnunet(root: Path) -> Dataset:
         label_names=label_names,
         modality=modality_of(channel_names),
         sources=sorted_sources(sources, path, f"put images such as CASE_0000{ending} into imagesTr"),
-        regions=regions,
+        regions=regions if painted is None else {name: regions[name] for name in painted},
+        region_ids=painted or {},
+        split={"validation": validation} if validation else {},
         ignore_label=ignore_label,
         without_label="move its images to imagesTs"
         if listed is None
@@ -88,24 +94,57 @@ def _found(root: Path, ending: str, num_channels: int) -> list[Source]:
     if ending not in SUFFIXES:
         raise InputError(f'{root / "dataset.json"}: "file_ending" {ending!r}; NIfTI files end in {", ".join(SUFFIXES)}')
     sources = []
-    for folder, labels in ((root / "imagesTr", root / "labelsTr"), (root / "imagesTs", None)):
-        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    for part in ("Tr", "Va", "Ts"):
+        folder, labels = root / f"images{part}", root / f"labels{part}"
+        names = _names_in(folder)
+        truths = [name.removesuffix(ending) for name in _names_in(labels) if name.endswith(ending)]
+        if part == "Ts":
+            mention(truths, f"labels in {labels} are not used: cases in {folder.name} are converted without")
+            truths = []
         cases = group_channels(names, ending)
-        for case_id, numbers in cases.items():
-            surplus = sorted(number for number in numbers if number >= num_channels)
-            sources.append(
-                Source(
-                    case_id=case_id,
-                    images=channel_files(folder, case_id, ending, num_channels),
-                    label=None if labels is None else labels / f"{case_id}{ending}",
-                    problem=f"{folder / case_id}_{surplus[0]:04d}{ending} is a channel that dataset.json does not "
-                    f'name (it names {num_channels}); add it to "channel_names" or remove the file'
-                    if surplus
-                    else "",
-                )
+        sources += [
+            Source(
+                case_id=case_id,
+                images=channel_files(folder, case_id, ending, num_channels),
+                label=labels / f"{case_id}{ending}" if truths or part == "Tr" else None,
+                problem=_problem(folder / case_id, ending, cases.get(case_id, set()), num_channels),
             )
+            for case_id in sorted({*cases, *truths})
+        ]
         _mention_others(folder, names, ending)
     return sources
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
+
+
+def _problem(case: Path, ending: str, numbers: set[int], num_channels: int) -> str:
+    """Say what is wrong with the files of a case, given the ``numbers`` of its channels."""
+    if not numbers:
+        return f"it has a label and no image at {case}_0000{ending}; add the image, or remove the label"
+    if surplus := sorted(number for number in numbers if number >= num_channels):
+        return (
+            f"{case}_{surplus[0]:04d}{ending} is a channel that dataset.json does not name (it names {num_channels}); "
+            'add it to "channel_names" or remove the file'
+        )
+    return ""
+
+
+def _painted(path: Path, regions: Regions | None, labels: Mapping[str, Any], order: Any) -> dict[str, int] | None:
+    """Read "regions_class_order": the label to write for each region, in the order of "labels", later ones on top.
+
+    Returns ``None`` where it is not given, or says what ``label_of_regions`` does anyway.
+    """
+    if regions is None or order is None:
+        return None
+    names = [str(name) for name in labels if str(name) in regions]
+    if len(order) != len(names):
+        raise InputError(
+            f'{path}: "regions_class_order" has {len(order)} labels for {len(names)} regions ({", ".join(names)})'
+        )
+    painted = dict(zip(names, map(int, order), strict=True))
+    return None if list(painted.items()) == list(label_of_regions(regions).items()) else painted
 
 
 def _listed(root: Path, listed: Mapping[str, Any]) -> Iterable[Source]:
@@ -136,12 +175,5 @@ def _read_labels(labels: Mapping[str, Any]) -> tuple[dict[int, str], Regions | N
 
 def _mention_others(folder: Path, names: list[str], ending: str) -> None:
     pattern = re.compile(rf".+_\d{{4}}{re.escape(ending)}")
-    others = [name for name in names if not name.startswith(".") and not pattern.fullmatch(name)]
-    if others:
-        log.warning(
-            "%d files in %s are not named CASE_0000%s and are left out, the first: %s",
-            len(others),
-            folder,
-            ending,
-            others[0],
-        )
+    others = [folder / name for name in names if not pattern.fullmatch(name)]
+    mention(others, f"files in {folder} are not named CASE_0000{ending} and are left out")

@@ -151,7 +151,9 @@ class Manifest:
     standard deviation pooled exactly, percentiles as the voxel-weighted mean of the cases' own. ``label_remap`` gives
     the stored id of each id in the label files (empty where they were kept). ``regions`` is ``None`` for a data set
     without overlapping regions. ``ignore_label`` is the id of voxels that nobody annotated: they are in label files,
-    not among ``label_names``, and do not count anywhere.
+    not among ``label_names``, and do not count anywhere. ``split`` lists the cases of each part that the data set
+    itself names, such as ``"validation"``; ``region_ids`` gives the label to write for each region where the data set
+    says so. These two are in the file where there are any.
     """
 
     format_version: int
@@ -168,6 +170,12 @@ class Manifest:
     shards: list[ShardEntry]
     errors: FileRecord | None
     ignore_label: int | None = None
+    split: dict[str, list[str]] = field(default_factory=dict)
+    region_ids: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return dicts, lists and numbers only."""
+        return {name: value for name, value in asdict(self).items() if name not in ("split", "region_ids") or value}
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Manifest:

@@ -22,6 +22,9 @@ from preprocessing.shards.store import Store, open_store
 from preprocessing.to_shards import Options, convert
 from tests.conftest import coordinate_image, coordinate_label, write_msd
 from tests.preprocessing.conftest import write_nifti
+from training.inference.decode import decode
+from training.model.networks import InputGrid
+from training.model.spec import ModelSpec
 
 SHAPES = [(6, 7, 8), (7, 6, 5)]
 CHANNELS = ["FLAIR", "T1w", "t1gd", "T2w"]
@@ -171,6 +174,68 @@ def test_nnunet_regions_become_regions_and_unnamed_ids_get_names(tmp_path: Path)
     manifest = converted(source, tmp_path / "store").manifest
     assert manifest.regions == {"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
     assert manifest.label_names == {0: "background", 1: "whole (label 1)", 2: "core (label 2)", 3: "enhancing"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "order", "painted"),
+    [
+        ({"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}, [1, 2, 3], {}),  # as it would be anyway
+        (
+            {"background": 0, "whole": [1, 2, 3], "enhancing": 3, "core": [2, 3]},
+            [1, 3, 2],
+            {"whole": 1, "enhancing": 3, "core": 2},
+        ),
+        (
+            {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3},
+            [2, 3, 1],
+            {"whole": 2, "core": 3, "enhancing": 1},
+        ),
+    ],
+)
+def test_regions_class_order_says_what_is_painted(
+    tmp_path: Path, labels: dict[str, Any], order: list[int], painted: dict[str, int]
+) -> None:
+    source = write_nnunet(tmp_path / "set", coordinate_volumes(), labels=labels, regions_class_order=order)
+    manifest = converted(source, tmp_path / "store").manifest
+    assert manifest.region_ids == painted
+    spec = ModelSpec.of_store(manifest, "unet", InputGrid(patch=(16, 16, 16)))
+    scores = [np.full((1, 1, 1), score, np.float32) for score in (0.5, 0.5, 0.5)]
+    assert decode(scores, ModelSpec.from_plain(spec.to_plain())).item() == order[-1]
+    own = Options(input=source, output=tmp_path / "own", workers=1, regions="A=1+2+3,B=2")
+    assert convert(own) == 0
+    assert open_store(tmp_path / "own").manifest.region_ids == {}
+
+
+def test_a_regions_class_order_of_another_length_is_refused(tmp_path: Path) -> None:
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "ignore": 4}
+    source = write_nnunet(tmp_path / "set", coordinate_volumes(), labels=labels, regions_class_order=[1, 2, 3])
+    with pytest.raises(InputError, match=r'"regions_class_order" has 3 labels for 2 regions \(whole, core\)'):
+        read_dataset(source)
+
+
+def test_nnunet_omissions_are_named_with_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A label without an image was lost without a word, and so were imagesVa and a wrong numTraining."""
+    caplog.set_level("INFO")
+    volumes = coordinate_volumes()
+    source = write_nnunet(tmp_path / "set", volumes, numTraining=9)
+    write_nnunet(tmp_path / "more", {"v": volumes["case_000"]})
+    for kind in ("images", "labels"):
+        (tmp_path / "more" / f"{kind}Tr").rename(source / f"{kind}Va")
+        shutil.copytree(source / f"{kind}Va", source / f"{kind}Ts", dirs_exist_ok=True)
+    for path in (source / "imagesTs").iterdir():
+        path.rename(path.with_name(path.name.replace("v_", "t_")))
+    shutil.copy(source / "labelsTr" / "case_000.nii.gz", source / "labelsTr" / "lost.nii.gz")
+    store = converted(source, tmp_path / "store", code=3)
+    assert store.case_ids == ["case_000", "case_001", "t", "v"]
+    assert (store.labelled_ids, store.manifest.split) == (["case_000", "case_001", "v"], {"validation": ["v"]})
+    missing = f"{source}/imagesTr/lost_0000.nii.gz"
+    for line in (
+        f"{source}/dataset.json: numTraining is 9, the training cases are 3",
+        f"1 labels in {source}/labelsTs are not used: cases in imagesTs are converted without, the first: v",
+        "the data set's own split is kept in manifest.json: validation 1; training.run --held-out draws another",
+        f"refused case lost: it has a label and no image at {missing}; add the image, or remove the label",
+    ):
+        assert line in caplog.messages
 
 
 def test_nnunet_test_cases_convert_without_labels(tmp_path: Path) -> None:

@@ -127,6 +127,28 @@ def test_images_that_are_not_listed_are_mentioned(tmp_path: Path, caplog: pytest
     ]
 
 
+def test_validation_cases_are_kept_with_their_labels_and_every_omission_is_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder, name in (("imagesVa", "spare.nii"), ("labelsTr", "spare.nii"), ("labelsTr", "b.nii.gz")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).touch()
+    validation = [{"image": "imagesVa/v.nii", "label": "labelsVa/v.nii"}, "imagesVa/w.nii"]
+    test = [{"image": "imagesTs/t.nii", "label": "labelsTs/t.nii"}]
+    content = GOOD | {"validation": validation, "test": test, "numTraining": 9}
+    dataset = read_dataset(described(tmp_path, content))
+    labels = {source.case_id: source.label for source in dataset.sources}
+    assert (list(labels), dataset.split) == (["a", "b", "t", "v", "w"], {"validation": ["v", "w"]})
+    assert (labels["v"], labels["w"], labels["t"]) == (tmp_path / "labelsVa/v.nii", None, None)
+    path = tmp_path / "dataset.json"
+    assert caplog.messages == [
+        f"{path}: numTraining is 9, the training cases are 2",
+        f'1 cases under "test" in {path} are converted without the labels that they have, the first: imagesTs/t.nii',
+        f"1 images are not listed in dataset.json and are left out, the first: {tmp_path}/imagesVa/spare.nii",
+        f"1 labels are not listed in dataset.json and are left out, the first: {tmp_path}/labelsTr/spare.nii",
+    ]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["image", "label", "0"]), inner),
