@@ -27,7 +27,8 @@ class ModelSpec:
 
     ``groups`` are the scored structures, name to label ids: the regions, or each label but the background.
     ``label_remap`` gives the stored id, which the network learns, of each id in the training set's label files;
-    ``ignore_label`` marks voxels in them that do not count.
+    ``ignore_label`` marks voxels in them that do not count. ``region_ids`` gives the label to write for each region
+    where the training set says so.
     """
 
     net: str
@@ -43,6 +44,7 @@ class ModelSpec:
     orientation: str = "source"
     spacing: Float3 | None = None
     trust: str = "auto"
+    region_ids: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of_store(cls, manifest: Manifest, net: str, geometry: InputGrid) -> ModelSpec:
@@ -61,6 +63,7 @@ class ModelSpec:
             ignore_label=manifest.ignore_label,
             orientation=str(manifest.options["orientation"]),
             spacing=_triple(manifest.options["spacing"]),
+            region_ids=manifest.region_ids,
             trust=str(manifest.options.get("trust", "auto")),
         )
 
