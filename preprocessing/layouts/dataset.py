@@ -82,13 +82,25 @@ def sorted_sources(sources: Iterable[Source], described_in: Path, remedy: str) -
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; raises ``InputError`` naming it when that fails."""
+    """Read a JSON file; raises ``InputError`` naming it when that fails, or a key stands twice in an object."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        check_once(path, [key for key, _ in pairs], "key")
+        return dict(pairs)
+
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; this layout needs it") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path}: not readable JSON ({error})") from error
+
+
+def check_once(path: Path, names: Iterable[str], what: str) -> None:
+    """Raise ``InputError`` for a name that stands twice in ``path``: only one of the two would count."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{path}: {what} {name!r} stands {count} times; give each a name of its own")
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -112,9 +124,41 @@ def compare_count(described_in: Path, described: dict[str, Any], found: int) -> 
         log.warning("%s: numTraining is %s, the training cases are %d", described_in, promised, found)
 
 
-def numbered_names(numbered: dict[str, Any]) -> list[str]:
-    """Read ``{"0": "FLAIR", "1": "T1w"}`` as a list in the order of the numbers."""
-    return [str(name) for _, name in sorted(numbered.items(), key=lambda item: int(item[0]))]
+def numbered_names(numbered: Any) -> list[str]:
+    """Read ``{"0": "FLAIR", "1": "T1w"}``, the other way round, a list or one text as names in their order.
+
+    Raises ``TypeError`` or ``ValueError`` for anything else.
+    """
+    if isinstance(numbered, str | list):
+        names = [numbered] if isinstance(numbered, str) else numbered
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError(f"{names} instead of names")
+        return names
+    pairs = numbered.items() if all(map(_is_number, numbered)) else ((n, name) for name, n in numbered.items())
+    return [str(name) for _, name in sorted(pairs, key=lambda item: int(item[0]))]
+
+
+def label_ids(path: Path, labels: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Read ``{"0": "background"}`` or ``{"background": 0, "whole": [1, 2]}`` as ids by name.
+
+    Raises ``InputError`` for two ids of one name or two names of one id; ``TypeError`` or ``ValueError`` for others.
+    """
+    pairs = list(labels.items())
+    if all(_is_number(key) and isinstance(name, str) for key, name in pairs):
+        pairs = [(name, number) for number, name in pairs]
+    check_once(path, [name for name, _ in pairs], "label name")
+    made = {name: tuple(map(int, ids if isinstance(ids, list) else [ids])) for name, ids in pairs}
+    check_once(path, [str(made[name][0]) for name, ids in pairs if not isinstance(ids, list)], "label id")
+    return made
+
+
+def named_labels(path: Path, labels: dict[str, Any]) -> dict[int, str]:
+    """Read labels as ``label_ids`` does, as names by id."""
+    return {number: name for name, (number,) in label_ids(path, labels).items()}
+
+
+def _is_number(text: object) -> bool:
+    return isinstance(text, int) or (isinstance(text, str) and text.strip().lstrip("-").isdecimal())
 
 
 def path_inside(root: Path, relative: str, described_in: Path) -> Path:

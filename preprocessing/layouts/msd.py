@@ -12,6 +12,7 @@ from preprocessing.layouts.dataset import (
     compare_count,
     mention,
     modality_of,
+    named_labels,
     numbered_names,
     path_inside,
     read_description,
@@ -36,7 +37,7 @@ def read_msd(root: Path) -> Dataset:
         validation = [_source(root, *_image_and_label(entry)) for entry in described.get("validation", [])]
         test = [_source(root, _image_and_label(entry)[0], None) for entry in described.get("test", [])]
         unread = [image for image, label in map(_image_and_label, described.get("test", [])) if label is not None]
-        label_names = {int(number): str(name) for number, name in described["labels"].items()}
+        label_names = named_labels(path, described["labels"])
         channel_names = numbered_names(described["modality"])
     except InputError:
         raise

@@ -12,6 +12,7 @@ from preprocessing.layouts.dataset import (
     Dataset,
     Source,
     compare_count,
+    label_ids,
     mention,
     modality_of,
     numbered_names,
@@ -37,8 +38,8 @@ def read_nnunet(root: Path) -> Dataset:
     described = read_description(path)
     try:
         channel_names = numbered_names(described["channel_names"])
-        labels = dict(described["labels"])
-        ignore_label = None if IGNORE not in labels else int(labels.pop(IGNORE))
+        labels = label_ids(path, described["labels"])
+        ignore_label = labels.pop(IGNORE)[0] if IGNORE in labels else None
         label_names, regions = _read_labels(labels)
         painted = _painted(path, regions, labels, described.get("regions_class_order"))
         ending = str(described.get("file_ending", ".nii.gz"))
@@ -158,10 +159,9 @@ def _listed(root: Path, listed: Mapping[str, Any]) -> Iterable[Source]:
         )
 
 
-def _read_labels(labels: Mapping[str, Any]) -> tuple[dict[int, str], Regions | None]:
+def _read_labels(ids: Mapping[str, tuple[int, ...]]) -> tuple[dict[int, str], Regions | None]:
     """Read ``{"background": 0, "whole": [1, 2], "core": 2}``; an id without a name is called after its region."""
-    ids = {str(name): tuple(map(int, n)) if isinstance(n, list) else (int(n),) for name, n in labels.items()}
-    declared = any(isinstance(numbers, list) for numbers in labels.values())
+    declared = any(len(numbers) > 1 for numbers in ids.values())
     names = {numbers[0]: name for name, numbers in ids.items() if len(numbers) == 1}
     by_size = sorted(ids.items(), key=lambda item: len(item[1]))
     for name, numbers in by_size:

@@ -291,8 +291,8 @@ def test_nnunet_cases_may_be_listed(tmp_path: Path, caplog: pytest.LogCaptureFix
     [
         ({"file_ending": ".png"}, r"\"file_ending\" '\.png'; NIfTI files end in \.nii\.gz"),
         ({"labels": ["background"]}, "not an nnU-Net dataset.json"),
-        ({"labels": {"0": "background"}}, "not an nnU-Net dataset.json"),
-        ({"channel_names": ["CT"]}, "not an nnU-Net dataset.json"),
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, "label id '1' stands 2 times"),
+        ({"channel_names": [3]}, "not an nnU-Net dataset.json"),
         ({"file_ending": ".nii"}, r"lists no case; put images such as CASE_0000\.nii into imagesTr"),
     ],
 )
@@ -480,6 +480,48 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, name: str, text:
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=message):
         read_dataset(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("id,MR,MR,label", "column 'MR' stands 2 times; give each a name of its own"),
+        ("id, MR ,MR,label", "column 'MR' stands 2 times"),
+        ("id,MR,T2,Label", "column 'Label' would be a channel; did you mean 'label'"),
+        ("id,MR,T2,mask", "column 'mask' would be a channel; did you mean 'label'"),
+        ("ID,MR,T2,label", "column 'ID' would be a channel; did you mean 'id'"),
+        ("Subject ID,MR,T2,label", "column 'Subject ID' would be a channel; did you mean 'id'"),
+        ("id,MR,split,label", "column 'split' would be a channel; did you mean 'fold'"),
+        ("id;MR;T2;label", "its header is separated by ';'; write it with commas"),
+        ("id\tMR\tT2\tlabel", r"its header is separated by '\\t'; write it with commas"),
+        ("a,a.nii.gz,b.nii.gz,l.nii.gz", "its first line names files; write a header above it"),
+        ("id,MR,,label", "'T2' stands below a column without a name"),
+    ],
+)
+def test_a_header_that_would_lose_something_is_refused(tmp_path: Path, header: str, message: str) -> None:
+    (tmp_path / "dataset.json").write_text('{"labels": {"0": "background", "1": "x"}}')
+    mark = next((mark for mark in ";\t" if mark in header), ",")
+    (tmp_path / "a.csv").write_text(f"{header}\n" + mark.join(("a", "MR", "T2", "l")) + "\n")
+    with pytest.raises(InputError, match=rf"a\.csv: {message}"):
+        read_dataset(tmp_path / "a.csv")
+
+
+def test_a_mask_beside_a_label_is_a_channel_and_a_mark_of_the_byte_order_is_none(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text('{"labels": {"0": "background", "1": "x"}}')
+    (tmp_path / "a.csv").write_text("\ufeffid,MR,mask,label,\na,x.nii,y.nii,z.nii,\n", encoding="utf-8")
+    dataset = read_dataset(tmp_path / "a.csv")
+    assert (dataset.channel_names, [source.case_id for source in dataset.sources]) == (["MR", "mask"], ["a"])
+
+
+def test_the_folds_of_a_table_are_kept(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "set", coordinate_volumes())
+    head, *rows = path.read_text().splitlines()
+    folds = ["fold", "1", "validation", "0"]
+    lines = [*[head, *rows], rows[0].replace("case_000", "case_002", 1)]
+    path.write_text("".join(f"{line},{fold}\n" for line, fold in zip(lines, folds, strict=True)))
+    store = converted(path, tmp_path / "store")
+    assert store.manifest.split == {"fold 0": ["case_002"], "fold 1": ["case_000"], "validation": ["case_001"]}
+    assert store.manifest.channel_names == CHANNELS
 
 
 @pytest.mark.parametrize(("name", "layout"), [("cases.csv", "msd"), ("", "list")])

@@ -57,6 +57,33 @@ def test_ct_is_told_by_the_channel_names(tmp_path: Path, channels: list[str], mo
     assert read_dataset(described(tmp_path, content)).modality == modality
 
 
+@pytest.mark.parametrize(
+    ("change", "channels"),
+    [
+        ({"labels": {"background": 0, "edema": 1}}, ["FLAIR", "T1w"]),  # as nnU-Net v2 writes them
+        ({"labels": {"background": "0", "edema": "1"}}, ["FLAIR", "T1w"]),
+        ({"modality": {"T1w": 1, "FLAIR": "0"}}, ["FLAIR", "T1w"]),
+        ({"modality": ["FLAIR", "T1w"]}, ["FLAIR", "T1w"]),
+        ({"modality": "CT"}, ["CT"]),
+    ],
+)
+def test_labels_and_channels_may_be_written_either_way_round(
+    tmp_path: Path, change: dict[str, Any], channels: list[str]
+) -> None:
+    text = "\ufeff" + json.dumps(GOOD | change)  # Notepad's mark at the beginning too
+    (tmp_path / "dataset.json").write_text(text, encoding="utf-8")
+    dataset = read_dataset(tmp_path)
+    assert (dataset.channel_names, dataset.label_names) == (channels, {0: "background", 1: "edema"})
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    """Python keeps the last and says nothing."""
+    text = json.dumps(GOOD).replace('"1": "edema"', '"1": "edema", "1": "core"')
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(InputError, match=r"dataset\.json: key '1' stands 2 times"):
+        read_dataset(tmp_path)
+
+
 def test_test_entries_may_be_objects_and_the_list_may_be_absent(tmp_path: Path) -> None:
     dataset = read_dataset(described(tmp_path, GOOD | {"test": [{"image": "imagesTs/c.nii.gz"}]}))
     assert dataset.sources[2].case_id == "c"
@@ -79,9 +106,12 @@ def test_test_entries_may_be_objects_and_the_list_may_be_absent(tmp_path: Path) 
         ({"training": None}, "not an MSD dataset.json"),
         ({"training": ["a.nii.gz"]}, "not an MSD dataset.json"),
         ({"training": [{"image": "a\0.nii.gz", "label": "b.nii.gz"}]}, "not an MSD dataset.json"),
-        ({"labels": {"background": 0, "edema": 1}}, "not an MSD dataset.json"),  # as nnU-Net v2 writes them
         ({"labels": ["background"]}, "not an MSD dataset.json"),
-        ({"modality": "MRI"}, "not an MSD dataset.json"),
+        (
+            {"labels": {"0": "background", "1": "lesion", "2": "lesion"}},
+            "label name 'lesion' stands 2 times; give each",
+        ),
+        ({"labels": {"background": 0, "lesion": 1, "cyst": "1"}}, "label id '1' stands 2 times; give each"),
         ({"modality": [3]}, "not an MSD dataset.json"),
         ({"modality": [float("inf")]}, "not an MSD dataset.json"),
     ],
@@ -98,7 +128,7 @@ def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
         read_dataset(described(tmp_path / "inside", GOOD))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "nan", "\ufeff{}"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "nan", "\ufeff[]"])
 def test_a_description_that_is_not_a_json_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(InputError, match=r"dataset\.json: (not readable JSON|expected a JSON object)"):
