@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from preprocessing.console.errors import InputError
-from preprocessing.console.places import is_file_name, is_remote
+from preprocessing.console.places import is_file_name, named_in
 from preprocessing.layouts.regions import Regions
+from preprocessing.volumes.nifti import case_id_of
 
 log = logging.getLogger(__name__)
+LONGEST_NAME = 255 - len(".foreground.npy")  # of a file, in bytes, on every common file system
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +71,40 @@ def modality_of(channel_names: list[str]) -> str:
 
 
 def sorted_sources(sources: Iterable[Source], described_in: Path, remedy: str) -> list[Source]:
-    """Sort cases by id; raises ``InputError`` naming ``described_in`` for none at all or two of one name."""
+    """Sort cases by id; raises ``InputError`` naming ``described_in`` for none at all or two of one name.
+
+    A case whose name cannot name files in a store gets that as its ``problem``.
+    """
     made = list(sources)
     if not made:
         raise InputError(f"{described_in}: lists no case; {remedy}")
     repeated = [name for name, count in Counter(source.case_id for source in made).items() if count > 1]
     if repeated:
         raise InputError(f"{described_in}: case {repeated[0]} is listed twice; case names must be unique")
-    unfit = [source.case_id for source in made if not is_file_name(source.case_id)]
-    if unfit:
-        raise InputError(f"{described_in}: case name {unfit[0]!r} cannot name a file; give it another")
-    return sorted(made, key=lambda source: source.case_id)
+    return sorted(map(_named, made), key=lambda source: source.case_id)
+
+
+def _named(source: Source) -> Source:
+    """Refuse the one case whose name cannot name the files of a store."""
+    name = source.case_id
+    shown = name.encode("utf-8", "backslashreplace").decode()
+    if shown != name:
+        problem = "its name is not UTF-8; rename its files"
+    elif not is_file_name(name):
+        problem = f"{name!r} cannot name a file; give it another name"
+    elif len(name.encode()) > LONGEST_NAME:
+        problem = f"its name has {len(name.encode())} bytes, {LONGEST_NAME} at most can name its files; shorten it"
+    else:
+        return source
+    return dataclasses.replace(source, case_id=shown, problem=problem)
+
+
+def named_after(image: Path) -> dict[str, str]:
+    """Return the id of a case whose image is this file; what is no NIfTI file is the problem of this case alone."""
+    try:
+        return {"case_id": case_id_of(image)}
+    except InputError as error:
+        return {"case_id": image.name, "problem": str(error)}
 
 
 def read_json(path: Path) -> Any:
@@ -162,10 +188,13 @@ def _is_number(text: object) -> bool:
 
 
 def path_inside(root: Path, relative: str, described_in: Path) -> Path:
-    """Join a path that a description names; raises ``InputError`` where it leaves ``root``."""
-    path = root / relative
-    if is_remote(path):
-        path = path.resolve()  # keys are text: ./imagesTr is not imagesTr
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"{described_in}: {relative!r} leads out of the data set's folder")
-    return path
+    """Join a path that a description names; raises ``InputError`` where its text leaves ``root``: links may."""
+    written = PureWindowsPath(relative)  # which knows C: and both kinds of slashes
+    if written.anchor or ".." in written.parts or "://" in relative:
+        raise InputError(
+            f"{described_in}: {relative!r} leads out of the data set's folder; name files in it, without .. (links "
+            "may lead out of it)"
+        )
+    if "\0" in relative:
+        raise ValueError(f"{relative!r} as a path")
+    return named_in(root, relative)

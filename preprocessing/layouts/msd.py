@@ -12,13 +12,13 @@ from preprocessing.layouts.dataset import (
     compare_count,
     mention,
     modality_of,
+    named_after,
     named_labels,
     numbered_names,
     path_inside,
     read_description,
     sorted_sources,
 )
-from preprocessing.volumes.nifti import case_id_of
 
 PARTS = ("Tr", "Va", "Ts")
 
@@ -70,7 +70,7 @@ def _source(root: Path, image: str, label: str | None) -> Source:
     described_in = root / "dataset.json"
     path = path_inside(root, image, described_in)
     truth = None if label is None else path_inside(root, label, described_in)
-    return Source(case_id=case_id_of(path), images=(path,), label=truth)
+    return Source(**named_after(path), images=(path,), label=truth)
 
 
 def _mention_unlisted(root: Path, sources: list[Source]) -> None:

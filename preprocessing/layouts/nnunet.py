@@ -76,39 +76,45 @@ def read_nnunet(root: Path) -> Dataset:
     )
 
 
-def group_channels(names: Iterable[str], ending: str) -> dict[str, set[int]]:
-    """Group file names by case: ``["a_0000.nii", "a_0001.nii"]`` gives ``{"a": {0, 1}}``; other names are left out."""
-    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}")
-    found: dict[str, set[int]] = {}
+def group_channels(names: Iterable[str], ending: str) -> dict[str, dict[int, str]]:
+    """Group file names by case and channel: ``["a_0000.nii"]`` gives ``{"a": {0: "a_0000.nii"}}``; others are left out.
+
+    The ending may be written in capitals.
+    """
+    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}", re.IGNORECASE)
+    found: dict[str, dict[int, str]] = {}
     for match in filter(None, map(pattern.fullmatch, names)):
         if not match[1].startswith("."):
-            found.setdefault(match[1], set()).add(int(match[2]))
+            found.setdefault(match[1], {})[int(match[2])] = match[0]
     return found
 
 
-def channel_files(folder: Path, case_id: str, ending: str, num_channels: int) -> tuple[Path, ...]:
-    """Name the files that a case should have, whether or not they exist."""
-    return tuple(folder / f"{case_id}_{channel:04d}{ending}" for channel in range(num_channels))
+def channel_files(case: Path, ending: str, num_channels: int, found: Mapping[int, str]) -> tuple[Path, ...]:
+    """Name the files that a case should have: those ``found``, and what the others should be called."""
+    return tuple(
+        case.with_name(found.get(channel, f"{case.name}_{channel:04d}{ending}")) for channel in range(num_channels)
+    )
 
 
 def _found(root: Path, ending: str, num_channels: int) -> list[Source]:
-    if ending not in SUFFIXES:
+    if ending.lower() not in SUFFIXES:
         raise InputError(f'{root / "dataset.json"}: "file_ending" {ending!r}; NIfTI files end in {", ".join(SUFFIXES)}')
     sources = []
     for part in ("Tr", "Va", "Ts"):
         folder, labels = root / f"images{part}", root / f"labels{part}"
         names = _names_in(folder)
-        truths = [name.removesuffix(ending) for name in _names_in(labels) if name.endswith(ending)]
+        known = (name for name in _names_in(labels) if name.lower().endswith(ending.lower()))
+        truths = {name[: -len(ending)]: labels / name for name in known}
         if part == "Ts":
-            mention(truths, f"labels in {labels} are not used: cases in {folder.name} are converted without")
-            truths = []
+            mention(list(truths), f"labels in {labels} are not used: cases in {folder.name} are converted without")
+            truths = {}
         cases = group_channels(names, ending)
         sources += [
             Source(
                 case_id=case_id,
-                images=channel_files(folder, case_id, ending, num_channels),
-                label=labels / f"{case_id}{ending}" if truths or part == "Tr" else None,
-                problem=_problem(folder / case_id, ending, cases.get(case_id, set()), num_channels),
+                images=channel_files(folder / case_id, ending, num_channels, cases.get(case_id, {})),
+                label=truths.get(case_id, labels / f"{case_id}{ending}") if truths or part == "Tr" else None,
+                problem=_problem(folder / case_id, ending, cases.get(case_id, {}), num_channels),
             )
             for case_id in sorted({*cases, *truths})
         ]
@@ -120,11 +126,13 @@ def _names_in(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
 
 
-def _problem(case: Path, ending: str, numbers: set[int], num_channels: int) -> str:
-    """Say what is wrong with the files of a case, given the ``numbers`` of its channels."""
-    if not numbers:
-        return f"it has a label and no image at {case}_0000{ending}; add the image, or remove the label"
-    if surplus := sorted(number for number in numbers if number >= num_channels):
+def _problem(case: Path, ending: str, found: Mapping[int, str], num_channels: int) -> str:
+    """Say what is wrong with the files of a case, given those ``found`` by their channels."""
+    if not found:
+        plain = case.with_name(f"{case.name}{ending}")
+        remedy = f"there is {plain}: give it that name" if plain.exists() else "add the image, or remove the label"
+        return f"it has a label and no image at {case}_0000{ending}; {remedy}"
+    if surplus := sorted(number for number in found if number >= num_channels):
         return (
             f"{case}_{surplus[0]:04d}{ending} is a channel that dataset.json does not name (it names {num_channels}); "
             'add it to "channel_names" or remove the file'
@@ -174,6 +182,6 @@ def _read_labels(ids: Mapping[str, tuple[int, ...]]) -> tuple[dict[int, str], Re
 
 
 def _mention_others(folder: Path, names: list[str], ending: str) -> None:
-    pattern = re.compile(rf".+_\d{{4}}{re.escape(ending)}")
+    pattern = re.compile(rf".+_\d{{4}}{re.escape(ending)}", re.IGNORECASE)
     others = [folder / name for name in names if not pattern.fullmatch(name)]
     mention(others, f"files in {folder} are not named CASE_0000{ending} and are left out")

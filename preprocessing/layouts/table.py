@@ -14,6 +14,7 @@ from preprocessing.layouts.dataset import (
     Source,
     check_once,
     modality_of,
+    named_after,
     named_labels,
     numbered_names,
     read_description,
@@ -21,7 +22,6 @@ from preprocessing.layouts.dataset import (
     sorted_sources,
 )
 from preprocessing.volumes.nifti import SUFFIXES as NIFTI
-from preprocessing.volumes.nifti import case_id_of
 
 ID, LABEL, FOLD = RESERVED = ("id", "label", "fold")
 CALLED = {
@@ -148,10 +148,11 @@ def _clean(path: Path, row: dict[Any, Any]) -> dict[str, str]:
 def _source(path: Path, number: int, row: dict[str, str], columns: list[str]) -> Source:
     missing = [column for column in columns if not row.get(column)]
     images = tuple(named_in(path.parent, row[column]) for column in columns if row.get(column))
-    case_id = row.get(ID) or (case_id_of(images[0]) if images else f"row {number}")
+    named = named_after(images[0]) if images else {"case_id": f"row {number}"}
+    if missing:
+        named["problem"] = f"{path}: row {number} names no file for channel {missing[0]}; add it"
     return Source(
-        case_id=case_id,
+        **named | ({"case_id": row[ID]} if row.get(ID) else {}),
         images=images,
         label=named_in(path.parent, row[LABEL]) if row.get(LABEL) else None,
-        problem=f"{path}: row {number} names no file for channel {missing[0]}; add it" if missing else "",
     )

@@ -66,8 +66,8 @@ class Volume:
 def case_id_of(path: Path) -> str:
     """Name a case after its file: ``imagesTr/BRATS_001.nii.gz`` is ``BRATS_001``."""
     for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix)
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
     raise InputError(f"{path}: not a NIfTI file name (expected one ending in {' or '.join(SUFFIXES)})")
 
 

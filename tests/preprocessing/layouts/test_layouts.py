@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,9 @@ def test_test_entries_may_be_objects_and_the_list_may_be_absent(tmp_path: Path) 
         ({"test": ["x/../../c.nii.gz"]}, "leads out of the data set's folder"),
         ({"test": ["imagesTs/b.nii.gz"]}, "case b is listed twice"),
         ({"training": GOOD["training"] * 2, "test": []}, "case b is listed twice"),
-        ({"test": ["c.mha"]}, r"c\.mha: not a NIfTI file name"),
+        ({"test": ["x\\..\\c.nii.gz"]}, "leads out of the data set's folder; name files in it, without .. .links"),
+        ({"test": ["C:\\c.nii.gz"]}, "leads out of the data set's folder"),
+        ({"test": ["s3://bucket/c.nii.gz"]}, "leads out of the data set's folder"),
         ({"training": [], "test": []}, "lists no case"),
         ({"training": [{"image": "a.nii.gz"}]}, "'label' is missing"),
         ({"training": None}, "not an MSD dataset.json"),
@@ -121,11 +124,34 @@ def test_a_description_that_cannot_be_used_is_refused(tmp_path: Path, change: di
         read_dataset(described(tmp_path, GOOD | change))
 
 
-def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
+def test_a_link_may_lead_out(tmp_path: Path) -> None:
+    """Caches and data versioning make such data sets."""
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "imagesTr").symlink_to(tmp_path)
-    with pytest.raises(InputError, match="leads out of"):
-        read_dataset(described(tmp_path / "inside", GOOD))
+    assert len(read_dataset(described(tmp_path / "inside", GOOD)).sources) == 3
+
+
+def test_a_name_that_cannot_be_used_costs_one_case(tmp_path: Path) -> None:
+    long, odd = "n" * 241, os.fsdecode(b"M\xfcller")
+    test = [
+        "c.mha",
+        f"imagesTs/{long}.nii.gz",
+        f"imagesTs/{'n' * 240}.nii.gz",
+        f"imagesTs/{odd}.nii.gz",
+        "imagesTs/.nii",
+    ]
+    test += ["imagesTs/GREAT.NII.GZ", "imagesTs\\windows.nii.gz"]
+    sources = read_dataset(described(tmp_path, GOOD | {"test": test})).sources
+    problems = {source.case_id[-12:]: source.problem for source in sources if source.problem}
+    assert problems == {
+        "": "'' cannot name a file; give it another name",
+        "M\\udcfcller": "its name is not UTF-8; rename its files",
+        "c.mha": f"{tmp_path}/c.mha: not a NIfTI file name (expected one ending in .nii.gz or .nii or .hdr)",
+        "n" * 12: "its name has 241 bytes, 240 at most can name its files; shorten it",
+    }
+    images = {source.case_id: source.images[0] for source in sources if not source.problem}
+    assert list(images)[:3] == ["GREAT", "a", "b"]
+    assert images["windows"] == tmp_path / "imagesTs/windows.nii.gz"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "nan", "\ufeff[]"])
