@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from preprocessing.conversion.case import AXES, LOSSY, ROUNDED
 from preprocessing.shards.entries import CaseEntry
 from preprocessing.volumes.image import ConvertOptions
 from preprocessing.volumes.placement import PLACES, SIZES, UNITS
@@ -14,6 +15,12 @@ TRUST = "if another field is right, give --trust sform, qform or pixdim"
 KINDS = {
     SIZES: ("the header's fields disagree on the voxel size", TRUST),
     PLACES: ("sform and qform place the voxels differently, the sform is used", TRUST),
+    ROUNDED: ("labels off whole numbers by at most 0.001 are rounded", "write labels as integers without scl_slope"),
+    LOSSY: ("integers beyond 24 bits do not fit into float32", "shift or scale them if the last digits matter"),
+    AXES: (
+        "image and label run their axes in other ways, and --ignore-affine true takes the voxels as they are",
+        "turn the label if it does not lie where it should",
+    ),
     UNITS: ("the header's unit is not millimetres; sizes are taken as millimetres", "mend the header if they are not"),
 }
 SETTLED = (SIZES, PLACES)

@@ -148,11 +148,12 @@ def _clean(path: Path, row: dict[Any, Any]) -> dict[str, str]:
 def _source(path: Path, number: int, row: dict[str, str], columns: list[str]) -> Source:
     missing = [column for column in columns if not row.get(column)]
     images = tuple(named_in(path.parent, row[column]) for column in columns if row.get(column))
-    named = named_after(images[0]) if images else {"case_id": f"row {number}"}
+    given = row.get(ID) or ("" if images else f"row {number}")
+    named = {"case_id": given} if given else named_after(images[0])
     if missing:
         named["problem"] = f"{path}: row {number} names no file for channel {missing[0]}; add it"
     return Source(
-        **named | ({"case_id": row[ID]} if row.get(ID) else {}),
+        **named,
         images=images,
         label=named_in(path.parent, row[LABEL]) if row.get(LABEL) else None,
     )

@@ -21,11 +21,12 @@ from preprocessing.volumes.statistics import (
     ChannelStatistics,
     bounding_box,
     choose_dtype,
-    count_labels,
     summarise,
 )
 
 AFFINE_TOLERANCE = 1e-3
+LABEL_TOLERANCE = 1e-3  # a label that went through float and back comes home within 1e-4
+HIGHEST_ID = 2**24 - 1
 OWN_NAMES = "mend the file, or list the cases in a table (--layout list) with label names of your own"
 
 
@@ -134,35 +135,58 @@ def read_label(
 ) -> npt.NDArray[np.uint8]:
     """Return a label volume as uint8 [D,H,W]; ``remap`` gives the id to return for each id in the file.
 
-    Raises ``InputError`` for more than one channel, a value that is not a whole number (NaN too), or one that is not
-    named in the data set, each with the value.
+    Raises ``InputError`` as ``whole_numbers`` does, and for a value that is not named in the data set.
+    """
+    return stored_ids(volume, whole_numbers(volume)[0], known_ids, remap)
+
+
+def whole_numbers(volume: Volume) -> tuple[Array, int]:
+    """Return a label volume as the whole numbers [D,H,W] in its file, and how many voxels were rounded.
+
+    Raises ``InputError`` for more than one channel, NaN, a value that lies further than 0.001 from a whole number, or
+    one below 0 or above 16,777,215, each with the value.
     """
     if len(volume.channels) != 1:
         raise InputError(f"{volume.path} has {len(volume.channels)} channels, a label has 1")
     channels, nonfinite = _scaled(volume)
     if nonfinite:
         raise InputError(f"{volume.path} holds NaN or infinity in {nonfinite} voxels; labels are whole numbers")
-    values = channels[0]
+    values, rounded = channels[0], 0
     if values.dtype.kind == "f":
-        broken = values[values != np.rint(values)]
+        whole = np.rint(values)
+        off = np.abs(values - whole)
+        broken = values[off > LABEL_TOLERANCE]
         if broken.size:
+            scaled = (volume.slope, volume.inter) != (1.0, 0.0)
+            why = f" (scl_slope {volume.slope:.9g}, scl_inter {volume.inter:.9g})" if scaled else ""
             raise InputError(
-                f"{volume.path} holds {float(broken[0]):g} in {broken.size} voxels; labels are whole numbers"
+                f"{volume.path}{why} holds {float(broken[0]):.9g} in {broken.size} voxels; labels are whole numbers, "
+                f"or at most {LABEL_TOLERANCE:g} away from them"
             )
+        values, rounded = whole, int(np.count_nonzero(off))
     lowest, highest = float(values.min()), float(values.max())
-    if lowest < 0 or highest > 255:
-        raise InputError(f"{volume.path} holds values {lowest:g} to {highest:g}; labels are 0 to 255")
-    label = np.ascontiguousarray(values, dtype=np.uint8)
-    known = sorted(remap or known_ids)
-    unknown = sorted(set(count_labels(label)) - set(known))
-    if unknown:
+    if lowest < 0 or highest > HIGHEST_ID:
+        raise InputError(
+            f"{volume.path} holds values {lowest:g} to {highest:g}; labels are 0 to 255, named ones {HIGHEST_ID}"
+        )
+    return (values.astype(np.int32) if values.dtype.kind == "f" else values), rounded
+
+
+def stored_ids(
+    volume: Volume, values: Array, known_ids: Collection[int], remap: Mapping[int, int] | None = None
+) -> npt.NDArray[np.uint8]:
+    """Turn the ``values`` of a label ``volume`` into stored ids uint8; raises ``InputError`` for one not known."""
+    known, highest = sorted(remap or known_ids), int(values.max())
+    if highest > max(255, *known):
+        raise InputError(f"{volume.path} holds values {values.min()} to {highest}; labels are 0 to {max(255, *known)}")
+    table = np.zeros(max(256, highest + 1), np.uint8)
+    kept = [number for number in known if 0 <= number < table.size]
+    table[kept] = [(remap or {}).get(number, number) for number in kept]
+    unknown = np.setdiff1d(np.flatnonzero(np.bincount(values.ravel(), minlength=1)), known)
+    if unknown.size:
         where, remedy = ("the layout knows", OWN_NAMES) if remap else ("dataset.json names", 'add it to "labels"')
         raise InputError(f"{volume.path} holds label {unknown[0]}, {where} {known}; {remedy}")
-    if not remap:
-        return label
-    table = np.zeros(256, np.uint8)
-    table[list(remap)] = list(remap.values())
-    return table[label]
+    return table[values]
 
 
 def check_grids(first: Volume, other: Volume, first_is: str, ignore_affine: bool) -> None:

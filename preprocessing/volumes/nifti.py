@@ -24,8 +24,8 @@ from preprocessing.volumes.placement import affine_in_force, contradictions, siz
 
 GIB = 2**30
 HEADER_BYTES = {nib.Nifti1Header: 348, nib.Nifti2Header: 540}
-SUFFIXES = (".nii.gz", ".nii", ".hdr")  # .hdr names a pair, its voxels lie beside it in .img or .img.gz
-PAIRED = (".img", ".img.gz")
+HEADERS, PAIRED = (".hdr", ".hdr.gz"), (".img", ".img.gz")  # a pair: the voxels lie beside the header
+SUFFIXES = (".nii.gz", ".nii", *HEADERS)
 UNHEARD = logging.getLogger(f"{__name__}.header")  # nibabel's remarks on mended fields do not say which file
 UNHEARD.setLevel(logging.CRITICAL + 1)
 
@@ -72,7 +72,7 @@ def case_id_of(path: Path) -> str:
 
 
 def read_nifti(path: Path, max_volume_gib: float = 16.0, trust: str = "auto") -> Volume:
-    """Read ``path`` (.nii, .nii.gz or .hdr with .img; NIfTI-1 or NIfTI-2, any byte order; 3D, or 4D, channels last).
+    """Read ``path`` (.nii, .nii.gz or .hdr with .img; NIfTI-1 or NIfTI-2, any byte order; 3D, or channels last).
 
     ``trust`` names the field of the header that places its voxels (``preprocessing.volumes.placement``). Raises
     ``InputError`` for a file that is missing, is not NIfTI, holds fewer bytes than its header promises, fails its
@@ -118,7 +118,8 @@ def read_nifti(path: Path, max_volume_gib: float = 16.0, trust: str = "auto") ->
 
 def parts_of(path: Path) -> list[Path]:
     """List the files behind a path: itself, and the voxels beside a header that is one of a pair."""
-    beside = (path.with_suffix(suffix) for suffix in PAIRED) if path.suffix == ".hdr" else ()
+    stems = [path.name.removesuffix(ending) for ending in HEADERS if path.name.endswith(ending)]
+    beside = (path.with_name(stem + ending) for stem in stems for ending in PAIRED)
     return [path, *[voxels for voxels in beside if voxels.exists()][:1]]
 
 
@@ -148,11 +149,11 @@ def _is_gzip(packed: bytes) -> bool:
 
 def _voxels_beside(header: Path) -> Path:
     """Find the voxel file of a pair."""
-    if header.suffix != ".hdr":
+    if not header.name.endswith(HEADERS):
         raise InputError(f"{header}: the header of a pair, named as a single file; name it .hdr beside its .img")
     for voxels in parts_of(header)[1:]:
         return voxels
-    raise InputError(f"{header}: the header of a pair, and no {header.with_suffix('.img').name} beside it; add it")
+    raise InputError(f"{header}: the header of a pair, and no {case_id_of(header)}.img beside it; add it")
 
 
 def _first_bytes(path: Path, packed: bytes) -> bytes:
@@ -218,6 +219,8 @@ def _parse_header(path: Path, start: bytes, trust: str) -> _Header:
 def _shape_xyzc(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     while len(shape) > 4 and shape[-1] == 1:
         shape = shape[:-1]
+    if len(shape) == 5 and shape[3] == 1:  # one point in time of a vector: what ITK writes for several channels
+        shape = (*shape[:3], shape[4])
     if len(shape) not in (3, 4) or min(shape) < 1:
         raise InputError(f"{path}: shape {shape} is neither x,y,z nor x,y,z,channel")
     x, y, z, channels = (int(side) for side in (*shape, 1)[:4])
