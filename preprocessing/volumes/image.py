@@ -21,6 +21,7 @@ from preprocessing.volumes.statistics import (
     ChannelStatistics,
     bounding_box,
     choose_dtype,
+    count_labels,
     summarise,
 )
 
@@ -177,16 +178,19 @@ def stored_ids(
 ) -> npt.NDArray[np.uint8]:
     """Turn the ``values`` of a label ``volume`` into stored ids uint8; raises ``InputError`` for one not known."""
     known, highest = sorted(remap or known_ids), int(values.max())
-    if highest > max(255, *known):
-        raise InputError(f"{volume.path} holds values {values.min()} to {highest}; labels are 0 to {max(255, *known)}")
-    table = np.zeros(max(256, highest + 1), np.uint8)
-    kept = [number for number in known if 0 <= number < table.size]
-    table[kept] = [(remap or {}).get(number, number) for number in kept]
-    unknown = np.setdiff1d(np.flatnonzero(np.bincount(values.ravel(), minlength=1)), known)
-    if unknown.size:
+    limit = max(255, *known)
+    if highest > limit:
+        raise InputError(f"{volume.path} holds values {values.min()} to {highest}; labels are 0 to {limit}")
+    label = np.ascontiguousarray(values, dtype=np.uint8 if highest <= 255 else np.int32)
+    unknown = sorted(set(count_labels(label)) - set(known))
+    if unknown:
         where, remedy = ("the layout knows", OWN_NAMES) if remap else ("dataset.json names", 'add it to "labels"')
         raise InputError(f"{volume.path} holds label {unknown[0]}, {where} {known}; {remedy}")
-    return table[values]
+    if not remap:
+        return label
+    table = np.zeros(limit + 1, np.uint8)
+    table[list(remap)] = list(remap.values())
+    return table[label]
 
 
 def check_grids(first: Volume, other: Volume, first_is: str, ignore_affine: bool) -> None:
