@@ -21,6 +21,7 @@ from preprocessing.conversion.partition import Conversion, Partition, write_part
 from preprocessing.conversion.restart import check_earlier_shards
 from preprocessing.conversion.shard_job import plan_shards
 from preprocessing.conversion.single_writer import only_writer
+from preprocessing.layouts.ids import consecutive_ids, say_ids
 from preprocessing.layouts.known import check_layout, read_dataset
 from preprocessing.layouts.regions import describe_regions, resolve_regions
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
@@ -108,8 +109,8 @@ def convert(options: Options) -> int:
         dataset = dataclasses.replace(dataset, region_ids={})
     if regions:
         log.info("regions: %s", describe_regions(regions, dataset.label_names))
-    if changes := ", ".join(f"{old} -> {new}" for old, new in dataset.label_remap.items() if old != new):
-        log.info("label ids are stored in other numbers: %s", changes)
+    dataset, regions = consecutive_ids(dataset, regions)
+    say_ids(dataset)
     if dataset.ignore_label is not None:
         log.info("label %d marks voxels that do not count, in training as in scores", dataset.ignore_label)
     if parts := ", ".join(f"{part} {len(names)}" for part, names in dataset.split.items()):

@@ -52,7 +52,7 @@ def read_nnunet(root: Path) -> Dataset:
             f"{path}: not an nnU-Net dataset.json ({error!s} is missing or of the wrong kind); "
             'it needs "channel_names", "labels" (name to id, or to a list of ids) and "file_ending"'
         ) from error
-    if ignore_label is not None and not max(label_names) < ignore_label <= 255:
+    if ignore_label is not None and not max(label_names) < ignore_label:
         raise InputError(
             f'{path}: "ignore" is {ignore_label}; it must be above the other labels, {max(label_names) + 1}'
         )

@@ -28,7 +28,9 @@ from preprocessing.volumes.statistics import (
 AFFINE_TOLERANCE = 1e-3
 LABEL_TOLERANCE = 1e-3  # a label that went through float and back comes home within 1e-4
 HIGHEST_ID = 2**24 - 1
-OWN_NAMES = "mend the file, or list the cases in a table (--layout list) with label names of your own"
+TO_NAME_IT = (
+    'add it to "labels" in dataset.json (BraTS folders: in one beside a table, --layout list), or mend the file'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,8 +186,7 @@ def stored_ids(
     label = np.ascontiguousarray(values, dtype=np.uint8 if highest <= 255 else np.int32)
     unknown = sorted(set(count_labels(label)) - set(known))
     if unknown:
-        where, remedy = ("the layout knows", OWN_NAMES) if remap else ("dataset.json names", 'add it to "labels"')
-        raise InputError(f"{volume.path} holds label {unknown[0]}, {where} {known}; {remedy}")
+        raise InputError(f"{volume.path} holds label {unknown[0]}, the data set names {known}; {TO_NAME_IT}")
     if not remap:
         return label
     table = np.zeros(limit + 1, np.uint8)

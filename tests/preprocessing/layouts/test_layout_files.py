@@ -358,7 +358,7 @@ def test_brats_cases_that_are_not_whole_are_named(tmp_path: Path, caplog: pytest
     assert f"refused case lacking: {source}/lacking has no T2w file (t2 or t2w); add it" in caplog.text
     assert f"{source}/unlabelled has no seg file and its neighbours have" in caplog.text
     assert "are both its t1; remove one" in caplog.text
-    assert "holds label 3, the layout knows [0, 1, 2, 4]; mend the file, or list the cases in a table" in caplog.text
+    assert "holds label 3, the data set names [0, 1, 2, 4]; add it to" in caplog.text
 
 
 CHALLENGES = {
@@ -444,7 +444,7 @@ def test_challenges_are_not_mixed_and_a_new_id_is_not_mended(tmp_path: Path, cap
     shutil.rmtree(tmp_path / "set" / "BraTS-GLI-00000-000")
     write_challenge(tmp_path / "set" / "BraTS-MEN-00001-000", [1, 4])
     converted(root, tmp_path / "store", code=3)
-    assert "holds label 4, the layout knows [0, 1, 2, 3]; mend the file, or list the cases in a table" in caplog.text
+    assert "holds label 4, the data set names [0, 1, 2, 3]; add it to" in caplog.text
 
 
 def test_brats_of_both_namings_is_not_mixed(tmp_path: Path) -> None:
