@@ -105,10 +105,10 @@ class ModelSpec:
 
     @property
     def ids_in_files(self) -> Labels:
-        """Give the id [256] that the training set's label files use for each stored id."""
-        table = np.arange(256, dtype=np.uint8)
+        """Give the id [256] that the training set's label files use for each stored id; uint8 where they fit."""
+        table = np.arange(256)
         table[list(self.label_remap.values())] = list(self.label_remap)
-        return table
+        return table.astype(np.min_scalar_type(table.max()))
 
     def build(self) -> nn.Module:
         """Build the network with fresh weights."""
