@@ -27,6 +27,7 @@ from preprocessing.layouts.regions import describe_regions, resolve_regions
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
 from preprocessing.shards.files import MANIFEST
 from preprocessing.volumes.image import ConvertOptions
+from preprocessing.volumes.statistics import CT, NONZERO
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +117,12 @@ def convert(options: Options) -> int:
     if parts := ", ".join(f"{part} {len(names)}" for part, names in dataset.split.items()):
         log.info("the data set's own split is kept in %s: %s; training.run --held-out draws another", MANIFEST, parts)
     settings = settings_from(options, ConvertOptions)
-    if settings.crop_foreground and dataset.modality == "ct":
-        log.info("CT is stored whole: 0 is water there, not background")
+    if len({*dataset.schemes}) > 1:
+        own = (f"{name} {scheme}" for name, scheme in zip(dataset.channel_names, dataset.schemes, strict=True))
+        log.info("each channel is normalised by its own scheme: %s", ", ".join(own))
+    if settings.crop_foreground and {*dataset.schemes} != {NONZERO}:
+        said = "CT is stored whole: 0 is water" if CT in dataset.schemes else "images are stored whole: 0 is a value"
+        log.info("%s there, not background", said)
         settings = dataclasses.replace(settings, crop_foreground=False)
     share = Partition.parse(options.partition)
     folder = options.output if share.is_whole else options.output / share.folder

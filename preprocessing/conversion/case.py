@@ -81,7 +81,7 @@ def _convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> 
     if full_label is not None:
         full_label = geometry.apply_to_label(full_label)
     annotated = None if full_label is None else _annotated(full_label, dataset.ignore_label)
-    image = prepare_image(volumes, geometry, options, dataset.modality, annotated)
+    image = prepare_image(volumes, geometry, options, dataset.schemes, annotated)
     if options.dtype == "auto" and image.max_abs_error and all(_holds_integers(volume) for volume in volumes):
         notes[LOSSY] = f"stored as {image.voxels.dtype}, values change by up to {image.max_abs_error:g}"
     label = None if full_label is None else full_label[_box_of(image)][..., None]

@@ -17,7 +17,7 @@ from preprocessing.shards.entries import CaseEntry, Manifest, ShardEntry
 from preprocessing.shards.files import ERRORS, FORMAT_VERSION, MANIFEST, write_json, write_manifest, write_source
 from preprocessing.shards.store import read_index
 from preprocessing.volumes.image import ConvertOptions
-from preprocessing.volumes.statistics import DTYPES, ChannelStatistics
+from preprocessing.volumes.statistics import CT, DTYPES, NONZERO, ChannelStatistics
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,9 @@ def finish_store(
         entries += index.cases
         shards.append(ShardEntry.of_cases(name, index.cases, index.xxh3))
     say_notes(entries, options)
-    counted = _counted(entries, dataset.modality)
+    labelled = [entry for entry in entries if entry.label is not None] or entries
+    # Of CT only cases with a label are pooled: others count air and table, which would drown them.
+    counted = [labelled if scheme == CT else entries for scheme in dataset.schemes]
     with remote_errors(root):
         (root / ERRORS).unlink(missing_ok=True)
     manifest = Manifest(
@@ -49,11 +51,12 @@ def finish_store(
         label_names=dataset.label_names,
         label_remap=dataset.label_remap,
         modality=dataset.modality,
+        schemes=dataset.schemes if {*dataset.schemes} - {NONZERO} and dataset.modality != CT else [],
         ignore_label=dataset.ignore_label,
         regions=None if regions is None else {region: list(numbers) for region, numbers in regions.items()},
         image_dtype=common_dtype([entry.image_dtype for entry in entries]),
         max_abs_error=max((entry.max_abs_error for entry in entries), default=0.0),
-        channels=[_pool([entry.channels[c] for entry in counted]) for c in range(len(dataset.channel_names))],
+        channels=[_pool([entry.channels[c] for entry in pooled]) for c, pooled in enumerate(counted)],
         options=options.to_json(),
         shards=shards,
         split=_stored_split(dataset.split, {entry.case_id for entry in entries}),
@@ -78,12 +81,6 @@ def common_dtype(names: list[str]) -> str:
     """Return the smallest stored dtype that holds all of ``names`` without loss: uint8 with float32 gives float32."""
     joined = np.result_type(*names) if names else np.dtype("int16")
     return str(joined) if str(joined) in DTYPES else "float32"
-
-
-def _counted(entries: list[CaseEntry], modality: str) -> list[CaseEntry]:
-    """Choose the cases to pool: of CT those with a label, as others count air and table, which would drown them."""
-    labelled = [entry for entry in entries if entry.label is not None]
-    return labelled if labelled and modality == "ct" else entries
 
 
 def _pool(parts: list[ChannelStatistics]) -> ChannelStatistics:

@@ -15,8 +15,10 @@ from preprocessing.console.errors import InputError
 from preprocessing.console.places import is_file_name, named_in
 from preprocessing.layouts.regions import Regions
 from preprocessing.volumes.nifti import case_id_of
+from preprocessing.volumes.statistics import CT, NONZERO
 
 log = logging.getLogger(__name__)
+NNUNET_SCHEMES = {"zscore": "zscore", "nonorm": "none", "rescale_to_0_1": "rescale-0-1", "rgb_to_0_1": "rescale-0-1"}
 LONGEST_NAME = 255 - len(".foreground.npy")  # of a file, in bytes, on every common file system
 
 
@@ -43,12 +45,12 @@ class Source:
 class Dataset:
     """What a data set says of itself, with its cases sorted by id.
 
-    ``modality`` is ``"ct"`` (calibrated intensities, normalised by the data set's statistics) or ``"mr"`` (each case by
-    its own). ``label_remap`` gives the stored id of each id in the files, empty where they are stored as they are;
-    ``label_names`` names stored ids. ``regions`` are those that the data set itself declares. ``ignore_label`` is the
+    ``modality`` is ``"ct"`` where every channel is one, else ``"mr"``. ``label_remap`` gives the stored id of each id
+    in the files, empty where they are stored as they are; ``label_names`` names stored ids. ``regions`` are those that
+    the data set itself declares, ``region_ids`` the label to write for each where it says so. ``ignore_label`` is the
     id, not among the names, of voxels that nobody annotated. ``without_label`` says what to do in this layout with a
     case that has no label. ``split`` lists the cases of each part that the data set itself names, such as
-    ``"validation"``. ``region_ids`` gives the label to write for each of ``regions`` where the data set says so.
+    ``"validation"``.
     """
 
     name: str
@@ -64,10 +66,21 @@ class Dataset:
     split: dict[str, list[str]] = field(default_factory=dict)
     region_ids: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def schemes(self) -> list[str]:
+        """How each channel is normalised, one of ``SCHEMES``."""
+        return [CT if self.modality == CT else scheme_of(name) for name in self.channel_names]
+
 
 def modality_of(channel_names: list[str]) -> str:
     """Return ``"ct"`` where every channel is called CT-something, else ``"mr"``."""
-    return "ct" if channel_names and all(name.upper().startswith("CT") for name in channel_names) else "mr"
+    return CT if channel_names and all(scheme_of(name) == CT for name in channel_names) else "mr"
+
+
+def scheme_of(channel_name: str) -> str:
+    """Tell by its name how a channel is normalised: CT-something, nnU-Net's words for its schemes, else as MR is."""
+    name = channel_name.strip().lower()
+    return CT if name.startswith("ct") else NNUNET_SCHEMES.get(name, NONZERO)
 
 
 def sorted_sources(sources: Iterable[Source], described_in: Path, remedy: str) -> list[Source]:

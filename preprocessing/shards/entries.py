@@ -9,7 +9,9 @@ from typing import Any
 from preprocessing.console.errors import InputError
 from preprocessing.console.places import is_file_name
 from preprocessing.volumes.geometry import Geometry
-from preprocessing.volumes.statistics import ChannelStatistics, LabelStatistics
+from preprocessing.volumes.statistics import ChannelStatistics, LabelStatistics, schemes_of
+
+WHERE_ANY = ("split", "region_ids", "schemes")
 
 
 def check_names(*names: object) -> None:
@@ -153,7 +155,8 @@ class Manifest:
     without overlapping regions. ``ignore_label`` is the id of voxels that nobody annotated: they are in label files,
     not among ``label_names``, and do not count anywhere. ``split`` lists the cases of each part that the data set
     itself names, such as ``"validation"``; ``region_ids`` gives the label to write for each region where the data set
-    says so. These two are in the file where there are any.
+    says so; ``schemes`` how each channel is normalised where ``modality`` does not. These three are in the file where
+    there are any.
     """
 
     format_version: int
@@ -172,10 +175,16 @@ class Manifest:
     ignore_label: int | None = None
     split: dict[str, list[str]] = field(default_factory=dict)
     region_ids: dict[str, int] = field(default_factory=dict)
+    schemes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return dicts, lists and numbers only."""
-        return {name: value for name, value in asdict(self).items() if name not in ("split", "region_ids") or value}
+        return {name: value for name, value in asdict(self).items() if value or name not in WHERE_ANY}
+
+    @property
+    def channel_schemes(self) -> list[str]:
+        """How each channel is normalised, one of ``SCHEMES``."""
+        return schemes_of(self.schemes, self.modality, len(self.channel_names))
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Manifest:

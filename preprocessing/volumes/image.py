@@ -17,12 +17,14 @@ from preprocessing.volumes.grid import Array, Box, Float3
 from preprocessing.volumes.nifti import Volume, read_nifti
 from preprocessing.volumes.placement import TRUSTED
 from preprocessing.volumes.statistics import (
+    CT,
     DTYPES,
+    NONZERO,
     ChannelStatistics,
     bounding_box,
     choose_dtype,
     count_labels,
-    summarise,
+    summarise_channel,
 )
 
 AFFINE_TOLERANCE = 1e-3
@@ -103,14 +105,14 @@ def prepare_image(
     volumes: Sequence[Volume],
     geometry: Geometry,
     options: ConvertOptions,
-    modality: str = "mr",
+    schemes: Sequence[str] = (),
     label: npt.NDArray[np.uint8] | None = None,
 ) -> Image:
     """Reorient, resample, crop, interleave and summarise an image: for conversion and prediction alike.
 
     ``volumes`` hold the channels in order, all on the file grid of ``geometry``; ``label`` lies on its stored grid. The
     box holds every nonzero voxel of every channel and of ``label`` [D,H,W], so nothing that differs from zero is lost.
-    Statistics cover nonzero voxels (MR) or labelled voxels (CT, nnU-Net's choice; nonzero without a label).
+    Statistics cover what each channel's scheme counts; without ``schemes`` the voxels that are not zero.
     """
     scaled = [_scaled(volume) for volume in volumes]
     channels = [geometry.apply_to_image(channel) for part, _ in scaled for channel in part]
@@ -120,8 +122,9 @@ def prepare_image(
     voxels = np.empty((*cut[0].shape, len(cut)), dtype=dtype)
     for number, channel in enumerate(cut):
         voxels[..., number] = channel
-    labelled = None if label is None or modality != "ct" else label[box] > 0
-    statistics = [summarise(c[c != 0] if labelled is None else c[labelled]) for c in cut]
+    labelled = None if label is None or CT not in schemes else label[box] > 0
+    by_channel = zip(cut, schemes or [NONZERO] * len(cut), strict=True)
+    statistics = [summarise_channel(channel, scheme, labelled) for channel, scheme in by_channel]
     return Image(
         voxels=voxels,
         origin_dhw=(box[0].start, box[1].start, box[2].start),

@@ -15,7 +15,7 @@ from preprocessing.console.settings import settings_from
 from preprocessing.shards.entries import Manifest
 from preprocessing.volumes.grid import Float3
 from preprocessing.volumes.image import ConvertOptions
-from preprocessing.volumes.statistics import ChannelStatistics
+from preprocessing.volumes.statistics import ChannelStatistics, schemes_of
 from training.model.networks import InputGrid, SegmentationTask, build_network
 
 Labels = npt.NDArray[np.uint8]
@@ -28,7 +28,7 @@ class ModelSpec:
     ``groups`` are the scored structures, name to label ids: the regions, or each label but the background.
     ``label_remap`` gives the stored id, which the network learns, of each id in the training set's label files;
     ``ignore_label`` marks voxels in them that do not count. ``region_ids`` gives the label to write for each region
-    where the training set says so.
+    where the training set says so; ``schemes`` how each channel is normalised where ``modality`` does not.
     """
 
     net: str
@@ -45,6 +45,7 @@ class ModelSpec:
     spacing: Float3 | None = None
     trust: str = "auto"
     region_ids: dict[str, int] = field(default_factory=dict)
+    schemes: list[str] = field(default_factory=list)
 
     @classmethod
     def of_store(cls, manifest: Manifest, net: str, geometry: InputGrid) -> ModelSpec:
@@ -64,6 +65,7 @@ class ModelSpec:
             orientation=str(manifest.options["orientation"]),
             spacing=_triple(manifest.options["spacing"]),
             region_ids=manifest.region_ids,
+            schemes=manifest.schemes,
             trust=str(manifest.options.get("trust", "auto")),
         )
 
@@ -102,6 +104,11 @@ class ModelSpec:
     def convert_options(self) -> ConvertOptions:
         """How images are prepared for this network: as its training set was converted."""
         return settings_from(self, ConvertOptions)
+
+    @property
+    def channel_schemes(self) -> list[str]:
+        """How each channel is normalised."""
+        return schemes_of(self.schemes, self.modality, len(self.channel_names))
 
     @property
     def ids_in_files(self) -> Labels:
