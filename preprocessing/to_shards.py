@@ -118,8 +118,8 @@ def convert(options: Options) -> int:
         log.info("the data set's own split is kept in %s: %s; training.run --held-out draws another", MANIFEST, parts)
     settings = settings_from(options, ConvertOptions)
     if len({*dataset.schemes}) > 1:
-        own = (f"{name} {scheme}" for name, scheme in zip(dataset.channel_names, dataset.schemes, strict=True))
-        log.info("each channel is normalised by its own scheme: %s", ", ".join(own))
+        pairs = zip(dataset.channel_names, dataset.schemes, strict=True)
+        log.info("each channel is normalised by its own scheme: %s", ", ".join(map(" ".join, pairs)))
     if settings.crop_foreground and {*dataset.schemes} != {NONZERO}:
         said = "CT is stored whole: 0 is water" if CT in dataset.schemes else "images are stored whole: 0 is a value"
         log.info("%s there, not background", said)

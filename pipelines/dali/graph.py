@@ -87,7 +87,7 @@ def standardize(patch: DataNode, statistics: DataNode, options: GraphOptions) ->
 def normalize(patch: DataNode, statistics: DataNode, options: GraphOptions) -> DataNode:
     """Map each channel linearly and set the background, where there is one, to the shift; float32."""
     values = standardize(patch, statistics, options)
-    if not options.keep_zero:
+    if options.keep_zero is False:
         return values
     if options.keep_zero is not True:
         return _with_background(values, patch, statistics, options.keep_zero)
@@ -97,9 +97,11 @@ def normalize(patch: DataNode, statistics: DataNode, options: GraphOptions) -> D
 
 def _with_background(values: DataNode, patch: DataNode, statistics: DataNode, kept: Sequence[bool]) -> DataNode:
     """Set the background of the channels that have one to what a raw zero becomes."""
-    row = Constant(np.reshape([float(has) for has in kept], (1, 1, 1, len(kept))).astype(np.float32))
+    row = Constant(np.reshape([float(has) for has in kept], (1, 1, 1, len(kept))).astype(np.float32))  # type: ignore[no-untyped-call]
     empty = row * (patch == 0)
-    return values * (1.0 - empty) + fn.reshape(statistics[4], shape=[1, 1, 1, len(kept)]) * empty
+    background = fn.reshape(statistics[4], shape=[1, 1, 1, len(kept)])
+    made: DataNode = values * (1.0 - empty) + background * empty
+    return made
 
 
 def fill_background(image: Array, patch: Array, shift: float) -> None:

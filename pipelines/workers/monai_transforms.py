@@ -127,7 +127,8 @@ def _standard(scheme: str, pooled: ChannelStatistics) -> Transform | None:
     if scheme == CT:
         low, high = pooled.percentile_00_5, pooled.percentile_99_5
         begin, end = ((value - pooled.mean) / pooled.std for value in (low, high))
-        return ScaleIntensityRange(a_min=low, a_max=high, b_min=begin, b_max=end, clip=True)
+        width = high - low or 1.0  # a constant channel has none, and MONAI warns of it
+        return ScaleIntensityRange(a_min=low, a_max=low + width, b_min=begin, b_max=end, clip=True)
     if scheme == "rescale-0-1":
         return ScaleIntensity(minv=0.0, maxv=1.0)
     return None if scheme == "none" else NormalizeIntensity(nonzero=scheme == NONZERO)

@@ -66,7 +66,7 @@ def read_nnunet(root: Path) -> Dataset:
         label_names=label_names,
         modality=modality_of(channel_names),
         sources=sorted_sources(sources, path, f"put images such as CASE_0000{ending} into imagesTr"),
-        regions=regions if painted is None else {name: regions[name] for name in painted},
+        regions={name: regions[name] for name in painted} if regions and painted else regions,
         region_ids=painted or {},
         split={"validation": validation} if validation else {},
         ignore_label=ignore_label,

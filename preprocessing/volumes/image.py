@@ -186,15 +186,15 @@ def stored_ids(
     limit = max(255, *known)
     if highest > limit:
         raise InputError(f"{volume.path} holds values {values.min()} to {highest}; labels are 0 to {limit}")
-    label = np.ascontiguousarray(values, dtype=np.uint8 if highest <= 255 else np.int32)
+    label: Array = np.ascontiguousarray(values, dtype=np.uint8 if highest <= 255 else np.int32)
     unknown = sorted(set(count_labels(label)) - set(known))
     if unknown:
         raise InputError(f"{volume.path} holds label {unknown[0]}, the data set names {known}; {TO_NAME_IT}")
-    if not remap:
-        return label
-    table = np.zeros(limit + 1, np.uint8)
-    table[list(remap)] = list(remap.values())
-    return table[label]
+    if remap:
+        table = np.zeros(limit + 1, np.uint8)
+        table[list(remap)] = list(remap.values())
+        label = table[label]
+    return label
 
 
 def check_grids(first: Volume, other: Volume, first_is: str, ignore_affine: bool) -> None:

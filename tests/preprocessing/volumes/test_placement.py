@@ -24,8 +24,8 @@ CARDIAC = {"sform": np.diag([-1.0, -1, 1, 1]), "qform": np.diag([-1.25, -1.25, 1
 def written(path: Path, voxels: Any = SMALL, *, sform: Any = None, qform: Any = None, pixdim: Any = None) -> Path:
     """Write ``voxels`` [D,H,W] with these fields, whether or not they agree; ``None`` leaves a code at 0."""
     image = nib.Nifti1Image(voxels.T, None)  # type: ignore[no-untyped-call]
-    image.header.set_qform(qform, int(qform is not None))
-    image.header.set_sform(sform, int(sform is not None))
+    image.header.set_qform(qform, int(qform is not None))  # type: ignore[no-untyped-call]
+    image.header.set_sform(sform, int(sform is not None))  # type: ignore[no-untyped-call]
     if pixdim is not None:
         image.header["pixdim"][1:4] = pixdim
     nib.save(image, path)
