@@ -53,13 +53,14 @@ def prepare(volumes: Sequence[Volume], spec: ModelSpec, max_volume_gib: float) -
     """Bring an image, its channels in one file or in several, to the form in which the training set was stored."""
     options = spec.convert_options
     geometry = plan_geometry(volumes[0], options.orientation, options.spacing, max_volume_gib)
-    return prepare_image(volumes, geometry, options, spec.modality)
+    return prepare_image(volumes, geometry, options, spec.channel_schemes)
 
 
 def _read_files(source: Source, spec: ModelSpec, max_volume_gib: float) -> tuple[Image, nib.Nifti1Header]:
     if source.problem:
         raise InputError(source.problem)
-    volumes = read_images(source.images, spec.channel_names, ConvertOptions(max_volume_gib=max_volume_gib))
+    options = ConvertOptions(max_volume_gib=max_volume_gib, trust=spec.trust)
+    volumes = read_images(source.images, spec.channel_names, options)
     return prepare(volumes, spec, max_volume_gib), volumes[0].header
 
 
@@ -69,7 +70,7 @@ def _check_store(store: Store, spec: ModelSpec) -> None:
     spacing = None if options["spacing"] is None else tuple(options["spacing"])
     for name, found, wanted in (
         ("channels", store.manifest.channel_names, spec.channel_names),
-        ("modality", store.manifest.modality, spec.modality),
+        ("normalisation", store.manifest.channel_schemes, spec.channel_schemes),
         ("--orientation", options["orientation"], spec.orientation),
         ("--spacing", spacing, spec.spacing),
         ("--crop-foreground", options["crop_foreground"], spec.crop_foreground),
