@@ -20,7 +20,8 @@ from monai.networks.utils import one_hot
 from preprocessing.console.errors import InputError
 from preprocessing.console.flags import main
 from training.evaluate import Options, evaluate
-from training.inference.scores import score_pair
+from training.inference.outputs import DESCRIPTION
+from training.inference.scores import METRICS, score_pair
 
 GROUPS = {"whole": (1, 2), "core": (2,)}
 
@@ -78,8 +79,8 @@ def test_structures_that_are_not_there() -> None:
     assert math.isnan(both["hd95_mm"])
     for predicted, label in ((empty, true), (true, empty)):
         one = score_pair(predicted, label, GROUPS, (1.0, 1.0, 1.0), 1.0)["core"]
-        assert one["dice"] == 0
-        assert math.isnan(one["surface_dice"])
+        assert one["dice"] == one["surface_dice"] == 0
+        assert math.isnan(one["hd95_mm"])
 
 
 def test_the_command_writes_csv_json_and_markdown_worst_first(tmp_path: Path) -> None:
@@ -226,3 +227,108 @@ def test_the_command_agrees_with_monais_metrics(tmp_path: Path, seed: int) -> No
     for metric, values in expected.items():
         made = [scores[f"label {number}"][metric] for number in (1, 2)]
         assert made == pytest.approx(np.asarray(values)[0].tolist(), abs=1e-5), metric
+
+
+def write_set(folder: Path, cases: dict[str, tuple[np.ndarray, np.ndarray]], label_names: dict[int, str]) -> Options:
+    """Write cases as (true, predicted), and what predict says of a model with these label names."""
+    for name, (true, predicted) in cases.items():
+        save(folder / "labels", name, true)
+        save(folder / "predictions", name, predicted)
+    groups = {name: [number] for number, name in label_names.items() if number}
+    described = {"label_names": label_names, "groups": groups, "ignore_label": None}
+    (folder / "predictions" / DESCRIPTION).write_text(json.dumps(described))
+    return Options(predictions=folder / "predictions", labels=folder / "labels", output=folder / "E")
+
+
+NAMES = {0: "background", 1: "edema", 2: "core"}
+
+
+@pytest.mark.parametrize("where", ["labels", "predictions"])
+@pytest.mark.parametrize("number", [4, 7, 255])
+def test_ids_that_the_model_does_not_know_are_refused_with_their_counts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str, number: int
+) -> None:
+    """As background they would only be left out: BraTS 2018 has 4 where the Decathlon has 3."""
+    true, predicted = pair()
+    options = write_set(tmp_path, {"fits": (true, predicted), "odd": (true, predicted)}, NAMES)
+    odd = (true if where == "labels" else predicted).copy()
+    odd[:2], odd[2, 0, 0] = number, 9
+    save(tmp_path / where, "odd", odd)
+    assert evaluate(options) == 3
+    said = f"{where}/odd.nii.gz holds ids that the model does not know: "
+    counts = {number: 2 * 26 * 28, 9: 1}
+    said += ", ".join(f"{n} in {counts[n]} voxels" for n in sorted(counts)) + "; it knows 0, 1, 2; renumber the labels"
+    assert said in caplog.text
+    assert list(json.loads((tmp_path / "E" / "scores.json").read_text())["cases"]) == ["fits"]
+    (tmp_path / "predictions" / DESCRIPTION).unlink()  # then each id is scored by itself
+    assert evaluate(options) == 0
+    assert f"label {number}" in json.loads((tmp_path / "E" / "scores.json").read_text())["cases"]["odd"]
+
+
+def test_the_ids_of_a_training_set_that_is_numbered_otherwise_are_known(tmp_path: Path) -> None:
+    """And the ignore label in the truth, where the model predicts something."""
+    true, predicted = pair()
+    options = write_set(tmp_path, {"a": (true * 100, predicted * 100)}, {0: "background", 100: "edema", 200: "core"})
+    assert evaluate(options) == 0
+    described = json.loads((tmp_path / "predictions" / DESCRIPTION).read_text())
+    (tmp_path / "predictions" / DESCRIPTION).write_text(json.dumps(described | {"ignore_label": 3}))
+    save(tmp_path / "labels", "a", np.where(true == 1, 3, true * 100).astype(np.uint8))
+    assert evaluate(options) == 0
+    save(tmp_path / "predictions", "a", np.full_like(true, 3))
+    with pytest.raises(InputError, match="nothing to score"):
+        evaluate(options)
+
+
+def missed(count: int, num_missed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Make cases of which the prediction finds all but the first ``num_missed``, which it leaves empty."""
+    true = (pair()[0] > 0).astype(np.uint8)
+    return {f"c{n}": (true, true * np.uint8(n >= num_missed)) for n in range(count)}
+
+
+def test_a_missed_structure_makes_no_mean_better(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten cases, eight of them missed: the HD95 of the others is 0, so how many they are stands beside it."""
+    monkeypatch.setenv("COLUMNS", "120")
+    options = write_set(tmp_path, missed(10, 8), {0: "background", 1: "whole"})
+    assert evaluate(options) == 0
+    scores = json.loads((tmp_path / "E" / "scores.json").read_text())
+    mean = scores["mean"]["whole"]
+    assert (mean["dice"], mean["surface_dice"], mean["hd95_mm"]) == (pytest.approx(0.2), pytest.approx(0.2), 0.0)
+    assert scores["counts"]["whole"] == dict.fromkeys(METRICS, 10) | {"hd95_mm": 2}
+    assert "0.000 (2 of 10)" in capsys.readouterr().out
+    assert "| mean | whole | 0.200 | 0.000 (2 of 10) | 0.200 |" in (tmp_path / "E" / "scores.md").read_text()
+
+
+def test_the_penalty_is_the_diagonal_of_the_image(tmp_path: Path) -> None:
+    """BraTS' images have 240,240,155 voxels of 1 mm, and its penalty is 373.1287."""
+    assert math.hypot(240, 240, 155) == pytest.approx(373.1287, abs=1e-4)
+    spacing = (2.0, 1.5, 0.5)
+    cases = missed(3, 2) | {"none": (np.zeros_like(pair()[0]),) * 2}
+    options = dataclasses.replace(write_set(tmp_path, cases, {0: "background", 1: "whole"}), hd95_penalty=True)
+    for name, (true, predicted) in cases.items():
+        save(tmp_path / "labels", name, true, spacing)
+        save(tmp_path / "predictions", name, predicted, spacing)
+    diagonal = math.hypot(24 * 2.0, 26 * 1.5, 28 * 0.5)
+    for described in (True, False):
+        assert evaluate(options) == 0
+        scores = json.loads((tmp_path / "E" / "scores.json").read_text())
+        (structure,) = scores["mean"]
+        found = {name: case[structure]["hd95_mm"] for name, case in scores["cases"].items()}
+        assert found == {"c0": pytest.approx(diagonal), "c1": pytest.approx(diagonal), "c2": 0.0, "none": 0.0}
+        assert scores["mean"][structure]["hd95_mm"] == pytest.approx(diagonal / 2)
+        assert scores["counts"][structure]["hd95_mm"] == 4
+        if described:
+            (tmp_path / "predictions" / DESCRIPTION).unlink()
+
+
+def test_a_structure_that_no_label_has_is_left_out_of_the_mean(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    true = (pair()[0] > 0).astype(np.uint8)
+    options = write_set(tmp_path, {"a": (true, np.roll(true, 8, axis=2))}, NAMES)
+    assert evaluate(options) == 0
+    mean = json.loads((tmp_path / "E" / "scores.json").read_text())["mean"]
+    assert mean["core"]["dice"] == 1
+    assert f"1 cases, mean dice {mean['edema']['dice']:.4f} (without core, which no label has)" in caplog.text

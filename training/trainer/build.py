@@ -28,7 +28,7 @@ from training.trainer.resolve import Resolved, resolve, to_plain
 from training.trainer.resume import check_free, resume
 from training.trainer.state import RunSetup, TrainState
 from training.trainer.stop import StopRequest
-from training.trainer.validate import split_cases
+from training.trainer.validate import not_among, split_cases
 
 log = logging.getLogger(__name__)
 AUTO_WORKERS = 8  # more threads than that wait for memory, and on a large host there are dozens for each GPU
@@ -56,6 +56,7 @@ def prepare(options: Options, store: Store, folder: Path, group: Group, stop: St
         store=store,
         spec=spec,
         validation_cases=validation_cases,
+        left_out=not_among(store, validation_cases, spec.groups),
         epochs=resolved.epochs,
         val_every=resolved.val_every,
         group=group,
@@ -147,6 +148,11 @@ def _announce(setup: RunSetup, resolved: Resolved, num_training: int, options: O
     )
     if options.held_out == 0 and setup.group.is_main:
         log.warning("--held-out 0: validated on the cases it is trained on, whose scores say nothing about new ones")
+    if setup.left_out and setup.group.is_main:
+        log.warning(
+            "no validation case has %s: left out of the mean that picks best.pt; another --seed holds out other cases",
+            ", ".join(setup.left_out),
+        )
     meant, given = resolved.preset.spacing_mm, resolved.geometry.spacing_mm
     if setup.group.is_main and meant is not None and not np.allclose(meant, given, rtol=0.01):
         log.warning(

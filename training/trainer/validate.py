@@ -16,7 +16,7 @@ from preprocessing.shards.case import Case
 from preprocessing.shards.entries import Manifest
 from preprocessing.shards.store import Store
 from training.distributed.group import Group
-from training.inference.scores import VALIDATED, CaseScore, Scores, counted, score_validation
+from training.inference.scores import VALIDATED, CaseScore, Groups, Scores, counted, score_validation
 from training.inference.sliding import Sliding, predict_volume
 from training.model.spec import ModelSpec
 
@@ -39,6 +39,12 @@ def split_cases(case_ids: Sequence[str], fraction: float, seed: int) -> tuple[tu
     count = min(max(round(fraction * len(case_ids)), 1), len(case_ids) - 1)
     held_out = {case_ids[index] for index in np.argsort(keys, kind="stable")[:count]}
     return tuple(c for c in case_ids if c not in held_out), tuple(c for c in case_ids if c in held_out)
+
+
+def not_among(store: Store, case_ids: Sequence[str], groups: Groups) -> tuple[str, ...]:
+    """Name the structures that none of the cases has: whatever was learnt, finding nothing scores Dice 1 there."""
+    found = {number for case_id in case_ids for number in store.case(case_id).entry.labels}
+    return tuple(name for name, numbers in groups.items() if not found & set(numbers))
 
 
 @dataclass(frozen=True, kw_only=True)
