@@ -62,7 +62,10 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
             "max-volume-gib",
         ],
     ),
-    "evaluate": (evaluate.Options, ["predictions", "labels", "output", "images", "tolerance-mm", "hd95-penalty", "ignore-affine"]),
+    "evaluate": (
+        evaluate.Options,
+        ["predictions", "labels", "output", "images", "tolerance-mm", "hd95-penalty", "ignore-affine"],
+    ),
     "report": (report.Options, ["run", "evaluation"]),
 }
 

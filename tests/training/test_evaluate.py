@@ -16,6 +16,7 @@ import pytest
 import torch
 from monai.metrics import DiceMetric, HausdorffDistanceMetric, SurfaceDiceMetric
 from monai.networks.utils import one_hot
+from scipy import ndimage
 
 from preprocessing.console.errors import InputError
 from preprocessing.console.flags import main
@@ -332,3 +333,78 @@ def test_a_structure_that_no_label_has_is_left_out_of_the_mean(
     mean = json.loads((tmp_path / "E" / "scores.json").read_text())["mean"]
     assert mean["core"]["dice"] == 1
     assert f"1 cases, mean dice {mean['edema']['dice']:.4f} (without core, which no label has)" in caplog.text
+
+
+def by_scipy(predicted: np.ndarray, true: np.ndarray, spacing: tuple[float, ...], tolerance: float) -> dict[str, float]:
+    """Compute Dice, HD95 and surface Dice of two masks with nothing but scipy, on surfaces of whole voxels.
+
+    Where a mask is empty, by the documented rule: Dice and surface Dice 0, or 1 and none where both are; no distance.
+    """
+    if not predicted.any() or not true.any():
+        both = not predicted.any() and not true.any()
+        return {"dice": float(both), "hd95_mm": math.nan, "surface_dice": math.nan if both else 0.0}
+    surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in (predicted, true)]
+    away = [ndimage.distance_transform_edt(~surface, sampling=spacing) for surface in surfaces]
+    distances = [away[1][surfaces[0]], away[0][surfaces[1]]]
+    matched = sum(int((each <= tolerance).sum()) for each in distances)
+    return {
+        "dice": 2 * (predicted & true).sum() / (predicted.sum() + true.sum()),
+        "hd95_mm": max(float(np.percentile(each, 95)) for each in distances),
+        "surface_dice": matched / sum(each.size for each in distances),
+    }
+
+
+def masks_of(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    shape = (18, 20, 22)
+    one, other = ball(shape, (8, 9, 10), 5), ball(shape, (10, 9, 8), 4)
+    nothing, voxel = np.zeros(shape, bool), np.zeros(shape, bool)
+    voxel[4, 5, 6] = True
+    border = ball(shape, (0, 0, 0), 6) | ball(shape, (17, 19, 21), 5)
+    return {
+        "apart": (one, other),
+        "missed": (nothing, one),
+        "invented": (one, nothing),
+        "neither": (nothing, nothing),
+        "border": (border, border | one),
+        "everything": (~nothing, border),
+        "one voxel": (voxel, np.roll(voxel, (1, 2, 3), (0, 1, 2))),
+        "one voxel in a ball": (voxel, one),
+    }[kind]
+
+
+KINDS = ["apart", "missed", "invented", "neither", "border", "everything", "one voxel", "one voxel in a ball"]
+TURNED = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])  # a rotation
+
+
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*of class 0 is all 0:UserWarning")
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (5.0, 0.7, 1.3)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_metric_is_what_scipy_and_monais_classes_compute(
+    tmp_path: Path, kind: str, spacing: tuple[float, float, float]
+) -> None:
+    """On an oblique grid, beside a case with both labels, so that each structure is scored in every case."""
+    d, h, w = spacing
+    affine = np.eye(4)
+    affine[:3, :3] = TURNED * [w, h, d]
+    masks = masks_of(kind)
+    full = masks_of("apart")[0].astype(np.uint8)
+    for folder, mask in zip(("predictions", "labels"), masks, strict=True):
+        (tmp_path / folder).mkdir()
+        for name, label in (("odd", mask.astype(np.uint8)), ("full", full)):
+            made = nib.Nifti1Image(label.transpose(2, 1, 0), affine)  # type: ignore[no-untyped-call]
+            nib.save(made, tmp_path / folder / f"{name}.nii.gz")
+    options = Options(predictions=tmp_path / "predictions", labels=tmp_path / "labels", output=tmp_path / "E")
+    assert evaluate(dataclasses.replace(options, tolerance_mm=2.0)) == 0
+    scores = json.loads((tmp_path / "E" / "scores.json").read_text())["cases"]["odd"]["label 1"]
+    found = {name: math.nan if scores[name] is None else scores[name] for name in ("dice", "hd95_mm", "surface_dice")}
+    assert found == pytest.approx(by_scipy(*masks, spacing, 2.0), rel=1e-5, nan_ok=True)
+    assert scores["volume_ml"] == pytest.approx(masks[0].sum() * d * h * w / 1000)
+    predicted, true = (torch.from_numpy(mask.transpose(2, 1, 0).copy())[None, None] for mask in masks)
+    options_of = {"include_background": True}
+    surface = SurfaceDiceMetric(class_thresholds=[2.0], **options_of)(predicted, true, spacing=[w, h, d])
+    dice = DiceMetric(**options_of, ignore_empty=False)(predicted, true)
+    assert [found["dice"], found["surface_dice"]] == pytest.approx([float(dice), float(surface)], abs=1e-5, nan_ok=True)
+    if masks[0].any() and masks[1].any():  # else MONAI's is infinite or not a number
+        hd95 = HausdorffDistanceMetric(percentile=95, **options_of)(predicted, true, spacing=[w, h, d])
+        assert found["hd95_mm"] == pytest.approx(float(hd95), rel=1e-5)
