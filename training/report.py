@@ -89,7 +89,7 @@ def _best(validated: Sequence[Mapping[str, Any]]) -> str:
     """Say what the best validation reached: a line without any Dice is of an epoch whose cases have no structure."""
     reached = [line["dice"]["mean"] for line in validated if line["dice"]["mean"] is not None]
     if not reached:
-        return "not validated yet" if not validated else "no validation case has a structure to score"
+        return "not validated" if not validated else "no validation case has a structure to score"
     left_out = ", ".join(validated[-1].get("left_out", ()))
     return f"best validation Dice {max(reached):.3f}" + (
         f" (without {left_out}, which no validation case has)" if left_out else ""

@@ -16,7 +16,7 @@ from preprocessing.to_shards import ensure_phantom
 from training.distributed.group import Group, join
 from training.distributed.watch import record_failure
 from training.distributed.world import read_world
-from training.model.checkpoint import BEST
+from training.model.checkpoint import BEST, LAST
 from training.model.compute import use_tensor_cores
 from training.options import Options, check_options
 from training.trainer.build import prepare, run_folder
@@ -40,7 +40,9 @@ def conclude(training: Training) -> None:
     board.add_pictures(pictures, progress.step)
     board.close()
     best = setup.folder / "checkpoints" / BEST
-    if progress.best_epoch < 0:
+    if setup.val_every is None:
+        log.info("trained without validation: %s", best.with_name(LAST))
+    elif progress.best_epoch < 0:
         log.warning("no validation gave a mean dice here: there is no %s", best)
     else:
         log.info("best mean dice %.4f in epoch %d: %s", progress.best_dice, progress.best_epoch + 1, best)

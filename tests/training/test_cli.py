@@ -122,6 +122,14 @@ TEXTS: dict[str, tuple[str, Any]] = {
 }
 
 
+def test_validation_is_switched_off_by_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tyro.cli(options.Options, args=["--val-every", "never"]).val_every is None
+    for wrong in ("no", "-1", "1.5"):
+        with pytest.raises(SystemExit):
+            tyro.cli(options.Options, args=[f"--val-every={wrong}"])
+    assert "expected never, or a whole number" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(options.Options)])
 @pytest.mark.parametrize("dash", ["-", "_"])
 def test_every_option_is_driven_by_one_flat_string(name: str, dash: str) -> None:

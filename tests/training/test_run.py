@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import shutil
@@ -187,6 +188,26 @@ def test_a_run_can_train_and_validate_on_all_cases(
     save_checkpoint(last, content)
     with pytest.raises(InputError, match=r"made with --held-out 0.2, this command says 0.0"):
         train(dataclasses.replace(options, resume="auto"))
+
+
+def test_a_run_can_do_without_validation(
+    tiny_options: Options, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Trained on all cases, reported, and predicted with from last.pt."""
+    caplog.set_level(logging.INFO)
+    options = dataclasses.replace(tiny_options, held_out=0.0, val_every=None, epochs=2, output=tmp_path / "run")
+    assert train(options) == 0
+    assert [line["dice"] for line in read_metrics(options.output)] == [None, None]
+    assert [path.name for path in sorted((options.output / "checkpoints").iterdir())] == ["last.pt", "previous.pt"]
+    assert "validated on the cases it is trained on" not in caplog.text
+    assert f"trained without validation: {options.output / 'checkpoints' / 'last.pt'}" in caplog.text
+    assert "2 epochs, 12 steps; not validated" in (options.output / "report.html").read_text()
+    load_checkpoint(options.output / "checkpoints" / "last.pt")
+    with pytest.raises(InputError, match="--ema is what best.pt holds"):
+        train(dataclasses.replace(options, ema=0.9, output=tmp_path / "other"))
+    validated = dataclasses.replace(options, val_every=1, epochs=3, resume="auto")  # may change its mind
+    assert train(validated) == 0
+    assert (options.output / "checkpoints" / "best.pt").exists()
 
 
 def test_a_run_is_never_overwritten(tiny_options: Options, tiny_run: Path) -> None:

@@ -146,15 +146,19 @@ def _announce(setup: RunSetup, resolved: Resolved, num_training: int, options: O
         resolved.epochs,
         setup.folder,
     )
-    if options.held_out == 0 and setup.group.is_main:
+    if not setup.group.is_main:
+        return
+    if options.val_every is None:
+        log.info("--val-every never: no scores and no best.pt; the weights are in last.pt")
+    elif options.held_out == 0:
         log.warning("--held-out 0: validated on the cases it is trained on, whose scores say nothing about new ones")
-    if setup.left_out and setup.group.is_main:
+    if setup.left_out and options.val_every is not None:
         log.warning(
             "no validation case has %s: left out of the mean that picks best.pt; another --seed holds out other cases",
             ", ".join(setup.left_out),
         )
     meant, given = resolved.preset.spacing_mm, resolved.geometry.spacing_mm
-    if setup.group.is_main and meant is not None and not np.allclose(meant, given, rtol=0.01):
+    if meant is not None and not np.allclose(meant, given, rtol=0.01):
         log.warning(
             "preset %s is meant for voxels of %s mm (x,y,z), the store's median is %s; convert with --spacing %s",
             options.preset,

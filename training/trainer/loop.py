@@ -84,7 +84,8 @@ class Training:
     def _finish_epoch(self) -> None:
         """Validate when it is due, write the epoch's line, save."""
         progress, setup = self.progress, self.setup
-        due = (progress.epoch + 1) % setup.val_every == 0 or progress.epoch + 1 == setup.epochs
+        done = progress.epoch + 1
+        due = setup.val_every is not None and (done % setup.val_every == 0 or done == setup.epochs)
         begin = time.perf_counter()
         means = self._validate() if due else {}
         split = self._mean_split()

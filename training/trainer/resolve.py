@@ -34,7 +34,7 @@ class Resolved:
     optimizer: str
     lr: float
     epochs: int
-    val_every: int
+    val_every: int | None
     preset: Preset
 
 
@@ -56,7 +56,7 @@ def resolve(options: Options, store: Store, num_cases: int, group: Group) -> Res
         optimizer=optimizer,
         lr=options.lr or (preset.lr if optimizer == preset.optimizer else USUAL_LR.get(optimizer, 0.0)),
         epochs=epochs,
-        val_every=options.val_every or max(epochs // 10, 1),
+        val_every=None if options.val_every is None else options.val_every or max(epochs // 10, 1),
         preset=preset,
     )
 

@@ -52,6 +52,7 @@ class RunSetup:
     """What the loop works with and does not change.
 
     ``left_out`` are the structures that no validation case has: they do not count in the mean that picks best.pt.
+    ``val_every`` counts epochs; ``None`` is never.
     """
 
     folder: Path
@@ -60,7 +61,7 @@ class RunSetup:
     validation_cases: tuple[str, ...]
     left_out: tuple[str, ...] = ()
     epochs: int
-    val_every: int
+    val_every: int | None
     group: Group
     amp: torch.dtype | None
     loss: Loss
