@@ -17,6 +17,7 @@ from rich.table import Table
 
 from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED, InputError
 from preprocessing.console.flags import Flag, main
+from preprocessing.console.folder_lock import hold
 from preprocessing.layouts.images import find_images
 from preprocessing.shards.files import write_json
 from preprocessing.volumes.image import read_label
@@ -94,7 +95,13 @@ def evaluate(options: Options) -> int:
     labels = {case_id_of(path): path for path in find_images(options.labels)}
     predictions = {case_id_of(path): path for path in find_images(options.predictions)}
     described = _read_description(options.predictions)
-    options.output.mkdir(parents=True, exist_ok=True)
+    with hold(options.output, "another evaluate"):
+        return _evaluate(labels, predictions, described, options)
+
+
+def _evaluate(
+    labels: Mapping[str, Path], predictions: Mapping[str, Path], described: Described, options: Options
+) -> int:
     scores, refused = _score_all(labels, predictions, described, options)
     for reason in refused:
         log.error("%s", reason)

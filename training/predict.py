@@ -15,6 +15,7 @@ import xxhash
 
 from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED, CaseError, InputError
 from preprocessing.console.flags import Flag, main
+from preprocessing.console.folder_lock import hold
 from preprocessing.console.progress import counted
 from preprocessing.shards.files import write_json
 from preprocessing.volumes.nifti import SUFFIXES
@@ -67,32 +68,37 @@ def predict(options: Options) -> int:
         raise InputError(f"--checkpoint {options.checkpoint} is a folder; give its checkpoints/best.pt")
     content = load_checkpoint(options.checkpoint)
     checksum = xxhash.xxh3_64_hexdigest(options.checkpoint.read_bytes())
-    check_output(options, checksum)
+    check_place(options)
     device = choose_device(options.device, read_world())
     how = Sliding(overlap=options.overlap, amp=choose_amp(options.amp, device), mirror=options.mirror)
     predictor = Predictor.from_checkpoint(content, how, device)
     cases = _chosen(find_inputs(options.input, predictor.spec, options.max_volume_gib), content, options.cases)
-    options.output.mkdir(parents=True, exist_ok=True)
     made_by = {"checkpoint": str(options.checkpoint), "checkpoint_xxh3": checksum}
-    write_json(options.output / DESCRIPTION, describe(predictor.spec) | made_by)
-    refused = _predict_all(cases, predictor, options)
+    with hold(options.output, "another predict"):
+        check_made_by(options, checksum)
+        write_json(options.output / DESCRIPTION, describe(predictor.spec) | made_by)
+        refused = _predict_all(cases, predictor, options)
     for error in refused:
         log.error("refused %s", error)
     log.info("%s: %d label maps%s", options.output, len(cases) - len(refused), _and_refused(refused))
     return EXIT_REFUSED if refused else EXIT_DONE
 
 
-def check_output(options: Options, checksum: str) -> None:
-    """Refuse to write over anything but earlier predictions of the same weights: raises ``InputError``.
-
-    ``checksum`` is that of the checkpoint: at the same path there may lie another one, of a run that went on.
-    """
+def check_place(options: Options) -> None:
+    """Raise ``InputError`` where ``--output`` cannot be a folder for predictions."""
     source = options.input if options.input.is_dir() else options.input.parent
     if options.output.resolve() == source.resolve():
         raise InputError(f"--output {options.output} is the folder of the input; give another one")
     if options.output.is_file():
         raise InputError(f"--output {options.output} is a file; give a folder")
-    held = options.output.is_dir() and any(path.name.endswith(SUFFIXES) for path in options.output.iterdir())
+
+
+def check_made_by(options: Options, checksum: str) -> None:
+    """Refuse to write over anything but earlier predictions of the same weights: raises ``InputError``.
+
+    ``checksum`` is that of the checkpoint: at the same path there may lie another one, of a run that went on.
+    """
+    held = any(path.name.endswith(SUFFIXES) for path in options.output.iterdir())
     if held and (made_by := _made_by(options.output / DESCRIPTION)) != checksum:
         whose = "volumes that predict did not make" if made_by is None else "predictions of another checkpoint"
         known = "" if made_by is None else f" (checksum {made_by}, that of {options.checkpoint} is {checksum})"

@@ -64,10 +64,15 @@ def _train(options: Options, group: Group, stop: StopRequest) -> int:
         ensure_phantom(options.shards)
     group.wait()
     store = open_store(options.shards)
-    folder = run_folder(options, store.manifest)
     seed_everything(options.seed)
     use_tensor_cores(group.device)
-    training = prepare(options, store, folder, group, stop)
+    group.wait()  # what ends another process so far ends this one before it makes the folder
+    with run_folder(options, store.manifest, group) as folder:
+        return _run(prepare(options, store, folder, group, stop), stop)
+
+
+def _run(training: Training, stop: StopRequest) -> int:
+    folder = training.setup.folder
     try:
         training.run()
     except Stopped:
@@ -78,7 +83,7 @@ def _train(options: Options, group: Group, stop: StopRequest) -> int:
         raise RunError(f"out of GPU memory; lower --batch-size or --patch ({str(error).splitlines()[0]})") from error
     finally:
         training.state.loader.close()
-    if group.is_main:
+    if training.setup.group.is_main:
         conclude(training)
     return EXIT_DONE
 

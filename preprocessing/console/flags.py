@@ -96,7 +96,6 @@ Spacing = Annotated[tuple[float, float, float] | None, _triple_or("source", "X,Y
 """Three sizes in millimetres in x,y,z order, or ``source`` (``None``) to keep the file's."""
 
 
-
 def _count_or_never(text: str) -> int | None:
     if text == "never":
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from types import TracebackType
 
 
@@ -11,8 +12,7 @@ def end_quietly(package: str) -> None:
 
     A package's face calls this before anything heavy is imported. Programs that import the package are left alone.
     """
-    given = sys.orig_argv
-    if any(flag == "-m" and name.startswith(f"{package}.") for flag, name in zip(given, given[1:], strict=False)):
+    if any(flag == "-m" and name.startswith(f"{package}.") for flag, name in pairwise(sys.orig_argv)):
         sys.excepthook = _say_interrupted
 
 

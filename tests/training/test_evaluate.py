@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from preprocessing.console.errors import InputError
 from preprocessing.console.flags import main
+from tests.preprocessing.console.test_folder_lock import held_by_another
 from training.evaluate import Options, evaluate
 from training.inference.outputs import DESCRIPTION
 from training.inference.scores import METRICS, score_pair
@@ -333,6 +334,17 @@ def test_a_structure_that_no_label_has_is_left_out_of_the_mean(
     mean = json.loads((tmp_path / "E" / "scores.json").read_text())["mean"]
     assert mean["core"]["dice"] == 1
     assert f"1 cases, mean dice {mean['edema']['dice']:.4f} (without core, which no label has)" in caplog.text
+
+
+def test_a_second_evaluate_into_one_folder_is_refused(tmp_path: Path) -> None:
+    options = write_set(tmp_path, missed(1, 0), {0: "background", 1: "whole"})
+    with (
+        held_by_another(options.output),
+        pytest.raises(InputError, match=r"E: another evaluate is writing there \(host"),
+    ):
+        evaluate(options)
+    assert evaluate(options) == 0
+    assert not (options.output / ".lock").exists()
 
 
 def by_scipy(predicted: np.ndarray, true: np.ndarray, spacing: tuple[float, ...], tolerance: float) -> dict[str, float]:

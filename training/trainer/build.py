@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import nn
 from pipelines.config import LoaderConfig
 from pipelines.loaders import build_loader
 from preprocessing.console.errors import InputError
+from preprocessing.console.folder_lock import hold, make_new
 from preprocessing.layouts.regions import describe_regions
 from preprocessing.shards.entries import Manifest
 from preprocessing.shards.store import Store
@@ -34,15 +37,26 @@ log = logging.getLogger(__name__)
 AUTO_WORKERS = 8  # more threads than that wait for memory, and on a large host there are dozens for each GPU
 
 
-def run_folder(options: Options, manifest: Manifest) -> Path:
-    """Choose the folder; an earlier run in it is gone on with or refused, never overwritten."""
-    if options.output == AUTO:
+@contextmanager
+def run_folder(options: Options, manifest: Manifest, group: Group) -> Iterator[Path]:
+    """Choose the folder and hold it for the length of the run; the main process does, for all.
+
+    An earlier run in it is gone on with or refused, never overwritten, and one that is under way is refused by name.
+    """
+    folder, is_new = options.output, options.output == AUTO
+    if is_new:
         if options.resume == "auto":
             raise InputError("--resume auto: say which run with --output")
         slug = "".join(c if c.isalnum() else "-" for c in manifest.name.lower()).strip("-") or "run"
-        return Path("runs") / f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
-    check_free(options)
-    return options.output
+        folder = Path("runs") / f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if not group.is_main:
+        yield folder
+        return
+    folder = make_new(folder) if is_new else folder
+    with hold(folder, "another run", is_new=is_new):
+        if not is_new:
+            check_free(options)
+        yield folder
 
 
 def prepare(options: Options, store: Store, folder: Path, group: Group, stop: StopRequest) -> Training:
@@ -70,7 +84,6 @@ def prepare(options: Options, store: Store, folder: Path, group: Group, stop: St
     if options.resume != "never":
         resume(training, options)
     if group.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
         keep_metrics(folder, training.progress.lines)
         write_run(folder, plain, {"training": list(training_cases), "validation": list(validation_cases)})
     return training

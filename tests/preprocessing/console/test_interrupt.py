@@ -30,6 +30,8 @@ def test_ctrl_c_while_a_command_imports_is_one_line(command: str, imports: str) 
 
 
 def test_programs_that_import_the_package_keep_their_own_way() -> None:
-    program = "import training, preprocessing, sys; assert sys.excepthook is sys.__excepthook__; raise KeyboardInterrupt"
+    program = (
+        "import training, preprocessing, sys; assert sys.excepthook is sys.__excepthook__; raise KeyboardInterrupt"
+    )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "Traceback" in ended.stderr
