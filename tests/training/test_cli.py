@@ -59,6 +59,7 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
             "probabilities",
             "mirror",
             "overlap",
+            "like-training",
             "max-volume-gib",
         ],
     ),

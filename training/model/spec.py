@@ -15,6 +15,7 @@ from preprocessing.shards.entries import Manifest
 from preprocessing.volumes.grid import Float3
 from preprocessing.volumes.image import ConvertOptions
 from preprocessing.volumes.statistics import ChannelStatistics
+from training.model.grids import SeenGrids
 from training.model.networks import InputGrid, SegmentationTask, build_network
 
 Labels = npt.NDArray[np.uint8]
@@ -26,7 +27,8 @@ class ModelSpec:
 
     ``groups`` are the scored structures, name to label ids: the regions, or each label but the background.
     ``label_remap`` gives the stored id, which the network learns, of each id in the training set's label files;
-    ``ignore_label`` marks voxels in them that do not count.
+    ``ignore_label`` marks voxels in them that do not count. ``seen`` are the grids of the training set's cases,
+    ``None`` in checkpoints that do not say.
     """
 
     net: str
@@ -41,9 +43,10 @@ class ModelSpec:
     ignore_label: int | None = None
     orientation: str = "source"
     spacing: Float3 | None = None
+    seen: SeenGrids | None = None
 
     @classmethod
-    def of_store(cls, manifest: Manifest, net: str, geometry: InputGrid) -> ModelSpec:
+    def of_store(cls, manifest: Manifest, net: str, geometry: InputGrid, seen: SeenGrids | None = None) -> ModelSpec:
         """Describe a network to be trained on a store."""
         regions = manifest.regions
         return cls(
@@ -59,6 +62,7 @@ class ModelSpec:
             ignore_label=manifest.ignore_label,
             orientation=str(manifest.options["orientation"]),
             spacing=_triple(manifest.options["spacing"]),
+            seen=seen,
         )
 
     @classmethod
@@ -68,6 +72,7 @@ class ModelSpec:
         patch, spacing_mm = (tuple(plain["geometry"][name]) for name in ("patch", "spacing_mm"))
         made["geometry"] = InputGrid(patch=patch, spacing_mm=spacing_mm)
         made["spacing"] = _triple(plain.get("spacing"))
+        made["seen"] = None if plain.get("seen") is None else SeenGrids.from_plain(plain["seen"])
         made["channels"] = [ChannelStatistics(**channel) for channel in plain["channels"]]
         if plain["regions"] is not None:
             made["regions"] = {name: tuple(numbers) for name, numbers in plain["regions"].items()}

@@ -21,6 +21,7 @@ from preprocessing.shards.store import Store
 from training.distributed.group import Group
 from training.model.checkpoint import load_checkpoint
 from training.model.compute import build_scaler, choose_amp, compiled, format_name
+from training.model.grids import tallied
 from training.model.losses import build_loss
 from training.model.recipes import build_average, build_optimizer, build_schedule
 from training.model.spec import ModelSpec
@@ -63,7 +64,7 @@ def prepare(options: Options, store: Store, folder: Path, group: Group, stop: St
     """Build the training; with ``--resume`` it stands where the checkpoint was written."""
     training_cases, validation_cases = split_cases(store.labelled_ids, options.held_out, options.seed)
     resolved = resolve(options, store, len(training_cases), group)
-    spec = ModelSpec.of_store(store.manifest, resolved.net, resolved.geometry)
+    spec = ModelSpec.of_store(store.manifest, resolved.net, resolved.geometry, resolved.seen)
     plain = to_plain(options, resolved)
     setup = RunSetup(
         folder=folder,
@@ -169,6 +170,13 @@ def _announce(setup: RunSetup, resolved: Resolved, num_training: int, options: O
         log.warning(
             "no validation case has %s: left out of the mean that picks best.pt; another --seed holds out other cases",
             ", ".join(setup.left_out),
+        )
+    if len(resolved.seen.orientations) > 1:
+        log.warning(
+            "the cases' axes run in %d ways (%s), and so does what the network sees; convert with --orientation %s",
+            len(resolved.seen.orientations),
+            tallied(resolved.seen.orientations),
+            resolved.seen.orientation,
         )
     meant, given = resolved.preset.spacing_mm, resolved.geometry.spacing_mm
     if meant is not None and not np.allclose(meant, given, rtol=0.01):
