@@ -2,3 +2,7 @@
 
 Commands: ``run``, ``study``, ``predict``, ``evaluate``, ``report``.
 """
+
+from preprocessing.console.interrupt import end_quietly
+
+end_quietly(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.config import LoaderConfig
 from pipelines.loaders import check_config
 from preprocessing.console.errors import InputError, check_known
-from preprocessing.console.flags import DEFAULT_SHARDS, AutoTriple, Flag, Place
+from preprocessing.console.flags import DEFAULT_SHARDS, AutoTriple, CountOrNever, Flag, Place
 from preprocessing.console.settings import settings_from
 from preprocessing.volumes.grid import Int3
 from training.distributed.world import BACKENDS, DEVICES
@@ -93,8 +93,8 @@ class Options:
     """The fold that is validated on, of --splits or --folds, counted from 0."""
     group_by: str = ""
     """Keep the cases of a patient together: a regular expression that finds the patient in a case id, such as (.+)_v"""
-    val_every: int = 0
-    """Epochs between validations; 0 makes about ten in the run."""
+    val_every: CountOrNever = 0
+    """Epochs between validations; 0 makes about ten in the run, never makes none, and no best.pt: last.pt is there."""
     resume: str = "never"
     """auto goes on from the newest checkpoint in --output; a path goes on from that file."""
     init_from: Path | None = None
@@ -137,7 +137,7 @@ def check_options(options: Options) -> None:
         raise InputError(
             f"--batch-size {options.batch_size} --samples-per-case {options.samples_per_case}: at least 1 is needed"
         )
-    if options.epochs < 0 or options.val_every < 0 or options.lr < 0:
+    if options.epochs < 0 or (options.val_every or 0) < 0 or options.lr < 0:
         raise InputError("--epochs, --val-every and --lr are 0 (choose) or positive")
     if options.workers < 0:
         raise InputError(f"--workers {options.workers}: 0 (choose), or a positive number for each process")
@@ -147,6 +147,8 @@ def check_options(options: Options) -> None:
         raise InputError(f"--held-out {options.held_out:g}: 0 (train and validate on all), or a fraction below 1")
     _check_split(options)
     check_decay(options.ema)
+    if options.ema and options.val_every is None:
+        raise InputError("--ema is what best.pt holds, which --val-every never does not write; leave one of them out")
     if options.patch is not None:
         check_patch(net_of(options), options.patch)
     check_config(options.loader, loader_config(options, options.patch or ANY_PATCH))

@@ -21,7 +21,10 @@ KINDS = {
         "image and label run their axes in other ways, and --ignore-affine true takes the voxels as they are",
         "turn the label if it does not lie where it should",
     ),
-    UNITS: ("the header's unit is not millimetres; sizes are taken as millimetres", "correct the header if they are not"),
+    UNITS: (
+        "the header's unit is not millimetres; sizes are taken as millimetres",
+        "correct the header if they are not",
+    ),
 }
 SETTLED = (SIZES, PLACES)
 """What the user has decided who gave ``--trust``."""

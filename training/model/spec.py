@@ -16,6 +16,7 @@ from preprocessing.shards.entries import Manifest
 from preprocessing.volumes.grid import Float3
 from preprocessing.volumes.image import ConvertOptions
 from preprocessing.volumes.statistics import ChannelStatistics, schemes_of
+from training.model.grids import SeenGrids
 from training.model.networks import InputGrid, SegmentationTask, build_network
 
 Labels = npt.NDArray[np.uint8]
@@ -28,7 +29,8 @@ class ModelSpec:
     ``groups`` are the scored structures, name to label ids: the regions, or each label but the background.
     ``label_remap`` gives the stored id, which the network learns, of each id in the training set's label files;
     ``ignore_label`` marks voxels in them that do not count. ``region_ids`` gives the label to write for each region
-    where the training set says so; ``schemes`` how each channel is normalised where ``modality`` does not.
+    where the training set says so; ``schemes`` how each channel is normalised where ``modality`` does not. ``seen`` are
+    the grids of the training set's cases, ``None`` in checkpoints that do not say.
     """
 
     net: str
@@ -46,9 +48,10 @@ class ModelSpec:
     trust: str = "auto"
     region_ids: dict[str, int] = field(default_factory=dict)
     schemes: list[str] = field(default_factory=list)
+    seen: SeenGrids | None = None
 
     @classmethod
-    def of_store(cls, manifest: Manifest, net: str, geometry: InputGrid) -> ModelSpec:
+    def of_store(cls, manifest: Manifest, net: str, geometry: InputGrid, seen: SeenGrids | None = None) -> ModelSpec:
         """Describe a network to be trained on a store."""
         regions = manifest.regions
         return cls(
@@ -67,6 +70,7 @@ class ModelSpec:
             region_ids=manifest.region_ids,
             schemes=manifest.schemes,
             trust=str(manifest.options.get("trust", "auto")),
+            seen=seen,
         )
 
     @classmethod
@@ -76,6 +80,7 @@ class ModelSpec:
         patch, spacing_mm = (tuple(plain["geometry"][name]) for name in ("patch", "spacing_mm"))
         made["geometry"] = InputGrid(patch=patch, spacing_mm=spacing_mm)
         made["spacing"] = _triple(plain.get("spacing"))
+        made["seen"] = None if plain.get("seen") is None else SeenGrids.from_plain(plain["seen"])
         made["channels"] = [ChannelStatistics(**channel) for channel in plain["channels"]]
         if plain["regions"] is not None:
             made["regions"] = {name: tuple(numbers) for name, numbers in plain["regions"].items()}

@@ -14,11 +14,17 @@ from preprocessing.shards.case import Case
 from preprocessing.shards.entries import Manifest
 from preprocessing.shards.store import Store
 from training.distributed.group import Group
-from training.inference.scores import VALIDATED, CaseScore, Scores, counted, score_validation
+from training.inference.scores import VALIDATED, CaseScore, Groups, Scores, counted, score_validation
 from training.inference.sliding import Sliding, predict_volume
 from training.model.spec import ModelSpec
 
 OVERLAP = 0.25  # MONAI's default; predict takes more windows for a little more accuracy
+
+
+def not_among(store: Store, case_ids: Sequence[str], groups: Groups) -> tuple[str, ...]:
+    """Name the structures that none of the cases has: whatever was learnt, finding nothing scores Dice 1 there."""
+    found = {number for case_id in case_ids for number in store.case(case_id).entry.labels}
+    return tuple(name for name, numbers in groups.items() if not found & set(numbers))
 
 
 @dataclass(frozen=True, kw_only=True)
