@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import multiprocessing
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-if not __package__:  # started as a file, also in its own child processes: the repository is not on the path yet
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
-from rich import get_console
-from rich.progress import Progress
 
-from benchmarks.contenders.table import FLOOR, TABLE
+from benchmarks.contenders.table import FLOOR, TABLE, Contender
 from benchmarks.measuring.data import median_patch, parse_numbers
-from benchmarks.measuring.messages import Task
+from benchmarks.measuring.messages import Assignment
 from benchmarks.measuring.origin import describe_data, num_cores
+from benchmarks.measuring.processes import NoiseWatch
+from benchmarks.measuring.progress import progress
 from benchmarks.measuring.rounds import Measured, measure
 from benchmarks.measuring.rows import Row, Sweep, choose_rows
-from benchmarks.reporting.comparison import Protocol, make_record
-from benchmarks.reporting.comparison_page import show, write
-from benchmarks.reporting.comparison_repeats import find_earlier, repeat_lines
+from benchmarks.reporting.comparison import BENCHMARK, comparison_rows, describe_method, describe_options, doubts, draw
+from benchmarks.reporting.page import publish
+from benchmarks.reporting.result import make_record
 from pipelines.config import LoaderConfig
-from pipelines.loaders import LoaderBuilder, open_plan
+from pipelines.loaders import open_plan
 from preprocessing import to_shards
 from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
 from preprocessing.console.flags import AutoTriple, main
@@ -44,7 +40,6 @@ SAMPLES_PER_CASE = 4
 class Options:
     """Compare how fast loaders deliver the same patches, after checking that they do; table, JSON, Markdown and PNG.
 
-    Says which medians repeat those of the newest earlier comparison of the same work in --output, if there is one.
     Exit code 1 when a loader fails or delivers anything but what the plan and the numpy reference say.
     """
 
@@ -76,21 +71,26 @@ class Options:
     """Network (segresnet, unet, dynunet, nnunet) to measure the loaders inside its training step as well."""
 
 
-def compare(options: Options, table: Mapping[str, LoaderBuilder] = TABLE) -> int:
+def compare(options: Options, table: Mapping[str, Contender] = TABLE) -> int:
     """Run the command with the loaders of ``table``; returns the exit code."""
     sweep = _check_options(options)
-    store = open_store(_ensure_store(options))
+    store, watch = open_store(_ensure_store(options)), NoiseWatch()
     config = _configure(options, sweep, store)
     has_gpu = torch.cuda.is_available()
     rows, left_out = choose_rows(options.loaders, config, sweep, options.device, table, has_gpu=has_gpu)
-    measured = _measure(rows, options, table)
-    protocol = Protocol(runs=options.runs, seconds=options.seconds, device=options.device, train=options.train)
-    record = make_record(store, config, protocol, measured, left_out)
-    earlier = find_earlier(record, options.output)
-    record |= {"repeats": repeat_lines(record, *earlier)} if earlier else {}
-    show(record)
-    log.info("written: %s", ", ".join(str(path) for path in write(record, options.output)))
-    return EXIT_UNEXPECTED if any(row.failure for row in measured) else EXIT_DONE
+    made = comparison_rows(_measure(rows, options), store.root)
+    content = {
+        "data": describe_data(store),
+        "options": describe_options(config, seconds=options.seconds, device=options.device, train=options.train),
+        "runs": options.runs,
+        "rows": made,
+        "method": describe_method(rows),
+        "doubts": doubts(made),
+        "left_out": [dataclasses.asdict(one) for one in left_out],
+    }
+    record = make_record(BENCHMARK, content, watch)
+    publish(record, f"Loader comparison: {store.manifest.name}", draw, options.output)
+    return EXIT_UNEXPECTED if any(row["failure"] for row in made) else EXIT_DONE
 
 
 def _check_options(options: Options) -> Sweep:
@@ -140,28 +140,15 @@ def _configure(options: Options, sweep: Sweep, store: Store) -> LoaderConfig:
     return config
 
 
-def _measure(rows: Sequence[Row], options: Options, table: Mapping[str, LoaderBuilder]) -> list[Measured]:
+def _measure(rows: Sequence[Row], options: Options) -> list[Measured]:
     """Measure all rows behind a progress bar."""
-    method = multiprocessing.get_start_method()
-    tasks = [
-        Task(
-            row=row,
-            build=table[row.loader],
-            seconds=options.seconds,
-            worker_start_method=method,
-            net="" if options.train == "none" or row.loader == FLOOR else options.train,
-        )
-        for row in rows
+    trained = {row.label for row in rows if options.train != "none" and row.contender.name != FLOOR}
+    assignments = [
+        Assignment(row=row, seconds=options.seconds, net=options.train if row.label in trained else "") for row in rows
     ]
     log.info("measuring %s", "; ".join(row.label for row in rows))
-    with Progress(disable=not get_console().is_terminal, transient=True) as progress:
-        steps = len(tasks) * (1 + options.runs) + sum(bool(task.net) for task in tasks) * options.runs
-        bar = progress.add_task("measuring", total=steps)
-
-        def done(label: str) -> None:
-            progress.update(bar, advance=1, description=label)
-
-        return measure(tasks, options.runs, done, trainings=options.runs)
+    with progress(len(rows) * (1 + options.runs) + len(trained) * options.runs, "measuring") as done:
+        return measure(assignments, options.runs, done, trainings=options.runs)
 
 
 if __name__ == "__main__":

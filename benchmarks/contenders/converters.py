@@ -160,8 +160,8 @@ def _unpack(path: Path, unpack: Callable[[bytes], bytes | bytearray]) -> bytes |
     return unpack(packed) if packed[:2] == b"\x1f\x8b" else packed
 
 
-def empty(folder: Path) -> Path:
-    """Make ``folder`` anew."""
+def remade(folder: Path) -> Path:
+    """Make ``folder`` anew, empty, and return it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder

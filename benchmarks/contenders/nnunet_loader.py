@@ -24,7 +24,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from benchmarks.contenders.settings import NUM_CACHED
+from benchmarks.contenders.table import NUM_CACHED
 from pipelines.augment.parameters import ROTATION_RAD
 from pipelines.batch import Batch, Loader
 from pipelines.plan import SCALE_RANGE, SHIFT_RANGE, Plan

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torchio as tio
 
-from benchmarks.contenders.settings import QUEUE_LENGTH, SAMPLES_PER_VOLUME
+from benchmarks.contenders.table import QUEUE_LENGTH, SAMPLES_PER_VOLUME
 from pipelines.augment import parameters as ranges
 from pipelines.batch import Batch, Loader
 from pipelines.plan import SCALE_RANGE, SHIFT_RANGE, Plan

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders.converters import Work, empty, voxelfeed
+from benchmarks.contenders.converters import Work, remade, voxelfeed
 from benchmarks.measuring.data import Experiment, read_labelled
 from benchmarks.measuring.rounds import Seconds, time_rounds
+from benchmarks.reporting.figure import Panel, draw_bars
 from benchmarks.reporting.result import Record, make_row
 
 GROUP = "loading one image"
@@ -32,7 +33,7 @@ def measure_load(options: Load) -> Record:
     """Run the experiment; returns data, options, runs, rows and method."""
     dataset = read_labelled(options.source)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = empty(Path(scratch) / "case")
+        folder = remade(Path(scratch) / "case")
         loads = prepare_loads(Work(dataset=dataset, source=dataset.sources[0], folder=folder))
         timed = time_rounds(loads, options.runs, 1)
     return {
@@ -42,6 +43,12 @@ def measure_load(options: Load) -> Record:
         "rows": [make_row(GROUP, name, _milliseconds(seconds)) for name, seconds in timed.items()],
         "method": METHOD,
     }
+
+
+def draw_load(record: Record, path: Path) -> None:
+    """Draw a bar of wall milliseconds per form of an image."""
+    title = f"{record['data']['name']}: loading one image"
+    draw_bars(record, path, Panel(title=title, rows=record["rows"], metric="wall_ms", is_log=True))
 
 
 def _milliseconds(seconds: Seconds) -> Seconds:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
-import subprocess
-import sys
-from collections.abc import Sequence
+import time
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.measuring.origin import REPOSITORY
+import psutil
+
+from benchmarks.measuring.fresh import call_fresh
 from preprocessing.shards.entries import ShardEntry
 from preprocessing.shards.files import write_manifest
 from preprocessing.shards.store import Store, open_store
@@ -44,24 +43,15 @@ def _shard(number: int, case_ids: list[str], mean_bytes: int) -> ShardEntry:
 
 def measure_opening(store: Path, runs: int) -> dict[str, list[float]]:
     """Open ``store`` in ``runs`` fresh processes; returns the values of ``open_ms`` and ``memory_mb``."""
-    command = [sys.executable, "-m", "benchmarks.experiments.opening", str(store.resolve())]
-    done = [subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True) for _ in range(runs)]
-    measured = [json.loads(one.stdout) for one in done]
+    measured = [call_fresh(time_opening, store) for _ in range(runs)]
     return {name: [one[name] for one in measured] for name in ("open_ms", "memory_mb")}
 
 
-def _open(arguments: Sequence[str]) -> dict[str, float]:
-    import time
-
-    import psutil
-
+def time_opening(path: Path) -> dict[str, float]:
+    """Open a store and list its labelled cases, in this process."""
     before, begin = psutil.Process().memory_info().rss, time.perf_counter()
-    store = open_store(arguments[0])
+    store = open_store(path)
     count = len(store.labelled_ids)
     open_ms = 1e3 * (time.perf_counter() - begin)
     assert count == len(store.case_ids)
-    return {"open_ms": open_ms, "memory_mb": (psutil.Process().memory_info().rss - before) / 1e6}
-
-
-if __name__ == "__main__":
-    print(json.dumps(_open(sys.argv[1:])))
+    return {"open_ms": open_ms, "memory_mb": max(psutil.Process().memory_info().rss - before, 0) / 1e6}

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.contenders.table import TABLE
 from benchmarks.experiments.assumptions import (
     ARTICLE,
     EPOCHS,
@@ -20,13 +21,13 @@ from benchmarks.experiments.assumptions import (
     Instance,
 )
 from benchmarks.experiments.epoch import epoch_config
-from benchmarks.experiments.storage import fsx_size_tib
+from benchmarks.experiments.storage import fsx_size_tib, patch_bytes
 from benchmarks.measuring.data import Experiment, make_store
 from benchmarks.measuring.epochs import Values, measure_epochs
-from benchmarks.measuring.origin import describe_cases
-from benchmarks.reporting.result import PROJECTED, Record, make_row
+from benchmarks.measuring.origin import describe_data
+from benchmarks.reporting.figure import Panel, draw_bars
+from benchmarks.reporting.result import MEASURED, PROJECTED, Record, make_row
 from benchmarks.reporting.result import PUBLISHED as KIND_PUBLISHED
-from benchmarks.scaling.throttled_reads import patch_bytes
 from preprocessing.shards.store import Store
 
 STORAGE = STORAGES[2]  # FSx for Lustre, 500 MB/s/TiB
@@ -137,12 +138,12 @@ def measure_project(options: Project) -> Record:
         config = epoch_config(store)
         serial = replace(config, num_workers=0)
         measured = {
-            "MONAI Dataset": measure_epochs("monai", serial, options.runs),
-            "MONAI CacheDataset": measure_epochs("monai-cache", config, options.runs),
-            "voxelfeed": measure_epochs("dali", config, options.runs),
+            "MONAI Dataset": measure_epochs(TABLE["monai"], serial, options.runs),
+            "MONAI CacheDataset": measure_epochs(TABLE["monai-cache"], config, options.runs),
+            "voxelfeed": measure_epochs(TABLE["dali"], config, options.runs),
         }
         ways = _ways(store, patch_bytes(store, config) / 1e6, measured)
-        data = describe_cases(store)
+        data = describe_data(store)
     return {
         "data": data,
         "options": {"patch": list(config.patch), "batch_size": config.batch_size},
@@ -180,3 +181,19 @@ def _ways(store: Store, patch_mb: float, measured: dict[str, Values]) -> list[Wa
             read_mb=min(patch_mb, stored_mb),
         ),
     ]
+
+
+def draw_project(record: Record, path: Path) -> None:
+    """Draw a panel per size: projected bars for every instance and way, the article's figures beside them."""
+    projected = [row for row in record["rows"] if row["kind"] != MEASURED]
+    panels = [
+        Panel(
+            title=f"Projection, not measured: {group}, one patch each",
+            rows=[row for row in projected if row["group"] == group],
+            metric="epoch_s",
+            note="seconds of an epoch (orange: the article's figures)",
+            is_log=True,
+        )
+        for group in dict.fromkeys(row["group"] for row in projected)
+    ]
+    draw_bars(record, path, *panels)

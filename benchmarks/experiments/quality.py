@@ -1,30 +1,21 @@
-"""Does the loader change what is learnt, and how much does the seed? ``python benchmarks/experiments/quality.py``."""
+"""Does the loader change what is learnt, and how much does the seed? ``python benchmarks/article.py quality``."""
 
 from __future__ import annotations
 
 import logging
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # started as a file: the repository is not on the path yet
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from rich import get_console
-from rich.progress import track
-
 from benchmarks.measuring.data import ensure_store, median_patch, parse_numbers
-from benchmarks.measuring.origin import describe_cases
-from benchmarks.measuring.processes import NoiseWatch
-from benchmarks.measuring.training_step import run_training
+from benchmarks.measuring.fresh import run_command
+from benchmarks.measuring.origin import describe_data
+from benchmarks.measuring.progress import progress
 from benchmarks.reporting.figure import INK, OURS, PEER, finish, new_figure
-from benchmarks.reporting.page import publish
-from benchmarks.reporting.result import Record, make_record, make_row
-from preprocessing.console.errors import EXIT_DONE
-from preprocessing.console.flags import DEFAULT_SHARDS, AutoTriple, main
+from benchmarks.reporting.result import Record, make_row
+from preprocessing.console.flags import DEFAULT_SHARDS, AutoTriple
 from preprocessing.volumes.grid import Int3
 from training.trainer.record import read_metrics
 
@@ -43,7 +34,7 @@ METHOD = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Quality:
     """Train the same recipe from several loaders with several seeds, and compare Dice and HD95 on held-out cases.
 
     Runs that --runs-folder holds already are not trained again, and one that was interrupted goes on.
@@ -67,39 +58,37 @@ class Options:
     """Folder for training-quality_MACHINE_DATE.json, .md and .png."""
 
 
-def measure_quality(options: Options) -> int:
-    """Run the command; returns the exit code."""
+def measure_quality(options: Quality) -> Record:
+    """Run the experiment; returns data, options, runs, rows and method."""
     seeds = _seeds_by_loader(options)
-    store, watch = ensure_store(options.shards), NoiseWatch()
+    store = ensure_store(options.shards)
     patch = options.patch or median_patch(store)
     wanted = [(loader, seed) for loader, own in seeds.items() for seed in own]
     found = [run for run in wanted if read_metrics(_folder(options, *run))]
-    finished = {
-        run: _train(options, patch, *run)
-        for run in track(wanted, "training", transient=True, disable=not get_console().is_terminal)
-    }
+    finished = {}
+    with progress(len(wanted), "training") as done:
+        for run in wanted:
+            finished[run] = _train(options, patch, *run)
+            done(_label(*run))
     rows = [quality_row(loader, [finished[loader, seed] for seed in own]) for loader, own in seeds.items()]
     rows += [quality_row(_label(loader, seed), [run], BY_SEED) for (loader, seed), run in finished.items()]
-    content = {
-        "data": describe_cases(store),
+    return {
+        "data": describe_data(store),
         "options": {"patch": list(patch), "seeds": options.seeds, "preset": "fast", "epochs": options.epochs or "auto"},
         "runs": max(map(len, seeds.values())),
         "rows": rows,
         "method": [*METHOD, *_describe_found(found)],
     }
-    record = make_record("training-quality", content, watch)
-    publish(record, f"Training: {store.manifest.name}", draw, options.output)
-    return EXIT_DONE
 
 
-def _seeds_by_loader(options: Options) -> dict[str, list[int]]:
+def _seeds_by_loader(options: Quality) -> dict[str, list[int]]:
     first, *others = options.loaders.split(",")
     seeds = parse_numbers("--seeds", options.seeds, least=0)
     other_seeds = parse_numbers("--other-seeds", options.other_seeds or options.seeds, least=0)
     return {first: seeds} | dict.fromkeys(others, other_seeds)
 
 
-def _folder(options: Options, loader: str, seed: int) -> Path:
+def _folder(options: Quality, loader: str, seed: int) -> Path:
     return options.runs_folder / f"{loader}-seed-{seed}"
 
 
@@ -113,11 +102,11 @@ def _describe_found(found: Sequence[tuple[str, int]]) -> list[str]:
     return [f"Trained before, perhaps beside other work, so their minutes do not compare: {names}."] if found else []
 
 
-def _train(options: Options, patch: Int3, loader: str, seed: int) -> dict[str, float | None]:
+def _train(options: Quality, patch: Int3, loader: str, seed: int) -> dict[str, float | None]:
     """Train unless it is done; returns the figures of the run."""
     folder = _folder(options, loader, seed)
     flags = {"loader": loader, "shards": options.shards, "output": folder, "patch": ",".join(map(str, patch))}
-    run_training(flags | {"epochs": options.epochs, "seed": seed, "resume": "auto"})
+    run_command("training.run", flags | {"epochs": options.epochs, "seed": seed, "resume": "auto"})
     lines = read_metrics(folder)
     best = max((line for line in lines if line["dice"]), key=lambda line: float(line["dice"]["mean"]))
     log.info("%s: mean Dice %.4f in epoch %d", folder, best["dice"]["mean"], best["epoch"])
@@ -141,7 +130,7 @@ def _parts(line: Mapping[str, Any]) -> list[float]:
     return [value for name, value in line["split"].items() if name.endswith("_s")]
 
 
-def draw(record: Record, path: Path) -> None:
+def draw_quality(record: Record, path: Path) -> None:
     """Draw a dot per run and a bar per loader: the mean Dice over its seeds."""
     rows = [row for row in record["rows"] if row["group"] == BY_LOADER]
     figure = new_figure(9, 1.6 + 0.5 * len(rows))
@@ -164,7 +153,3 @@ def draw(record: Record, path: Path) -> None:
     axes.set_xlabel("mean Dice of held-out cases: a dot for each seed, a bar for their mean", loc="left", size=9)
     axes.set_title(f"{record['data']['name']}: the same recipe from each loader", loc="left")
     finish(figure, record, path, shows="")
-
-
-if __name__ == "__main__":
-    main(measure_quality, Options)

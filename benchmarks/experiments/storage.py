@@ -1,32 +1,22 @@
-"""How many patches, and how many GPUs, a storage feeds: a model of two lines."""
+"""How many GPUs a storage feeds, and how much of it a store takes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+
+import numpy as np
 
 from benchmarks.experiments.assumptions import Gpu
+from pipelines.config import LoaderConfig
+from preprocessing.shards.store import Store
 
 TIB_MB = 2**40 / 1e6
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reader:
-    """A loader that reads ``patch_mb`` per patch with ``threads`` threads, each busy ``work_s`` with a patch it has."""
-
-    patch_mb: float
-    threads: int
-    work_s: float
-
-
-def patches_per_s(reader: Reader, mb_per_s: float) -> float:
-    """Predict what arrives from a storage of one queue: it is limited by the storage, or by the threads.
-
-    The asymptotic bounds of operational analysis (Denning and Buzen 1978): a closed system of N customers with think
-    time Z and one server with service time S delivers at most min(1 / S, N / (S + Z)). With 2 threads that take 20 ms
-    for a patch of 19 MB, a storage of 190 MB/s (S = 0.1 s) delivers min(10, 2 / 0.12) = 10 patches/s.
-    """
-    service_s = reader.patch_mb / mb_per_s
-    return min(1 / service_s, reader.threads / (service_s + reader.work_s))
+def patch_bytes(store: Store, config: LoaderConfig) -> int:
+    """Return the bytes of one patch as it lies in the store, image and label."""
+    voxel = len(store.manifest.channel_names) * np.dtype(store.manifest.image_dtype).itemsize + 1
+    return math.prod(config.patch) * voxel
 
 
 def gpus_fed(gpu: Gpu, patch_mb: float, mb_per_s: float) -> float:

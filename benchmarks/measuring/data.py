@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.measuring import replicate
 from benchmarks.measuring.origin import describe_data
+from benchmarks.measuring.replicate import Options as ReplicateOptions
+from benchmarks.measuring.replicate import replicate
 from preprocessing import to_shards
 from preprocessing.console.errors import InputError
 from preprocessing.layouts.dataset import Dataset
@@ -63,7 +64,7 @@ def repeat_cases(store: Store, num_cases: int) -> Iterator[Store]:
     root = Path(store.root).resolve()
     with tempfile.TemporaryDirectory(dir=root.parent) as folder:  # where hard links reach
         copy = Path(folder) / root.name
-        replicate.replicate(replicate.Options(input=root, output=copy, cases=num_cases))
+        replicate(ReplicateOptions(input=root, output=copy, cases=num_cases))
         yield open_store(copy)
 
 
@@ -74,7 +75,7 @@ def make_store(source: Path, num_cases: int, folder: Path) -> Store:
     cache.
     """
     copies, shards = folder / "nii", folder / "shards"
-    replicate.replicate(replicate.Options(input=ensure_source(source), output=copies, cases=num_cases))
+    replicate(ReplicateOptions(input=ensure_source(source), output=copies, cases=num_cases))
     to_shards.convert_all(to_shards.Options(input=copies, output=shards))
     return open_store(shards)
 

@@ -1,8 +1,7 @@
 """What a measuring process and its parent tell each other.
 
 The child says, in this order: ``Ready`` once; for each request ``RUN`` a ``LEAD_IN`` (untimed batches flow: memory may
-be sampled), ``TIMING`` (do not disturb) and a ``Run``; for a request ``TRAIN`` a ``Trained``. ``Failed`` may come
-instead of any of them, and is the last.
+be sampled), ``TIMING`` (do not disturb) and a ``Run``; for a request ``TRAIN`` a ``Trained``.
 """
 
 from __future__ import annotations
@@ -10,24 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.measuring.rows import Row
-from pipelines.loaders import LoaderBuilder
 
-RUN, TRAIN, STOP = "run", "train", "stop"
+RUN, TRAIN = "run", "train"
 LEAD_IN, TIMING = "lead-in", "timing"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """What a measuring process is told: the row, how its loader is built, the length of a run, the network to train.
+class Assignment:
+    """What a measuring process is told: the row, the length of a run, the network to train from it, if any.
 
-    ``worker_start_method`` is the platform's for the loader's own workers, as in a training run: a spawned process
-    would spawn them. ``num_cores`` is how many the process and all that it starts may use; 0 leaves it all.
+    ``num_cores`` is how many cores the process and all that it starts may use; 0 leaves it all.
     """
 
     row: Row
-    build: LoaderBuilder
     seconds: float
-    worker_start_method: str
     net: str = ""
     num_cores: int = 0
 
@@ -66,10 +61,3 @@ class Trained:
     waiting: float
     gpu_utilisation: float | None
     gpu_memory_mb: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failed:
-    """Why the row has no numbers."""
-
-    reason: str

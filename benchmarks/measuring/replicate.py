@@ -1,4 +1,4 @@
-"""Make a large store or data set out of a small one, for benchmarks: ``python benchmarks/measuring/replicate.py``."""
+"""Make a large store or data set out of a small one: ``python -m benchmarks.measuring.replicate``."""
 
 from __future__ import annotations
 
@@ -8,18 +8,12 @@ import json
 import logging
 import os
 import shutil
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-if not __package__:  # started as a file: the repository is not on the path yet
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import xxhash
-from rich import get_console
-from rich.progress import track
 
+from benchmarks.measuring.progress import progress
 from preprocessing.console.errors import EXIT_DONE, InputError
 from preprocessing.console.flags import DEFAULT_SHARDS, main
 from preprocessing.layouts.dataset import read_description
@@ -69,21 +63,19 @@ def _replicate_store(options: Options) -> None:
     originals = [(shard, entry) for shard, entry in store.entries() if entry.label is not None]
     if not originals:
         raise InputError(f"{options.input}: holds no labelled case to repeat")
-    options.output.mkdir(parents=True)
-    shards = []
-    firsts = range(0, options.cases, options.cases_per_shard)
-    for number, first in enumerate(_tracked(list(firsts))):
-        folder = options.output / f"shard-{number:05d}"
-        folder.mkdir()
-        last = min(first + options.cases_per_shard, options.cases)
-        cases = []
-        for position in range(first, last):
-            shard, entry = originals[position % len(originals)]
-            renamed = _renamed(entry, f"{entry.case_id}_{position:06d}")
-            for old, new in zip(entry.files, renamed.files, strict=True):
-                _link(options.input / shard / old.name, folder / new.name)
-            cases.append(renamed)
-        shards.append(_write_shard(folder, cases))
+    shards: list[ShardEntry] = []
+    with progress(options.cases, "replicating") as done:
+        for first in range(0, options.cases, options.cases_per_shard):
+            folder = options.output / f"shard-{len(shards):05d}"
+            folder.mkdir(parents=True)
+            cases = []
+            for position in range(first, min(first + options.cases_per_shard, options.cases)):
+                shard, entry = originals[position % len(originals)]
+                cases.append(_renamed(entry, f"{entry.case_id}_{position:06d}"))
+                for old, new in zip(entry.files, cases[-1].files, strict=True):
+                    _link(options.input / shard / old.name, folder / new.name)
+                done(folder.name)
+            shards.append(_write_shard(folder, cases))
     write_source(options.output, store.source_root)
     write_manifest(options.output, dataclasses.replace(store.manifest, shards=shards, errors=None))
 
@@ -96,16 +88,12 @@ def _write_shard(folder: Path, cases: list[CaseEntry]) -> ShardEntry:
 
 
 def _renamed(entry: CaseEntry, case_id: str) -> CaseEntry:
-    def renamed(record: FileRecord | None) -> FileRecord | None:
-        if record is None:
-            return None
+    def renamed(record: FileRecord) -> FileRecord:
         return dataclasses.replace(record, name=case_id + record.name.removeprefix(entry.case_id))
 
+    label, foreground = (record and renamed(record) for record in (entry.label, entry.foreground))
     image = renamed(entry.image)
-    assert image is not None
-    return dataclasses.replace(
-        entry, case_id=case_id, image=image, label=renamed(entry.label), foreground=renamed(entry.foreground)
-    )
+    return dataclasses.replace(entry, case_id=case_id, image=image, label=label, foreground=foreground)
 
 
 def _replicate_msd(options: Options) -> None:
@@ -116,7 +104,7 @@ def _replicate_msd(options: Options) -> None:
     entries = []
     for folder in ("imagesTr", "labelsTr"):
         (options.output / folder).mkdir(parents=True)
-    for position in _tracked(range(options.cases)):
+    for position in range(options.cases):
         source = labelled[position % len(labelled)]
         assert source.label is not None
         entry = {}
@@ -128,10 +116,6 @@ def _replicate_msd(options: Options) -> None:
     described = read_description(options.input / "dataset.json") | {"training": entries, "test": []}
     described |= {"numTraining": len(entries), "numTest": 0}
     (options.output / "dataset.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
-
-
-def _tracked(steps: list[int] | range) -> Iterator[int]:
-    yield from track(steps, description="replicating", transient=True, disable=not get_console().is_terminal)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pynvml
 import torch
 
 from benchmarks.measuring.messages import Trained
-from benchmarks.measuring.origin import REPOSITORY
 from benchmarks.measuring.rows import Row
 from pipelines.batch import Batch, Loader
-from preprocessing.console.errors import RunError
 from preprocessing.shards.store import open_store
 from training.distributed.group import Group
 from training.distributed.world import read_world
@@ -117,13 +113,3 @@ def _gpu_memory_mb(device: torch.device) -> float | None:
         return None
     free, total = torch.cuda.mem_get_info(device)
     return (total - free) / 1e6
-
-
-def run_training(flags: Mapping[str, object]) -> None:
-    """Train with these flags (paths absolute); raises ``RunError`` with the last line that a failed run said."""
-    written = {name: value.resolve() if isinstance(value, Path) else value for name, value in flags.items()}
-    words = [word for name, value in written.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "training.run", *words]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RunError(f"training with --loader {flags['loader']} failed: {done.stderr.strip().splitlines()[-1]}")

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
 
 import torch
 
 from benchmarks.measuring.rows import Row
-from pipelines.loaders import build_loader
 
 COPIES, COPY_BYTES = 7, 2**28
 
 
-def measure_bus(row: Row) -> dict[str, Any]:
+def measure_bus(row: Row) -> dict[str, float]:
     """Return the rate of a large pinned copy, and of the epoch in which ``row`` fills its pool and the one after."""
     begin = time.perf_counter()
-    with build_loader(row.loader, row.config) as loader:
+    with row.contender.open(row.config) as loader:
         batches = iter(loader)
         next(batches)
         _finish(row)
@@ -33,7 +31,7 @@ def measure_bus(row: Row) -> dict[str, Any]:
         epoch_s, read_again = time.perf_counter() - begin, loader.stages.read_bytes - filled
     return {
         "copy_gb_per_s": _copy_rate(torch.device("cuda" if row.config.device == "gpu" else "cpu")),
-        "first_batch_s": first_batch_s,
+        "first_batch_ms": 1e3 * first_batch_s,
         "filled_gb": filled / 1e9,
         "fill_gb_per_s": (filled - read_before) / fill_s / 1e9,
         "fill_patches_per_s": (count - 1) * row.config.batch_size / fill_s,
