@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from benchmarks.experiments.epoch import (
-    Epoch,
-    Workers,
-    draw_epoch,
-    draw_workers,
-    is_unexpected,
-    measure_epoch,
-    measure_workers,
-)
-from benchmarks.experiments.load import Load, draw_load, measure_load
-from benchmarks.experiments.project import Project, draw_project, measure_project
+from benchmarks.experiments.epoch import Epoch, Workers, draw_workers, is_unexpected, measure_epoch, measure_workers
+from benchmarks.experiments.load import Load, measure_load
+from benchmarks.experiments.project import Project, measure_project
 from benchmarks.experiments.quality import Quality, draw_quality, measure_quality
 from benchmarks.experiments.split import Split, draw_split, measure_split
 from benchmarks.measuring.processes import NoiseWatch
+from benchmarks.reporting.figure import draw_bars
 from benchmarks.reporting.page import Draw, publish
 from benchmarks.reporting.result import Record, make_record
 from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
@@ -53,12 +47,13 @@ class Kind:
     draw: Draw
 
 
+DRAW_EPOCHS = partial(draw_bars, metric="epoch_s", is_log=True)
 KINDS: dict[type[object], Kind] = {
-    Load: Kind("article-load", "Loading one image", measure_load, draw_load),
-    Epoch: Kind("article-epoch", "Epochs of MONAI's data sets and ours", measure_epoch, draw_epoch),
+    Load: Kind("article-load", "Loading one image", measure_load, partial(draw_bars, metric="wall_ms", is_log=True)),
+    Epoch: Kind("article-epoch", "Epochs of MONAI's data sets and ours", measure_epoch, DRAW_EPOCHS),
     Workers: Kind("article-workers", "Workers, too few and too many", measure_workers, draw_workers),
     Split: Kind("article-split", "Where the time of a training step goes", measure_split, draw_split),
-    Project: Kind("article-project", "Projection: the article's instances", measure_project, draw_project),
+    Project: Kind("article-project", "Projection: the article's instances", measure_project, DRAW_EPOCHS),
     Quality: Kind("training-quality", "Training", measure_quality, draw_quality),
 }
 

@@ -7,18 +7,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.contenders.converters import Work, conversions_here, remade
 from benchmarks.measuring.data import read_labelled
 from benchmarks.measuring.fresh import run_command
 from benchmarks.measuring.processes import NoiseWatch
-from benchmarks.measuring.replicate import Options as ReplicateOptions
 from benchmarks.measuring.replicate import replicate
 from benchmarks.measuring.rounds import time_rounds
-from benchmarks.reporting.figure import Panel, draw_bars
+from benchmarks.reporting.figure import draw_bars
 from benchmarks.reporting.page import publish
-from benchmarks.reporting.result import Record, make_record, make_row
+from benchmarks.reporting.result import Record, contents, make_record, make_row
 from preprocessing.console.errors import EXIT_DONE, InputError
 from preprocessing.console.flags import main
 from preprocessing.layouts.dataset import Dataset
@@ -64,15 +64,10 @@ def compare(options: Options) -> int:
         rows = list(_conversion_rows(time_rounds(conversions, options.runs, len(works))))
         remade(folder)
         rows += [_scale(dataset, Path(scratch), options, workers) for workers in (1, 2) if options.scaling_cases]
-    content = {
-        "data": {"name": dataset.name, "cases": len(sources), "channels": len(dataset.channel_names)},
-        "options": {"scaling_cases": options.scaling_cases},
-        "runs": options.runs,
-        "rows": rows,
-        "method": METHOD,
-    }
-    record = make_record("convert", content, watch)
-    publish(record, f"Conversion: {dataset.name}", draw, options.output)
+    data = {"name": dataset.name, "cases": len(sources), "channels": len(dataset.channel_names)}
+    content = contents(data, {"scaling_cases": options.scaling_cases}, options.runs, rows, METHOD)
+    draw = partial(draw_bars, metric="cpu_s")
+    publish(make_record("convert", content, watch), f"Conversion: {dataset.name}", draw, options.output)
     return EXIT_DONE
 
 
@@ -98,20 +93,13 @@ def _conversion_rows(timed: dict[str, dict[str, list[float]]]) -> Iterator[Recor
 def _scale(dataset: Dataset, scratch: Path, options: Options, workers: int) -> Record:
     copies = scratch / "copies"
     if not copies.exists():
-        replicate(ReplicateOptions(input=dataset.root, output=copies, cases=options.scaling_cases))
+        replicate(dataset.root, copies, options.scaling_cases)
     flags = {"input": copies, "output": scratch / f"store_{workers}", "workers": workers}
     begin = time.perf_counter()
     run_command("preprocessing.to_shards", flags)
     seconds = time.perf_counter() - begin
     label = f"voxelfeed, {workers} worker{'s' * (workers > 1)}"
     return make_row(SCALING, label, {"cases_per_s": [options.scaling_cases / seconds]})
-
-
-def draw(record: Record, path: Path) -> None:
-    """Draw a bar of CPU seconds per conversion."""
-    rows = [row for row in record["rows"] if row["group"] == CONVERSION]
-    title = f"{record['data']['name']}: converting one case"
-    draw_bars(record, path, Panel(title=title, rows=rows, metric="cpu_s", note="CPU seconds per case"))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -27,15 +26,16 @@ from benchmarks.measuring.processes import NoiseWatch
 from benchmarks.measuring.rounds import Measured, measure
 from benchmarks.measuring.rows import Row
 from benchmarks.reporting.comparison import ALONE, TRAINING, comparison_rows, describe_method, doubts, without_paths
-from benchmarks.reporting.figure import INK, Panel, Points, bars, finish, lines, new_figure
-from benchmarks.reporting.page import free_paths, show, write_files
-from benchmarks.reporting.result import Record, make_record, make_row
+from benchmarks.reporting.figure import INK, finish, lines, new_figure
+from benchmarks.reporting.page import free_paths, publish, write_files
+from benchmarks.reporting.result import Record, Spread, contents, make_record, make_row
 from pipelines.config import LoaderConfig
 from pipelines.dali.pool_budget import measure_need
 from pipelines.loaders import open_plan
 from pipelines.plan import AUGMENTS
 from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
 from preprocessing.console.flags import DEFAULT_SHARDS, Triple, main
+from training.model.networks import NETWORKS
 
 log = logging.getLogger(__name__)
 TEST_PACKAGES = ("pytest", "pytest_timeout", "hypothesis")  # some of the extra dev: where one is missing, all are
@@ -97,7 +97,7 @@ class Comparison:
         """Name the table."""
         config = self.rows[0].config
         if self.net:
-            return f"{TRAINING}, {self.num_cores} core{'s' * (self.num_cores > 1)}"
+            return f"{TRAINING}, {self.num_cores} core{'s' * (self.num_cores > 1)}, {self.net}"
         return f"{ALONE}, {config.augment}, batch {config.batch_size}"
 
 
@@ -109,26 +109,18 @@ def check(options: Options) -> int:
         log.warning("left out: %s %s", missing.label, missing.reason)
     store, watch = ensure_store(options.shards), NoiseWatch()
     with repeat_cases(store, max(options.cases, len(store.labelled_ids))) as enough:
-        config = LoaderConfig(
-            store=enough.root,
-            patch=options.patch,
-            batch_size=parse_numbers("--batch-sizes", options.batch_sizes, least=1)[0],
-            augment=options.augments.split(",")[-1],
-            device=options.device,
-            num_threads=THREADS,
-            reuse_buffers=True,
-        )
+        config = LoaderConfig(store=enough.root, patch=options.patch, num_threads=THREADS, reuse_buffers=True)
+        batch_size = parse_numbers("--batch-sizes", options.batch_sizes, least=1)[0]
+        augment = options.augments.split(",")[-1]
+        config = dataclasses.replace(config, batch_size=batch_size, augment=augment, device=options.device)
         open_plan(config)
         loaders = [one for one in contenders if one.name != FLOOR]
         comparisons = list(_comparisons(options, parts, config, loaders))
-        content: Record = {
-            "data": describe_data(enough),
-            "options": {name: value for name, value in _plain(options).items() if name != "runs"},
-            "runs": options.runs,
-            "method": [*METHOD, *describe_method([row for part in comparisons for row in part.rows])],
-            "left_out": [dataclasses.asdict(one) for one in left_out],
-            "rows": [],
-        }
+        method = [*METHOD, *describe_method([row for part in comparisons for row in part.rows])]
+        given = {name: value for name, value in dataclasses.asdict(options).items() if not isinstance(value, Path)}
+        described = given | {"patch": list(options.patch)}
+        content = contents(describe_data(enough), described, options.runs, [], method)
+        content["left_out"] = [one._asdict() for one in left_out]
         paths: list[Path] = []
         for rows in _measure_parts(parts, config, comparisons, options):
             content["rows"] += rows
@@ -137,9 +129,7 @@ def check(options: Options) -> int:
             paths = paths or free_paths(record, options.output)
             write_files(record, paths, _title(record), draw)
     record = make_record(BENCHMARK, content, watch)
-    show(record)
-    written = write_files(record, paths or free_paths(record, options.output), _title(record), draw)
-    log.info("written: %s", ", ".join(map(str, written)))
+    publish(record, _title(record), draw, paths)
     return EXIT_UNEXPECTED if any(row["failure"] for row in record["rows"]) else EXIT_DONE
 
 
@@ -156,16 +146,15 @@ def _measure_parts(
         failed = counts["failures"] + counts["errors"]
         summary = {name: [float(count)] for name, count in counts.items()}
         yield [make_row(TESTS, "pytest -m gpu", summary, failure=f"{failed} tests failed" if failed else None)]
-    root = str(config.store)
     if "bus" in parts:
         row = Row(contender=TABLE["dali"], config=dataclasses.replace(config, crop="device", augment="basic"))
         try:
             yield [make_row(BUS, row.label, {name: [value] for name, value in call_fresh(measure_bus, row).items()})]
         except ProcessError as error:
-            yield [make_row(BUS, row.label, {}, failure=without_paths(str(error), root))]
+            yield [make_row(BUS, row.label, {}, failure=without_paths(str(error), str(config.store)))]
     for part in comparisons:
         measured = [_measure(row, options, part) for row in part.rows]
-        yield comparison_rows(measured, root, part.group, part.group)
+        yield comparison_rows(measured, str(config.store), part.group, part.group)
 
 
 def run_tests() -> dict[str, int]:
@@ -188,7 +177,8 @@ def _comparisons(
 
     Raises ``InputError`` where the plan of one cannot be made.
     """
-    cores = _possible(options.cores)
+    asked = parse_numbers("--cores", options.cores, least=1)
+    cores = [count for count in asked if count <= num_cores()] or [num_cores()]
     for augment in options.augments.split(",") if "loaders" in parts else ():
         for batch_size in parse_numbers("--batch-sizes", options.batch_sizes, least=1):
             this = dataclasses.replace(config, augment=augment, batch_size=batch_size)
@@ -232,7 +222,7 @@ def training_rows(config: LoaderConfig, loaders: Sequence[Contender], num_cores:
 
 def _measure(row: Row, options: Options, part: Comparison) -> Measured:
     """Measure a row by itself, alone or in training: pools of several processes at a time would not fit."""
-    log.info("%s: %s", part.group, ", ".join(filter(None, (part.net, row.label))))
+    log.info("%s: %s", part.group, row.label)
     assignment = Assignment(row=row, seconds=options.seconds, net=part.net, num_cores=part.num_cores)
     (measured,) = measure([assignment], 0 if part.net else options.runs, trainings=options.runs)
     return measured
@@ -244,8 +234,6 @@ def _check_options(options: Options) -> list[str]:
     _check_names("--parts", options.parts, PARTS)
     _check_names("--augments", options.augments, AUGMENTS)
     if "training" in parts:
-        from training.model.networks import NETWORKS  # MONAI's, not needed in the processes that this one starts
-
         _check_names("--nets", options.nets, NETWORKS)
     if options.runs < 1 or options.seconds <= 0:
         raise InputError(f"--runs {options.runs} --seconds {options.seconds:g}: at least 1 run of more than 0 s")
@@ -265,45 +253,21 @@ def _check_names(flag: str, given: str, known: Collection[str]) -> None:
         raise InputError(f"{flag} {given}: unknown {', '.join(unknown)!r}; known: {', '.join(known)}")
 
 
-def _possible(cores: str) -> list[int]:
-    """Return the numbers of cores that there are; all of them where fewer than the least are asked for."""
-    return [count for count in parse_numbers("--cores", cores, least=1) if count <= num_cores()] or [num_cores()]
-
-
-def _plain(options: Options) -> dict[str, Any]:
-    given = dataclasses.asdict(options)
-    return {name: value for name, value in given.items() if not isinstance(value, Path)} | {
-        "patch": list(options.patch)
-    }
-
-
 def draw(record: Record, path: Path) -> None:
-    """Draw the rates of the loaders alone, and in training their share of the ceiling over the processor cores."""
-    groups = [group for group in dict.fromkeys(row["group"] for row in record["rows"]) if group not in (TESTS, BUS)]
-    alone = [group for group in groups if group.startswith(ALONE)]
-    nets: dict[str, dict[str, Points]] = {}
+    """Draw, for each network, every loader's share of the ceiling over the processor cores it had; if any trained."""
+    nets: dict[str, dict[str, list[tuple[float, Spread]]]] = {}
     for row in record["rows"]:
-        share = row["summary"].get("of_ceiling")
-        if share and row["details"]["loader"] != CEILING:
-            cores, net = row["group"].removeprefix(f"{TRAINING}, ").split(", ")
-            series = nets.setdefault(net, {}).setdefault(_series(row["label"]), [])
-            nets[net][_series(row["label"])] = sorted(
-                [*series, (float(cores.split()[0]), share)], key=lambda point: point[0]
-            )
-    if not alone and not nets:
+        if "of_ceiling" in row["summary"] and row["details"]["loader"] != CEILING:
+            series = nets.setdefault(row["details"]["net"], {}).setdefault(_series(row["label"]), [])
+            series.append((row["details"]["cores"], row["summary"]["of_ceiling"]))
+    if not nets:
         return
-    heights = [1.2 + 0.36 * sum(row["group"] == group for row in record["rows"]) for group in alone] + [4.0] * len(nets)
-    figure = new_figure(9.5, 0.3 + sum(heights))
-    grid = list(figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights).ravel())
-    for axes, group in zip(grid, alone, strict=False):
-        rows = [row for row in record["rows"] if row["group"] == group and row["details"]["loader"] != CEILING]
-        bars(axes, Panel(title=group, rows=rows, metric="patches_per_s"))
-    for axes, (net, found) in zip(grid[len(alone) :], nets.items(), strict=True):
+    figure = new_figure(7 * len(nets), 4)
+    for axes, (net, found) in zip(figure.subplots(1, len(nets), squeeze=False)[0], nets.items(), strict=True):
         lines(axes, found)
         axes.axhline(1, color=INK, linestyle="--", linewidth=1)
-        axes.margins(x=0.25)
-        axes.set(xlabel="processor cores", ylabel="share of the synthetic ceiling", ylim=(0, 1.1))
-        axes.set_title(f"{TRAINING}, {net}", loc="left", size=11)
+        axes.margins(x=0.3)
+        axes.set(title=f"{net}: share of the synthetic ceiling", xlabel="processor cores", ylim=(0, 1.1))
     finish(figure, record, path)
 
 

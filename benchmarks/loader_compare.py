@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,20 +17,19 @@ from benchmarks.measuring.processes import NoiseWatch
 from benchmarks.measuring.progress import progress
 from benchmarks.measuring.rounds import Measured, measure
 from benchmarks.measuring.rows import Row, Sweep, choose_rows
-from benchmarks.reporting.comparison import BENCHMARK, comparison_rows, describe_method, describe_options, doubts, draw
+from benchmarks.reporting import comparison
 from benchmarks.reporting.page import publish
-from benchmarks.reporting.result import make_record
+from benchmarks.reporting.result import contents, make_record
 from pipelines.config import LoaderConfig
 from pipelines.loaders import open_plan
 from preprocessing import to_shards
-from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
+from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError, check_known
 from preprocessing.console.flags import AutoTriple, main
 from preprocessing.phantom import DEFAULT_FOLDER
 from preprocessing.shards.store import Store, open_store
 
 log = logging.getLogger(__name__)
 AUTO = Path("auto")
-NETWORKS = ("segresnet", "unet", "dynunet", "nnunet")  # those of training.model.networks, whose import costs every row
 STEPS_PER_EPOCH = 512  # at least: with three cases to an epoch, loaders would be measured starting and stopping
 SAMPLES_PER_CASE = 4
 
@@ -78,18 +76,14 @@ def compare(options: Options, table: Mapping[str, Contender] = TABLE) -> int:
     config = _configure(options, sweep, store)
     has_gpu = torch.cuda.is_available()
     rows, left_out = choose_rows(options.loaders, config, sweep, options.device, table, has_gpu=has_gpu)
-    made = comparison_rows(_measure(rows, options), store.root)
-    content = {
-        "data": describe_data(store),
-        "options": describe_options(config, seconds=options.seconds, device=options.device, train=options.train),
-        "runs": options.runs,
-        "rows": made,
-        "method": describe_method(rows),
-        "doubts": doubts(made),
-        "left_out": [dataclasses.asdict(one) for one in left_out],
-    }
-    record = make_record(BENCHMARK, content, watch)
-    publish(record, f"Loader comparison: {store.manifest.name}", draw, options.output)
+    measured, training = _measure(rows, options), f"{comparison.TRAINING}, {options.train}"
+    made = comparison.comparison_rows(measured, store.root, training=training)
+    given = {"seconds": options.seconds, "device": options.device, "train": options.train}
+    described, method = comparison.describe_options(config) | given, comparison.describe_method(rows)
+    content = contents(describe_data(store), described, options.runs, made, method)
+    content |= {"doubts": comparison.doubts(made), "left_out": [one._asdict() for one in left_out]}
+    record = make_record(comparison.BENCHMARK, content, watch)
+    publish(record, f"Loader comparison: {store.manifest.name}", comparison.draw, options.output)
     return EXIT_UNEXPECTED if any(row["failure"] for row in made) else EXIT_DONE
 
 
@@ -100,12 +94,12 @@ def _check_options(options: Options) -> Sweep:
             raise InputError(f"--{name} {getattr(options, name)}: it must be above 0")
     if options.threads < 0:
         raise InputError(f"--threads {options.threads}: 0 means one for every core, or give a number")
-    if options.train not in ("none", *NETWORKS):
-        raise InputError(f"--train {options.train}: unknown; known: none, {', '.join(NETWORKS)}")
-    return Sweep(
-        batch_sizes=parse_numbers("--batch-size", options.batch_size, least=1),
-        workers=[] if options.workers == "auto" else parse_numbers("--workers", options.workers, least=0),
-    )
+    if options.train != "none":
+        from training.model.networks import NETWORKS  # half of what the rest of this command imports
+
+        check_known("train", options.train, ("none", *NETWORKS))
+    workers = [] if options.workers == "auto" else parse_numbers("--workers", options.workers, least=0)
+    return Sweep(batch_sizes=parse_numbers("--batch-size", options.batch_size, least=1), workers=workers)
 
 
 def _ensure_store(options: Options) -> Path:

@@ -12,20 +12,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.contenders.table import FLOOR, TABLE
-from benchmarks.experiments.assumptions import CASE_MB, GPUS, LARGE_CASES, PATCH_MB, SAMPLES_PER_CASE, STORAGES, Storage
-from benchmarks.experiments.opening import measure_opening, plan_store
-from benchmarks.experiments.ranks import make_plan, time_samples
-from benchmarks.experiments.storage import fsx_size_tib, gpus_fed, patch_bytes
-from benchmarks.measuring.data import ensure_store, median_patch, parse_numbers, repeat_cases
+from benchmarks.experiments.assumptions import (
+    CASE_MB,
+    GPUS,
+    LARGE_CASES,
+    PATCH_MB,
+    SAMPLES_PER_CASE,
+    STORAGES,
+    Storage,
+    fsx_size_tib,
+    gpus_fed,
+)
+from benchmarks.experiments.scaling import make_plan, measure_opening, plan_store, time_samples
+from benchmarks.measuring.data import ensure_store, median_patch, parse_numbers, patch_bytes, repeat_cases
 from benchmarks.measuring.messages import Assignment
 from benchmarks.measuring.origin import describe_data, num_cores
 from benchmarks.measuring.processes import NoiseWatch
 from benchmarks.measuring.progress import progress
 from benchmarks.measuring.rounds import Measured, measure
 from benchmarks.measuring.rows import Row
-from benchmarks.reporting.figure import COLOURS, INK, LIMIT, Panel, bars, beside, finish, lines, new_figure
+from benchmarks.reporting.comparison import comparison_rows
+from benchmarks.reporting.figure import COLOURS, INK, LIMIT, bars, beside, finish, lines, new_figure
 from benchmarks.reporting.page import publish
-from benchmarks.reporting.result import PROJECTED, Record, make_record, make_row
+from benchmarks.reporting.result import PROJECTED, Record, contents, groups_of, make_record, make_row, spread
 from pipelines.config import LoaderConfig
 from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
 from preprocessing.console.flags import DEFAULT_SHARDS, main
@@ -93,13 +102,8 @@ def measure_scale(options: Options) -> int:
         for row in _rows(store, sizes, options):
             rows.append(row)
             done(f"{row['group']}: {row['label']}")
-    content = {
-        "data": describe_data(store),
-        "options": {"patch": list(median_patch(store)), "seconds": options.seconds, "threads": num_cores()},
-        "runs": options.runs,
-        "rows": rows,
-        "method": METHOD,
-    }
+    described = {"patch": list(median_patch(store)), "seconds": options.seconds, "threads": num_cores()}
+    content = contents(describe_data(store), described, options.runs, rows, METHOD)
     publish(make_record("scale", content, watch), f"Scale: {store.manifest.name}", draw, options.output)
     return EXIT_UNEXPECTED if any(row["failure"] for row in rows) else EXIT_DONE
 
@@ -114,9 +118,7 @@ def _rows(store: Store, sizes: list[int], options: Options) -> Iterator[Record]:
     for world_size in (2**power for power in range(MAX_RANKS.bit_length())):
         timed = time_samples(plan, world_size, options.runs) | {"steps": [plan.steps_per_epoch]}
         yield make_row(RANKS, f"{world_size} ranks", timed)
-    config = LoaderConfig(
-        store=Path(store.root), patch=median_patch(store), num_threads=num_cores(), reuse_buffers=True
-    )
+    config = LoaderConfig(store=store.root, patch=median_patch(store), num_threads=num_cores(), reuse_buffers=True)
     yield from _by_cases(store, config, sizes[-1], options)
     reading = _reading(dataclasses.replace(config, batch_size=1, window=1), patch_bytes(store, config) / 1e6, options)
     yield reading
@@ -124,39 +126,33 @@ def _rows(store: Store, sizes: list[int], options: Options) -> Iterator[Record]:
         yield from _storage(reading["summary"]["mb_per_s"]["median"])
 
 
-def _by_cases(store: Store, config: LoaderConfig, num_cases: int, options: Options) -> Iterator[Record]:
+def _by_cases(store: Store, config: LoaderConfig, num_cases: int, options: Options) -> list[Record]:
     """Measure ``dali`` on few and on many cases, those of ``store`` repeated as hard links, in rounds."""
     with repeat_cases(store, FEW) as small, repeat_cases(store, num_cases) as large:
         made = dataclasses.replace(config, batch_size=BATCH_SIZE, samples_per_case=PATCHES_PER_CASE)
-        rows = [
-            Row(contender=TABLE["dali"], config=dataclasses.replace(made, store=copy.root)) for copy in (small, large)
-        ]
-        few, many = measure([Assignment(row=row, seconds=options.seconds) for row in rows], options.runs)
-    yield from by_cases_rows(few, many, num_cases)
+        configs = [dataclasses.replace(made, store=copy.root) for copy in (small, large)]
+        measured = _measure("dali", configs, options)
+    return by_cases_rows(measured, [FEW, num_cases])
 
 
-def by_cases_rows(few: Measured, many: Measured, num_cases: int) -> Iterator[Record]:
-    """Make both rows; the second says what share of the first one's rate it has, if that was measured."""
-    for measured, count in ((few, FEW), (many, num_cases)):
-        values = {
-            "patches_per_s": _rates(measured),
-            "first_batch_ms": [1e3 * run.first_batch_s for run in measured.runs],
-        }
-        if measured is many and not few.failure:
-            values["ratio"] = [rate / other for rate, other in zip(_rates(many), _rates(few), strict=False)]
-        failure = measured.failure
-        yield make_row(CASES, f"dali, {count:,} cases", {} if failure else values, failure=failure)
+def by_cases_rows(measured: list[Measured], counts: list[int]) -> list[Record]:
+    """Make the rows; the second says what share of the first one's rate it has in the same round, if both have one."""
+    few, many = comparison_rows(measured, str(measured[0].row.config.store), CASES)
+    if few["summary"] and many["summary"]:
+        rounds = zip(many["details"]["runs"], few["details"]["runs"], strict=True)
+        many["summary"]["ratio"] = spread([run["patches_per_s"] / other["patches_per_s"] for run, other in rounds])
+    return [row | {"label": f"dali, {count:,} cases"} for row, count in zip((few, many), counts, strict=True)]
 
 
-def _rates(measured: Measured) -> list[float]:
-    return [run.batches * measured.row.config.batch_size / run.wall_s for run in measured.runs]
+def _measure(name: str, configs: list[LoaderConfig], options: Options) -> list[Measured]:
+    rows = [Row(contender=TABLE[name], config=config) for config in configs]
+    return measure([Assignment(row=row, seconds=options.seconds) for row in rows], options.runs)
 
 
 def _reading(config: LoaderConfig, patch_mb: float, options: Options) -> Record:
     """Measure how fast plain numpy reads patches out of the page cache."""
-    row = Row(contender=TABLE[FLOOR], config=config)
-    (measured,) = measure([Assignment(row=row, seconds=options.seconds)], options.runs)
-    rates = _rates(measured)
+    (measured,) = _measure(FLOOR, [config], options)
+    rates = [run.batches / run.wall_s for run in measured.runs]
     values = {"patches_per_s": rates, "mb_per_s": [rate * patch_mb for rate in rates]}
     return make_row(READING, PAGE_CACHE, {} if measured.failure else values, failure=measured.failure)
 
@@ -179,9 +175,7 @@ def _storage(page_cache_mb_per_s: float) -> Iterator[Record]:
 
 def draw(record: Record, path: Path) -> None:
     """Draw opening, ranks, many cases, and how many GPUs a storage feeds."""
-    groups = {
-        name: [row for row in record["rows"] if row["group"] == name] for name in (OPENING, RANKS, CASES, STORAGE)
-    }
+    groups = groups_of(record)
     figure = new_figure(12, 9)
     opening, ranks, cases, storage = figure.subplots(2, 2).ravel()
     points = [(float(row["label"].split()[0]), row["summary"]) for row in groups[OPENING]]
@@ -199,7 +193,8 @@ def draw(record: Record, path: Path) -> None:
     ranks.set_xticks([place for place, _ in points], [f"{place:.0f}" for place, _ in points])
     ranks.set(ylim=(0, None), xlabel="ranks", ylabel="processor microseconds per sample")
     ranks.set_title("What the plan costs", loc="left")
-    bars(cases, Panel(title="dali on few and on many cases", rows=groups[CASES], metric="patches_per_s"))
+    bars(cases, groups.get(CASES, []), "patches_per_s")
+    cases.set_title("dali on few and on many cases", loc="left")
     _draw_storage(storage, groups[STORAGE])
     finish(figure, record, path)
 

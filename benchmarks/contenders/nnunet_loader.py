@@ -31,6 +31,7 @@ from pipelines.plan import SCALE_RANGE, SHIFT_RANGE, Plan
 from pipelines.reference import intensity_of, normalize
 from preprocessing.shards.case import Case
 from preprocessing.shards.store import Store
+from preprocessing.volumes.grid import Array, Int3
 
 if TYPE_CHECKING:
     from pipelines.config import LoaderConfig
@@ -106,18 +107,14 @@ def _write(folder: Path, case: Case, store: Store, config: LoaderConfig) -> None
         number: np.concatenate([np.zeros((len(voxels), 1), np.int64), voxels.astype(np.int64)], axis=1)
         for number, voxels in case.foreground().items()
     }
-    blocks, chunks = comp_blosc2_params(image.shape, config.patch, image.itemsize)
-    blocks_label, chunks_label = comp_blosc2_params(channels_first.shape, config.patch, channels_first.itemsize)
-    nnUNetDatasetBlosc2.save_case(
-        image,
-        channels_first,
-        {"class_locations": locations},
-        str(folder / case.case_id),
-        chunks=chunks,
-        blocks=blocks,
-        chunks_seg=chunks_label,
-        blocks_seg=blocks_label,
-    )
+    save_blosc2(folder / case.case_id, (image, channels_first), {"class_locations": locations}, config.patch)
+
+
+def save_blosc2(path: Path, arrays: tuple[Array, Array], properties: dict[str, Any], patch: Int3) -> None:
+    """Write image and label, channels first, as ``nnUNetv2_preprocess`` does, in chunks that suit the patch."""
+    (blocks, chunks), (blocks_seg, chunks_seg) = (comp_blosc2_params(one.shape, patch, one.itemsize) for one in arrays)
+    sizes = {"chunks": chunks, "blocks": blocks, "chunks_seg": chunks_seg, "blocks_seg": blocks_seg}
+    nnUNetDatasetBlosc2.save_case(*arrays, properties, str(path), **sizes)
 
 
 def _first_patch(config: LoaderConfig) -> Any:

@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.batch import Loader
 from pipelines.config import LoaderConfig
@@ -80,8 +80,7 @@ class Contender:
         return "; ".join(settings)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeftOut:
+class LeftOut(NamedTuple):
     """What is not measured, and why."""
 
     label: str
@@ -191,14 +190,11 @@ def choose(names: str, table: Mapping[str, Contender] = TABLE) -> list[Contender
 def choose_installed(names: str, table: Mapping[str, Contender] = TABLE) -> tuple[list[Contender], list[LeftOut]]:
     """Return the rows that ``names`` lists (``choose``), and those left out whose package is not installed.
 
-    Raises ``InputError`` for unknown names, and for one left out that was asked for by name.
+    Raises ``InputError`` for unknown names, and for one left out that was not asked for by "all".
     """
     chosen = choose(names, table)
-    left_out = [
-        LeftOut(label=one.name, reason=f'needs the package {one.package}: pip install -e ".[peers]"')
-        for one in chosen
-        if not one.is_installed
-    ]
+    reason = 'needs the package {}: pip install -e ".[peers]"'
+    left_out = [LeftOut(one.name, reason.format(one.package)) for one in chosen if not one.is_installed]
     if left_out and names != "all":
         raise InputError(f"--loaders {names}: {left_out[0].label} {left_out[0].reason}")
     return [one for one in chosen if one.is_installed], left_out

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +14,8 @@ from benchmarks.measuring.epochs import measure_epochs
 from benchmarks.measuring.fresh import ProcessError
 from benchmarks.measuring.origin import describe_data, num_cores
 from benchmarks.reporting.figure import LIMIT as LIMIT_COLOUR
-from benchmarks.reporting.figure import Panel, draw_bars, finish, lines, new_figure, upright_line
-from benchmarks.reporting.result import Record, make_row
+from benchmarks.reporting.figure import finish, lines, new_figure, upright_line
+from benchmarks.reporting.result import Record, contents, make_row
 from pipelines.config import LoaderConfig
 from preprocessing.shards.store import Store
 
@@ -100,14 +98,6 @@ def measure_workers(options: Workers) -> Record:
         return _content(store, rows, options.runs, METHOD)
 
 
-def draw_epoch(record: Record, path: Path) -> None:
-    """Draw a panel per condition with a bar of seconds per loader; what did not get through says so."""
-    groups = dict.fromkeys(row["group"] for row in record["rows"])
-    rows = {group: [row for row in record["rows"] if row["group"] == group] for group in groups}
-    panels = [Panel(title=group, rows=rows[group], metric="epoch_s", is_log=True) for group in groups]
-    draw_bars(record, path, *panels, sharex=True)
-
-
 def draw_workers(record: Record, path: Path) -> None:
     """Draw seconds of an epoch against the number of workers, a line per loader."""
     figure = new_figure(9, 4.5)
@@ -145,33 +135,19 @@ def is_unexpected(row: Record) -> bool:
 def epoch_config(store: Store) -> LoaderConfig:
     """Return what all loaders of these experiments are given: one patch per case, a worker or thread per core."""
     cores = num_cores()
-    return LoaderConfig(
-        store=Path(store.root),
-        patch=median_patch(store),
-        samples_per_case=1,
-        num_threads=cores,
-        num_workers=cores,
-        reuse_buffers=True,
-    )
+    shared = LoaderConfig(store=Path(store.root), patch=median_patch(store), samples_per_case=1, reuse_buffers=True)
+    return replace(shared, num_threads=cores, num_workers=cores)
 
 
 def _row(group: str, label: str, loader: Contender, config: LoaderConfig, runs: int, limit_mb: int = 0) -> Record:
     """Measure one row; a loader that does not get through is a failed row, under a limit of memory a finding."""
     try:
-        with _limited(limit_mb, config) as prefix:
+        if limit_mb:
+            forget(path for path in Path(config.store).rglob("*") if path.is_file())
+        with memory_limit(limit_mb) as prefix:
             return make_row(group, label, measure_epochs(loader, config, runs, prefix))
     except ProcessError as error:
         return make_row(group, label, {}, failure=str(error))
-
-
-@contextlib.contextmanager
-def _limited(limit_mb: int, config: LoaderConfig) -> Iterator[list[str]]:
-    if not limit_mb:
-        yield []
-        return
-    forget(path for path in Path(config.store).rglob("*") if path.is_file())
-    with memory_limit(limit_mb) as prefix:
-        yield prefix
 
 
 def _size_mb(store: Store) -> float:
@@ -180,10 +156,5 @@ def _size_mb(store: Store) -> float:
 
 def _content(store: Store, rows: list[Record], runs: int, method: list[str]) -> Record:
     config = epoch_config(store)
-    return {
-        "data": describe_data(store),
-        "options": {"patch": list(config.patch), "batch_size": config.batch_size, "workers": config.num_workers},
-        "runs": runs,
-        "rows": rows,
-        "method": method,
-    }
+    options = {"patch": list(config.patch), "batch_size": config.batch_size, "workers": config.num_workers}
+    return contents(describe_data(store), options, runs, rows, method)

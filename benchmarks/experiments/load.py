@@ -12,9 +12,8 @@ import numpy as np
 
 from benchmarks.contenders.converters import Work, remade, voxelfeed
 from benchmarks.measuring.data import Experiment, read_labelled
-from benchmarks.measuring.rounds import Seconds, time_rounds
-from benchmarks.reporting.figure import Panel, draw_bars
-from benchmarks.reporting.result import Record, make_row
+from benchmarks.measuring.rounds import time_rounds
+from benchmarks.reporting.result import Record, contents, make_row
 
 GROUP = "loading one image"
 PATCH = 128
@@ -36,26 +35,12 @@ def measure_load(options: Load) -> Record:
         folder = remade(Path(scratch) / "case")
         loads = prepare_loads(Work(dataset=dataset, source=dataset.sources[0], folder=folder))
         timed = time_rounds(loads, options.runs, 1)
-    return {
-        "data": {"name": dataset.name, "cases": 1},
-        "options": {"patch": [PATCH] * 3},
-        "runs": options.runs,
-        "rows": [make_row(GROUP, name, _milliseconds(seconds)) for name, seconds in timed.items()],
-        "method": METHOD,
+    milliseconds = {
+        name: {which.replace("_s", "_ms"): [1e3 * value for value in values] for which, values in seconds.items()}
+        for name, seconds in timed.items()
     }
-
-
-def draw_load(record: Record, path: Path) -> None:
-    """Draw a bar of wall milliseconds per form of an image."""
-    title = f"{record['data']['name']}: loading one image"
-    draw_bars(record, path, Panel(title=title, rows=record["rows"], metric="wall_ms", is_log=True))
-
-
-def _milliseconds(seconds: Seconds) -> Seconds:
-    return {
-        "wall_ms": [1e3 * value for value in seconds["wall_s"]],
-        "cpu_ms": [1e3 * value for value in seconds["cpu_s"]],
-    }
+    rows = [make_row(GROUP, name, values) for name, values in milliseconds.items()]
+    return contents({"name": dataset.name, "cases": 1}, {"patch": [PATCH] * 3}, options.runs, rows, METHOD)
 
 
 def prepare_loads(work: Work) -> dict[str, Callable[[], object]]:

@@ -19,14 +19,13 @@ from benchmarks.experiments.assumptions import (
     SMALL_CASES,
     STORAGES,
     Instance,
+    fsx_size_tib,
 )
 from benchmarks.experiments.epoch import epoch_config
-from benchmarks.experiments.storage import fsx_size_tib, patch_bytes
-from benchmarks.measuring.data import Experiment, make_store
+from benchmarks.measuring.data import Experiment, make_store, patch_bytes
 from benchmarks.measuring.epochs import Values, measure_epochs
 from benchmarks.measuring.origin import describe_data
-from benchmarks.reporting.figure import Panel, draw_bars
-from benchmarks.reporting.result import MEASURED, PROJECTED, Record, make_row
+from benchmarks.reporting.result import PROJECTED, Record, contents, make_row
 from benchmarks.reporting.result import PUBLISHED as KIND_PUBLISHED
 from preprocessing.shards.store import Store
 
@@ -106,11 +105,7 @@ def project(ways: list[Way]) -> Iterator[Record]:
             for way in ways:
                 epoch = epoch_seconds(way, instance, num_cases)
                 hours = EPOCHS * epoch.seconds / 3600
-                summary = {
-                    "epoch_s": [epoch.seconds],
-                    "hours": [hours],
-                    "usd": [hours * instance.usd_per_hour],
-                }
+                summary = {"epoch_s": [epoch.seconds], "hours": [hours], "usd": [hours * instance.usd_per_hour]}
                 label = f"{instance.name}, {way.name} (limit: {epoch.limit})"
                 yield make_row(group, label, summary, kind=PROJECTED)
     for published in PUBLISHED:
@@ -144,13 +139,8 @@ def measure_project(options: Project) -> Record:
         }
         ways = _ways(store, patch_bytes(store, config) / 1e6, measured)
         data = describe_data(store)
-    return {
-        "data": data,
-        "options": {"patch": list(config.patch), "batch_size": config.batch_size},
-        "runs": options.runs,
-        "rows": [*(make_row(GROUP, name, values) for name, values in measured.items()), *project(ways)],
-        "method": METHOD,
-    }
+    rows = [*(make_row(GROUP, name, values) for name, values in measured.items()), *project(ways)]
+    return contents(data, {"patch": list(config.patch), "batch_size": config.batch_size}, options.runs, rows, METHOD)
 
 
 def _ways(store: Store, patch_mb: float, measured: dict[str, Values]) -> list[Way]:
@@ -160,40 +150,14 @@ def _ways(store: Store, patch_mb: float, measured: dict[str, Values]) -> list[Wa
     stored_mb = sum(record.size_bytes for entry in entries for record in entry.files) / len(entries) / 1e6
     voxels = statistics.mean(math.prod(entry.source_shape_dhw) for entry in entries)
     float_mb = voxels * (4 * len(store.manifest.channel_names) + 1) / 1e6  # float32 image, uint8 label, uncropped
-    plain = Way(
-        name="MONAI Dataset, workers",
-        cpu_s=dataset,
-        missing_cpu_s=dataset,
-        cached_mb=packed_mb,
-        stored_mb=packed_mb,
-        read_mb=packed_mb,
-    )
+
+    def way(name: str, cpu_s: float, mb: float) -> Way:
+        return Way(name=name, cpu_s=cpu_s, missing_cpu_s=cpu_s, cached_mb=mb, stored_mb=mb, read_mb=mb)
+
+    plain = way("MONAI Dataset, workers", dataset, packed_mb)
     return [
         replace(plain, name="MONAI Dataset, no workers", is_serial=True),
         plain,
         replace(plain, name="MONAI CacheDataset", cpu_s=cached, cached_mb=float_mb),
-        Way(
-            name="voxelfeed",
-            cpu_s=ours,
-            missing_cpu_s=ours,
-            cached_mb=stored_mb,
-            stored_mb=stored_mb,
-            read_mb=min(patch_mb, stored_mb),
-        ),
+        replace(way("voxelfeed", ours, stored_mb), read_mb=min(patch_mb, stored_mb)),
     ]
-
-
-def draw_project(record: Record, path: Path) -> None:
-    """Draw a panel per size: projected bars for every instance and way, the article's figures beside them."""
-    projected = [row for row in record["rows"] if row["kind"] != MEASURED]
-    panels = [
-        Panel(
-            title=f"Projection, not measured: {group}, one patch each",
-            rows=[row for row in projected if row["group"] == group],
-            metric="epoch_s",
-            note="seconds of an epoch (orange: the article's figures)",
-            is_log=True,
-        )
-        for group in dict.fromkeys(row["group"] for row in projected)
-    ]
-    draw_bars(record, path, *panels)

@@ -13,8 +13,8 @@ from benchmarks.measuring.data import ensure_store, median_patch, parse_numbers
 from benchmarks.measuring.fresh import run_command
 from benchmarks.measuring.origin import describe_data
 from benchmarks.measuring.progress import progress
-from benchmarks.reporting.figure import INK, OURS, PEER, finish, new_figure
-from benchmarks.reporting.result import Record, make_row
+from benchmarks.reporting.figure import INK, OURS, PEER, beside, finish, new_panels
+from benchmarks.reporting.result import Record, contents, groups_of, make_row
 from preprocessing.console.flags import DEFAULT_SHARDS, AutoTriple
 from preprocessing.volumes.grid import Int3
 from training.trainer.record import read_metrics
@@ -72,13 +72,9 @@ def measure_quality(options: Quality) -> Record:
             done(_label(*run))
     rows = [quality_row(loader, [finished[loader, seed] for seed in own]) for loader, own in seeds.items()]
     rows += [quality_row(_label(loader, seed), [run], BY_SEED) for (loader, seed), run in finished.items()]
-    return {
-        "data": describe_data(store),
-        "options": {"patch": list(patch), "seeds": options.seeds, "preset": "fast", "epochs": options.epochs or "auto"},
-        "runs": max(map(len, seeds.values())),
-        "rows": rows,
-        "method": [*METHOD, *_describe_found(found)],
-    }
+    described = {"patch": list(patch), "seeds": options.seeds, "preset": "fast", "epochs": options.epochs or "auto"}
+    method = [*METHOD, *_describe_found(found)]
+    return contents(describe_data(store), described, max(map(len, seeds.values())), rows, method)
 
 
 def _seeds_by_loader(options: Quality) -> dict[str, list[int]]:
@@ -132,23 +128,17 @@ def _parts(line: Mapping[str, Any]) -> list[float]:
 
 def draw_quality(record: Record, path: Path) -> None:
     """Draw a dot per run and a bar per loader: the mean Dice over its seeds."""
-    rows = [row for row in record["rows"] if row["group"] == BY_LOADER]
-    figure = new_figure(9, 1.6 + 0.5 * len(rows))
-    axes = figure.add_subplot()
-    for place, row in enumerate(rows):
-        mean, std = (row["summary"].get(name) for name in ("dice_mean", "dice_std"))
-        dice = [
-            run["summary"]["dice"]["median"]
-            for run in record["rows"]
-            if run["label"].startswith(row["label"] + OF_SEED)
-        ]
-        colour = OURS if place == 0 else PEER
-        axes.plot(dice, [place] * len(dice), "o", color=colour, markersize=7, alpha=0.7)
-        axes.plot(mean["median"], place, "|", color=INK, markersize=22, markeredgewidth=2)
-        text = f"{mean['median']:.4f}" + (f", deviation {std['median']:.4f}" if std else "")
-        axes.annotate(text, (mean["median"], place), xytext=(6, 8), textcoords="offset points", color=INK)
-    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.7)
+    loaders, runs = groups_of(record).values()
+    figure, (axes,) = new_panels([len(loaders)])
+    for place, row in enumerate(loaders):
+        of_loader = [run for run in runs if run["label"].startswith(row["label"] + OF_SEED)]
+        mean, std = (row["summary"].get(name, {}).get("median") for name in ("dice_mean", "dice_std"))
+        dice = [run["summary"]["dice"]["median"] for run in of_loader]
+        axes.plot(dice, [place] * len(dice), "o", color=PEER if place else OURS, markersize=7, alpha=0.7)
+        axes.plot(mean, place, "|", color=INK, markersize=22, markeredgewidth=2)
+        beside(axes, f"{mean:.4f}" + (f", deviation {std:.4f}" if std else ""), (mean, place - 0.2))
+    axes.set_yticks(range(len(loaders)), [row["label"] for row in loaders])
+    axes.set_ylim(len(loaders) - 0.4, -0.7)
     axes.margins(x=0.15)
     axes.set_xlabel("mean Dice of held-out cases: a dot for each seed, a bar for their mean", loc="left", size=9)
     axes.set_title(f"{record['data']['name']}: the same recipe from each loader", loc="left")

@@ -18,7 +18,7 @@ from benchmarks.measuring.epochs import measure_epochs
 from benchmarks.measuring.fresh import ProcessError, run_command
 from benchmarks.measuring.origin import describe_data
 from benchmarks.reporting.figure import beside, finish, new_figure, stack
-from benchmarks.reporting.result import Record, make_row
+from benchmarks.reporting.result import Record, contents, make_row
 from pipelines.config import LoaderConfig
 from pipelines.loaders import LOADERS
 from preprocessing.console.errors import RunError
@@ -78,13 +78,7 @@ def measure_split(options: Split) -> Record:
             rows.append(make_row("milliseconds of a step", name, _parts(lines[1:])))
         check_steps(steps)
         data = describe_data(store)
-    return {
-        "data": data,
-        "options": {"patch": list(patch), "batch_size": 2, "preset": "article"},
-        "runs": options.runs,
-        "rows": rows,
-        "method": METHOD,
-    }
+    return contents(data, {"patch": list(patch), "batch_size": 2, "preset": "article"}, options.runs, rows, METHOD)
 
 
 def check_loader(loader: Contender, config: LoaderConfig) -> None:

@@ -14,29 +14,31 @@ COPIES, COPY_BYTES = 7, 2**28
 
 def measure_bus(row: Row) -> dict[str, float]:
     """Return the rate of a large pinned copy, and of the epoch in which ``row`` fills its pool and the one after."""
+    is_gpu = row.config.device == "gpu"
+
+    def clock() -> tuple[float, int]:
+        if is_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter(), loader.stages.read_bytes
+
     begin = time.perf_counter()
     with row.contender.open(row.config) as loader:
         batches = iter(loader)
         next(batches)
-        _finish(row)
-        first_batch_s, read_before = time.perf_counter() - begin, loader.stages.read_bytes
-        begin = time.perf_counter()
-        for _ in batches:
+        first_s, first_bytes = clock()
+        count = 1 + sum(1 for _ in batches)
+        filled_s, filled_bytes = clock()
+        for _ in loader:
             pass
-        _finish(row)
-        fill_s, filled = time.perf_counter() - begin, loader.stages.read_bytes
-        begin = time.perf_counter()
-        count = sum(1 for _ in loader)
-        _finish(row)
-        epoch_s, read_again = time.perf_counter() - begin, loader.stages.read_bytes - filled
+        later_s, later_bytes = clock()
     return {
-        "copy_gb_per_s": _copy_rate(torch.device("cuda" if row.config.device == "gpu" else "cpu")),
-        "first_batch_ms": 1e3 * first_batch_s,
-        "filled_gb": filled / 1e9,
-        "fill_gb_per_s": (filled - read_before) / fill_s / 1e9,
-        "fill_patches_per_s": (count - 1) * row.config.batch_size / fill_s,
-        "later_patches_per_s": count * row.config.batch_size / epoch_s,
-        "later_read_gb": read_again / 1e9,
+        "copy_gb_per_s": _copy_rate(torch.device("cuda" if is_gpu else "cpu")),
+        "first_batch_ms": 1e3 * (first_s - begin),
+        "filled_gb": filled_bytes / 1e9,
+        "fill_gb_per_s": (filled_bytes - first_bytes) / (filled_s - first_s) / 1e9,
+        "fill_patches_per_s": (count - 1) * row.config.batch_size / (filled_s - first_s),
+        "later_patches_per_s": count * row.config.batch_size / (later_s - filled_s),
+        "later_read_gb": (later_bytes - filled_bytes) / 1e9,
     }
 
 
@@ -52,8 +54,3 @@ def _copy_rate(device: torch.device) -> float:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
     return COPY_BYTES / statistics.median(seconds[1:]) / 1e9
-
-
-def _finish(row: Row) -> None:
-    if row.config.device == "gpu":
-        torch.cuda.synchronize()

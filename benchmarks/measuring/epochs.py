@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ def measure_epochs(contender: Contender, config: LoaderConfig, epochs: int, pref
     when its batches are not what they should be.
     """
     log.info("measuring %d epochs of %s", 1 + epochs, contender.name)
-    with FreshProcess(answer, time_epochs, Row(contender=contender, config=config), epochs, prefix=prefix) as process:
+    row = Row(contender=contender, config=config)
+    with contextlib.closing(FreshProcess(answer, time_epochs, row, epochs, prefix=prefix)) as process:
         values: Values = process.receive(sample_s=SAMPLE_S)
         return values | {"peak_memory_mb": [process.peak_bytes / 1e6]}
 

@@ -50,18 +50,10 @@ class FreshProcess:
             self._process = subprocess.Popen(
                 command, env=_environment(), pass_fds=[theirs.fileno()], start_new_session=True
             )
-        with contextlib.suppress(BrokenPipeError):  # ``receive`` says so
-            self._pipe.send((work, arguments))
-
-    def __enter__(self) -> FreshProcess:
-        """Leave it running until the block ends."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self.send((work, arguments))
 
     def send(self, message: object) -> None:
-        """Ask for something."""
+        """Ask for something; ``receive`` says when nobody is there."""
         with contextlib.suppress(BrokenPipeError):
             self._pipe.send(message)
 
@@ -108,7 +100,7 @@ class FreshProcess:
 
 def call_fresh(work: Callable[..., Any], *arguments: object) -> Any:
     """Return what ``work(*arguments)`` returns in a new interpreter; raises ``ProcessError``."""
-    with FreshProcess(answer, work, *arguments) as process:
+    with contextlib.closing(FreshProcess(answer, work, *arguments)) as process:
         return process.receive()
 
 

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from benchmarks.measuring.check import Specification
-from benchmarks.measuring.messages import LEAD_IN, TIMING, TRAIN, Assignment, Ready, Run, Trained
+from benchmarks.measuring.messages import LEAD_IN, TIMING, TRAIN, Assignment, Run, Trained
 from benchmarks.measuring.processes import machine_busy_s, own_cpu_s
 from benchmarks.measuring.rows import Row
 from pipelines.batch import Batch, Loader
@@ -39,7 +39,7 @@ def serve(connection: Connection, assignment: Assignment) -> None:
         specification.warm_up(batches)
         _flow(batches, assignment)
         _settle()
-        connection.send(Ready(start_s=start_s))
+        connection.send(start_s)
         for epoch, request in enumerate(_requests(connection), start=1):
             loader.set_epoch(epoch)
             if request == TRAIN:

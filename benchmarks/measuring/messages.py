@@ -1,6 +1,7 @@
 """What a measuring process and its parent tell each other.
 
-The child says, in this order: ``Ready`` once; for each request ``RUN`` a ``LEAD_IN`` (untimed batches flow: memory may
+The child says, in this order: once its loader stands and is checked, how many seconds passed, with imports, until the
+first batch; for each request ``RUN`` a ``LEAD_IN`` (untimed batches flow: memory may
 be sampled), ``TIMING`` (do not disturb) and a ``Run``; for a request ``TRAIN`` a ``Trained``.
 """
 
@@ -28,13 +29,6 @@ class Assignment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ready:
-    """The loader stands and its first batches are right; ``start_s`` is from nothing to the first one, with imports."""
-
-    start_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Run:
     """One timed run. ``cpu_s`` is of the loader's process tree, ``others_cpu_s`` of everything else on the machine."""
 
@@ -48,13 +42,14 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A stretch of training. ``waiting`` is the share of it in which the model waited for data.
+    """A stretch of training on ``cores``; ``waiting`` is the share of it in which the model waited for data.
 
     ``gpu_utilisation`` is the mean of what the driver tells, in percent, and ``gpu_memory_mb`` what all processes
     together hold at the end; ``None`` without a GPU.
     """
 
     net: str
+    cores: int
     steps: int
     wall_s: float
     patches_per_s: float

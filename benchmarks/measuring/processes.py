@@ -6,7 +6,6 @@ import functools
 import os
 import resource
 import time
-from dataclasses import dataclass
 
 import psutil
 
@@ -67,30 +66,18 @@ def _memory_bytes(process: psutil.Process) -> int:
         return 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Noise:
-    """What others used, in cores, and the load average when the benchmark began."""
-
-    others_cores: float
-    load_before: float
-
-    @property
-    def is_noisy(self) -> bool:
-        """Whether wall times are to be doubted."""
-        return self.others_cores > QUIET_CORES * num_cores()
-
-
 class NoiseWatch:
-    """Watches from its creation on."""
+    """Watches, from its creation on, what others use of the machine."""
 
     def __init__(self) -> None:
         self._load = os.getloadavg()[0]
         self._begin = time.perf_counter(), own_cpu_s(), machine_busy_s()
 
-    def read(self) -> Noise:
-        """Return the mean since the beginning."""
+    def read(self) -> dict[str, float | bool]:
+        """Return the mean of what others used since, in cores, the load before, and whether to doubt wall times."""
         elapsed_s, own_s, busy_s = (
             now - then
             for now, then in zip((time.perf_counter(), own_cpu_s(), machine_busy_s()), self._begin, strict=True)
         )
-        return Noise(others_cores=max(busy_s - own_s, 0.0) / elapsed_s, load_before=self._load)
+        others = max(busy_s - own_s, 0.0) / elapsed_s
+        return {"others_cores": others, "load_before": self._load, "is_noisy": others > QUIET_CORES * num_cores()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.measuring.fresh import PATIENCE_S, FreshProcess, ProcessError
 from benchmarks.measuring.measure import serve
-from benchmarks.measuring.messages import LEAD_IN, RUN, TIMING, TRAIN, Assignment, Ready, Run, Trained
+from benchmarks.measuring.messages import LEAD_IN, RUN, TIMING, TRAIN, Assignment, Run, Trained
 from benchmarks.measuring.rows import Row
 
 SAMPLE_S = 0.05
@@ -38,9 +38,7 @@ class Measuring:
 
     def start(self) -> None:
         """Wait until the loader stands and is checked."""
-        answer = self.process.receive(self._patience_s)
-        assert isinstance(answer, Ready)
-        self.measured.start_s = answer.start_s
+        self.measured.start_s = self.process.receive(self._patience_s)
 
     def run(self) -> None:
         """Measure once; memory is sampled before the timed part, which is left in peace."""
@@ -48,24 +46,17 @@ class Measuring:
         assert self.process.receive(self._patience_s) == LEAD_IN
         self.process.peak_bytes = 0
         assert self.process.receive(self._patience_s, SAMPLE_S) == TIMING
-        answer = self.process.receive(self._patience_s)
-        assert isinstance(answer, Run)
-        self.measured.runs.append(answer)
+        self.measured.runs.append(self.process.receive(self._patience_s))
         self.measured.memory_bytes.append(self.process.peak_bytes)
 
     def train(self) -> None:
         """Measure inside a training step."""
         self.process.send(TRAIN)
-        answer = self.process.receive(self._patience_s)
-        assert isinstance(answer, Trained)
-        self.measured.trained.append(answer)
+        self.measured.trained.append(self.process.receive(self._patience_s))
 
 
 def measure(
-    assignments: Sequence[Assignment],
-    runs: int,
-    done: Callable[[str], None] = lambda _: None,
-    trainings: int = 0,
+    assignments: Sequence[Assignment], runs: int, done: Callable[[str], None] = lambda _: None, trainings: int = 0
 ) -> list[Measured]:
     """Measure every row ``runs`` times alone, then those with a network ``trainings`` times inside training.
 

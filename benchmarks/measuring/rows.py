@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from benchmarks.contenders.table import BY_SEARCH, FLOOR, TABLE, Contender, LeftOut, choose_installed
 from pipelines.config import LoaderConfig
-from preprocessing.console.errors import InputError
+from preprocessing.console.errors import InputError, check_known
 
 DEVICES = ("auto", "cpu", "gpu")
 ALL_CASES = 1_000_000  # a window that no data set fills
@@ -85,8 +85,7 @@ def choose_rows(
     GPU that is not there, and for a loader that is asked for by name and whose package is not installed.
     """
     installed, left_out = choose_installed(names, table)
-    if device not in DEVICES:
-        raise InputError(f"--device {device}: unknown; known: {', '.join(DEVICES)}")
+    check_known("device", device, DEVICES)
     if device == "gpu" and not has_gpu:
         raise InputError("--device gpu: there is no CUDA device here; use --device cpu")
     on_cpu = [row for one in installed for row in _rows_of(one, config, sweep)] if device != "gpu" else []
@@ -100,10 +99,10 @@ def choose_rows(
     if not on_cpu and not on_gpu:
         raise InputError(f"--loaders {names} --device {device}: nothing to measure, {FLOOR} runs on the CPU only")
     if not has_gpu:
-        left_out += [LeftOut(label=row.label, reason="needs a GPU") for row in on_gpu]
+        left_out += [LeftOut(row.label, "needs a GPU") for row in on_gpu]
     if names == "auto":
         known = {one.name for one in installed}
-        left_out += [LeftOut(label=name, reason="needs --loaders all") for name in table if name not in known]
+        left_out += [LeftOut(name, "needs --loaders all") for name in table if name not in known]
     return on_cpu + (on_gpu if has_gpu else []), left_out
 
 

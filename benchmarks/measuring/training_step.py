@@ -7,11 +7,13 @@ import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pynvml
 import torch
 
 from benchmarks.measuring.messages import Trained
+from benchmarks.measuring.origin import num_cores
 from benchmarks.measuring.rows import Row
 from pipelines.batch import Batch, Loader
 from preprocessing.shards.store import open_store
@@ -55,6 +57,7 @@ def train(row: Row, net: str, loader: Loader, batches: Iterator[Batch], seconds:
     split = timer.take()
     return Trained(
         net=net,
+        cores=num_cores(),
         steps=split.steps,
         wall_s=split.wall_s,
         patches_per_s=split.steps * row.config.batch_size / split.wall_s,
@@ -74,19 +77,9 @@ def _prepare(row: Row, net: str, loader: Loader) -> tuple[RunSetup, TrainState]:
     amp = choose_amp("auto", group.device)
     network = spec.build().to(group.device)
     optimizer = build_optimizer(preset.optimizer, network, preset.lr, preset.weight_decay)
-    setup = RunSetup(
-        folder=Path(),
-        store=store,
-        spec=spec,
-        validation_cases=(),
-        epochs=1,
-        val_every=1,
-        group=group,
-        amp=amp,
-        loss=build_loss(preset.loss, spec.task, spec.ignore_label),
-        accumulate=1,
-        options={},
-    )
+    unused: dict[str, Any] = {"folder": Path(), "validation_cases": (), "epochs": 1, "val_every": 1, "options": {}}
+    loss = build_loss(preset.loss, spec.task, spec.ignore_label)
+    setup = RunSetup(store=store, spec=spec, group=group, amp=amp, loss=loss, accumulate=1, **unused)
     state = TrainState(
         network=network,
         forward=network,

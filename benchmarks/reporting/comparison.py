@@ -16,8 +16,8 @@ from benchmarks.measuring.origin import num_cores
 from benchmarks.measuring.processes import QUIET_CORES, memory_kind
 from benchmarks.measuring.rounds import Measured
 from benchmarks.measuring.rows import Row
-from benchmarks.reporting.figure import LIMIT, Panel, bars, finish, new_figure, upright_line
-from benchmarks.reporting.result import Record, make_row
+from benchmarks.reporting.figure import bars, finish, new_panels, upright_line
+from benchmarks.reporting.result import Record, groups_of, make_row
 from pipelines.config import LoaderConfig
 
 if TYPE_CHECKING:
@@ -25,6 +25,19 @@ if TYPE_CHECKING:
 
 BENCHMARK, ALONE, TRAINING = "loader_compare", "delivered alone", "in training"
 UNEVEN = 0.3  # spread of a row's runs, as a share of their median, from which it is doubted
+METHOD = f"""\
+One process per row, in rounds: every row runs once per round, in the table's order, while the others wait.
+Checked: the first {CHECKED} batches, and a patch of each run's last one, against the plan and the numpy reference (to \
+{TOLERANCE:g}) or, where a loader draws its own patches, by finding each in its volume (to {DRAWN_TOLERANCE:g}) and \
+counting the cases.
+MONAI's Dataset and PersistentDataset read a volume for each patch; TorchIO cuts {SAMPLES_PER_VOLUME} patches from one.
+A run starts an epoch, waits for its first batch, takes what was made in advance untimed, and then times.
+The streams of {{endless}} have no epochs: they go on, and no first batch of theirs is shown.
+The consumer touches nothing; dali and numpy-floor reuse their buffers.
+CPU time is of the loader's process and its workers; memory is the peak of the same, sampled in each run before \
+timing, as {{memory}}.
+"others" is what the rest of the machine used meanwhile, in cores: the less, the better the numbers.
+The page cache is as the warm-up left it, warm for a store that fits in memory."""
 SHOWN = ("patches_per_s", "mb_per_s", "cpu_ms_per_patch", "first_batch_ms", "peak_memory_mb", "others_cores")
 
 
@@ -35,48 +48,23 @@ def describe_method(rows: Sequence[Row]) -> list[str]:
         if tuning := row.contender.tuning(row.config):
             tuned.setdefault((row.contender.name, tuning), []).append(row.settings or row.config.device)
     endless = " and ".join(name for name, contender in TABLE.items() if not contender.has_epochs)
-    return [
-        *(f"Tuned, {name} ({'; '.join(settings)}): {tuning}" for (name, tuning), settings in tuned.items()),
-        "One process per row, in rounds: every row runs once per round, in the table's order, while the others wait.",
-        (
-            f"Checked: the first {CHECKED} batches, and a patch of each run's last one; against the plan and the numpy "
-            f"reference (image to {TOLERANCE:g}), or, where a loader draws its own patches, by finding each in its "
-            f"volume (to {DRAWN_TOLERANCE:g}) and counting the cases."
-        ),
-        (
-            "MONAI's Dataset and PersistentDataset read a volume for each patch; TorchIO cuts "
-            f"{SAMPLES_PER_VOLUME} patches from one."
-        ),
-        "A run starts an epoch, waits for its first batch, takes what was made in advance untimed, and then times.",
-        f"The streams of {endless} have no epochs: they go on, and no first batch of theirs is shown.",
-        "The consumer touches nothing; dali and numpy-floor reuse their buffers.",
-        (
-            "CPU time is of the loader's process and its workers; memory is the peak of the same, sampled in each run "
-            f"before timing, as {memory_kind().upper()}."
-        ),
-        '"others" is what the rest of the machine used meanwhile, in cores: the less, the better the numbers.',
-        "The page cache is as the warm-up left it, warm for a store that fits in memory.",
-    ]
+    lines = METHOD.format(endless=endless, memory=memory_kind().upper()).splitlines()
+    return [*(f"Tuned, {name} ({'; '.join(those)}): {tuning}" for (name, tuning), those in tuned.items()), *lines]
 
 
-def describe_options(config: LoaderConfig, **more: object) -> Record:
+def describe_options(config: LoaderConfig) -> Record:
     """Return what a comparison was asked for."""
-    names = ("batch_size", "augment", "samples_per_case", "seed")
-    chosen = {"patch": list(config.patch)} | {name: getattr(config, name) for name in names}
-    return {**chosen, "threads": config.num_threads, "workers": config.num_workers, **more}
+    chosen = {name: getattr(config, name) for name in ("batch_size", "augment", "samples_per_case", "seed")}
+    return {"patch": list(config.patch), **chosen, "threads": config.num_threads, "workers": config.num_workers}
 
 
-def comparison_rows(
-    measured: Sequence[Measured], root: str, alone: str = ALONE, training: str = TRAINING
-) -> list[Record]:
+def comparison_rows(measured: Sequence[Measured], root: str, alone: str = ALONE, training: str = "") -> list[Record]:
     """Return a row for each of ``measured``, and after these one for each that was trained from as well.
 
     ``alone`` and ``training`` are their groups; of failures the store's folder ``root`` is called STORE.
     """
     delivered = [_row(one, measured, root, alone) for one in measured if one.runs or not one.trained]
-    return delivered + [
-        _trained_row(one, measured, f"{training}, {one.trained[0].net}") for one in measured if one.trained
-    ]
+    return delivered + [_trained_row(one, measured, training) for one in measured if one.trained]
 
 
 def doubts(rows: Sequence[Record]) -> list[str]:
@@ -105,14 +93,11 @@ def _row(one: Measured, everything: Sequence[Measured], root: str, group: str) -
     details = _details(row) | {"start_s": one.start_s, "runs": runs}
     if one.failure is not None:
         return make_row(group, row.label, {}, failure=without_paths(one.failure, root), details=details)
-    summary = {
-        name: [run[name] for run in runs] for name in SHOWN if row.contender.has_epochs or name != "first_batch_ms"
-    }
-    alike = [other for other in everything if other.runs and other.failure is None and _is_alike(other.row, row)]
-    floors = [other for other in everything if other.row.contender.name == FLOOR and other.failure is None]
-    floors = [other for other in floors if other.row.config.batch_size == row.config.batch_size]
-    ours = [other for other in alike if other.row.contender.name == "dali"]
+    shown = [name for name in SHOWN if row.contender.has_epochs or name != "first_batch_ms"]
+    summary = {name: [run[name] for run in runs] for name in shown}
     rates = summary["patches_per_s"]
+    floors, ours = (_alike(everything, name, row.config.batch_size) for name in (FLOOR, "dali"))
+    ours = [other for other in ours if other.row.config.device == row.config.device]
     if floors and row.contender.name != CEILING:
         # in the same round: a shared machine changes little within a minute, where whole comparisons differ by 10 %
         floor = [run["patches_per_s"] for run in _runs(floors[-1])]
@@ -121,6 +106,12 @@ def _row(one: Measured, everything: Sequence[Measured], root: str, group: str) -
         rate = statistics.median(run["patches_per_s"] for run in _runs(ours[0]))
         summary["dali_is"] = [rate / statistics.median(rates)]
     return make_row(group, row.label, summary, details=details)
+
+
+def _alike(everything: Sequence[Measured], name: str, batch_size: int) -> list[Measured]:
+    """Return what was measured of one loader at one batch size, alone and without a failure."""
+    named = [one for one in everything if one.row.contender.name == name and one.row.config.batch_size == batch_size]
+    return [one for one in named if one.runs and one.failure is None]
 
 
 def _runs(one: Measured) -> list[dict[str, float]]:
@@ -155,27 +146,27 @@ def _details(row: Row) -> Record:
     }
 
 
-def _is_alike(one: Row, other: Row) -> bool:
-    return (one.config.device, one.config.batch_size) == (other.config.device, other.config.batch_size)
-
-
 def _trained_row(one: Measured, everything: Sequence[Measured], group: str) -> Record:
     """Compare the training with that on the ceiling's batches, of the same size and on the same device."""
-    trained = one.trained
-    ceilings = [other for other in everything if other.trained and other.row.contender.name == CEILING]
-    ceilings = [other for other in ceilings if _is_alike(other.row, one.row)]
-    measured: dict[str, list[float]] = {
-        "gpu_utilisation": [run.gpu_utilisation for run in trained if run.gpu_utilisation is not None],
-        "gpu_memory_mb": [run.gpu_memory_mb for run in trained if run.gpu_memory_mb is not None],
-        "of_ceiling": [_rate(one) / _rate(ceilings[0])] if ceilings else [],
-    }
+    config, trained = one.row.config, one.trained
+    ceilings = [
+        _rate(other)
+        for other in everything
+        if other.trained
+        and other.row.contender.name == CEILING
+        and (other.row.config.device, other.row.config.batch_size) == (config.device, config.batch_size)
+    ]
     summary: dict[str, list[float]] = {
         "steps": [sum(run.steps for run in trained)],
         "patches_per_s": [run.patches_per_s for run in trained],
         "waiting": [run.waiting for run in trained],
-        **{name: values for name, values in measured.items() if values},
+        "gpu_utilisation": [run.gpu_utilisation for run in trained if run.gpu_utilisation is not None],
+        "gpu_memory_mb": [run.gpu_memory_mb for run in trained if run.gpu_memory_mb is not None],
+        "of_ceiling": [_rate(one) / ceilings[0]] if ceilings else [],
     }
-    return make_row(group, one.row.label, summary, details=_details(one.row))
+    known = {name: values for name, values in summary.items() if values}
+    details = _details(one.row) | {"net": trained[0].net, "cores": trained[0].cores}
+    return make_row(group, one.row.label, known, details=details)
 
 
 def _rate(measured: Measured) -> float:
@@ -184,30 +175,29 @@ def _rate(measured: Measured) -> float:
 
 def draw(record: Record, path: Path) -> None:
     """Draw a bar per loader, the floor and the ceiling as lines; below, the same for each network in training."""
-    groups = list(dict.fromkeys(row["group"] for row in record["rows"]))
-    parts = [[row for row in record["rows"] if row["group"] == group] for group in groups]
-    heights = [1.2 + 0.36 * len(rows) for rows in parts]
-    figure = new_figure(9.5, 0.3 + sum(heights))
-    grid = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights).ravel()
+    groups = groups_of(record)
+    figure, grid = new_panels(map(len, groups.values()))
     size = f"{' x '.join(map(str, record['options']['patch']))} x {record['data']['channels']}"
-    for axes, group, rows in zip(grid, groups, parts, strict=True):
-        _draw_group(axes, f"{record['data']['name']}, {group}: patches of {size}", rows)
+    for axes, (group, rows) in zip(grid, groups.items(), strict=True):
+        axes.set_title(f"{record['data']['name']}, {group}: patches of {size}", loc="left", size=11)
+        _draw_group(axes, rows)
     finish(figure, record, path)
 
 
-def _draw_group(axes: Axes, title: str, rows: list[Record]) -> None:
+def _draw_group(axes: Axes, rows: list[Record]) -> None:
+    """Draw one table. The axis ends where the fastest loader or floor does; the ceiling is off the scale as a rule."""
     shown = [row for row in rows if row["details"]["loader"] not in (CEILING, FLOOR)]
-    limits = [row for row in rows if row["details"]["loader"] in (CEILING, FLOOR) and row["summary"]]
-    limits.sort(key=lambda row: float(row["summary"]["patches_per_s"]["median"]))
-    rates = {id(row): float(row["summary"]["patches_per_s"]["median"]) for row in limits}
-    top = [row["summary"]["patches_per_s"]["max"] for row in shown if row["summary"]]
-    top += [rates[id(row)] for row in limits if row["details"]["loader"] == FLOOR]
-    end = 1.3 * max(top, default=1.0)  # room for the figure of the longest bar
-    far = [f"{row['label']}: {rates[id(row)]:,.0f}, off the scale" for row in limits if rates[id(row)] > end]
-    bars(axes, Panel(title=title, rows=shown, metric="patches_per_s", note=", ".join(["patches/s", *far])))
+    limits = [row for row in rows if row not in shown and row["summary"]]
+    rates = {row["label"]: float(row["summary"]["patches_per_s"]["median"]) for row in limits}
+    floors = [rates[row["label"]] for row in limits if row["details"]["loader"] == FLOOR]
+    end = 1.3 * max(
+        [*floors, *(row["summary"]["patches_per_s"]["max"] for row in shown if row["summary"])], default=1.0
+    )
+    far = [f"{label}: {rate:,.0f}, off the scale" for label, rate in rates.items() if rate > end]
+    bars(axes, shown, "patches_per_s", note="; ".join(far))
     axes.set_xlim(0, end)
     axes.set_ylim(len(shown) - 0.4, -1.1)
     sides = cycle(["right", "left"])  # two floors close together keep their names apart: the slower one first
-    for row in limits:
-        if rates[id(row)] <= end:
-            upright_line(axes, rates[id(row)], f"{row['label']}: {rates[id(row)]:,.3g}", LIMIT, next(sides))
+    for label, rate in sorted(rates.items(), key=lambda pair: pair[1]):
+        if rate <= end:
+            upright_line(axes, rate, f"{label}: {rate:,.3g}", side=next(sides))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.reporting.result import METRICS, PUBLISHED, Record, Spread, brief
+from benchmarks.reporting.result import METRICS, PROJECTED, PUBLISHED, Record, Spread, brief, groups_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,47 +42,41 @@ def finish(figure: Figure, record: Record, path: Path, shows: str = MEDIANS) -> 
     figure.savefig(path, dpi=130)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """Bars of one metric, a row each; ``note`` stands below them."""
-
-    title: str
-    rows: Sequence[Record]
-    metric: str
-    note: str = ""
-    is_log: bool = False
-
-
-def draw_bars(record: Record, path: Path, *panels: Panel, sharex: bool = False) -> None:
-    """Write a picture of panels of bars, one below the other, on one scale with ``sharex``."""
-    heights = [1.1 + 0.36 * len(panel.rows) for panel in panels]
-    figure = new_figure(9.5, 0.3 + sum(heights))
-    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights, sharex=sharex)
-    for axes, panel in zip(grid.ravel(), panels, strict=True):
-        bars(axes, panel)
+def draw_bars(record: Record, path: Path, metric: str, *, is_log: bool = False) -> None:
+    """Write a picture with a panel of bars for every group of rows that has ``metric``, one below the other."""
+    shown = {group: rows for group, rows in groups_of(record).items() if any(metric in row["summary"] for row in rows)}
+    figure, grid = new_panels(map(len, shown.values()))
+    for axes, (group, rows) in zip(grid, shown.items(), strict=True):
+        bars(axes, rows, metric, is_log=is_log)
+        projected = "projected, not measured: " if any(row["kind"] == PROJECTED for row in rows) else ""
+        axes.set_title(f"{record['data']['name']}, {projected}{group}", loc="left", size=11)
     finish(figure, record, path)
 
 
-def bars(axes: Axes, panel: Panel) -> None:
+def new_panels(num_bars: Iterable[int]) -> tuple[Figure, list[Axes]]:
+    """Make a figure with a panel for each number of bars, one below the other."""
+    heights = [1.1 + 0.36 * count for count in num_bars]
+    figure = new_figure(9.5, 0.3 + sum(heights))
+    return figure, list(figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights).ravel())
+
+
+def bars(axes: Axes, rows: Sequence[Record], metric: str, *, note: str = "", is_log: bool = False) -> None:
     """Draw a bar with whiskers for each row, its figure beside it; a failed row gets its reason."""
-    for place, row in enumerate(panel.rows):
-        if panel.metric not in row["summary"]:
+    for place, row in enumerate(rows):
+        if metric not in row["summary"]:
             text = f" failed: {row['failure']}"[:110]
             axes.annotate(text, (0, place), xycoords=("axes fraction", "data"), va="center", color=LIMIT, size=8)
             continue
-        values = row["summary"][panel.metric]
-        colour = colour_of(row)
+        values, colour = row["summary"][metric], colour_of(row)
         axes.barh(place, values["median"], xerr=whiskers(values), color=colour, height=0.65, capsize=3, ecolor=INK)
         beside(axes, brief(values["median"]), (values["max"], place), va="center")
-    if panel.is_log:
+    if is_log:
         axes.set_xscale("log")
     axes.margins(x=0.15)
-    axes.set_yticks(range(len(panel.rows)), [row["label"] for row in panel.rows], size=8)
-    axes.set_ylim(len(panel.rows) - 0.4, -0.6)
-    axes.set_title(panel.title, loc="left", size=11)
-    axes.set_xlabel(
-        ", ".join([panel.note or METRICS[panel.metric], *["logarithmic"] * panel.is_log]), loc="left", size=9
-    )
+    axes.set_yticks(range(len(rows)), [row["label"] for row in rows], size=8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    words = [METRICS[metric], *["logarithmic"] * is_log, *[note] * bool(note)]
+    axes.set_xlabel(", ".join(words), loc="left", size=9)
 
 
 def colour_of(row: Record) -> str:
@@ -96,7 +89,8 @@ def colour_of(row: Record) -> str:
 
 def lines(axes: Axes, series: Mapping[str, Points]) -> None:
     """Draw a line with whiskers for each of ``series``, points (x, spread of y), named at its end."""
-    for number, (name, points) in enumerate(series.items()):
+    for number, (name, unsorted) in enumerate(series.items()):
+        points = sorted(unsorted, key=lambda point: point[0])
         colour, places = COLOURS[number % len(COLOURS)], [place for place, _ in points]
         axes.plot(places, [values["median"] for _, values in points], color=colour, linewidth=1)
         for place, values in points:

@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.contenders.table import CEILING, FLOOR
 from benchmarks.measuring.origin import REPOSITORY, count_cases
@@ -37,17 +38,11 @@ QUESTIONS = {
 """Each benchmark's question and command."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(NamedTuple):
     """A result file and what it holds."""
 
     path: Path
     record: Record
-
-    @property
-    def benchmark(self) -> str:
-        """The benchmark's name."""
-        return str(self.record["benchmark"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +86,7 @@ def index_page(results: list[Result]) -> str:
         ),
     ]
     for benchmark, (question, command) in QUESTIONS.items():
-        found = [result for result in results if result.benchmark == benchmark]
+        found = [result for result in results if result.record["benchmark"] == benchmark]
         if not found:
             continue
         head = ["result", "data", "machine", "commit", "others, cores"]
@@ -117,7 +112,7 @@ def _cells(result: Result) -> list[str]:
 
 def with_table(readme: str, results: list[Result]) -> str:
     """Return the README's text with its table made from the newest comparison of loaders; ``InputError`` if none."""
-    newest = next((result for result in results if result.benchmark == COMPARISON), None)
+    newest = next((result for result in results if result.record["benchmark"] == COMPARISON), None)
     begin, end = readme.find(BEGIN), readme.find(END)
     if newest is None or not 0 <= begin < end:
         raise InputError("there is no result of loader_compare, or README.md lacks the markers of its table")

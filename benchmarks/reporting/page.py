@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measuring.origin import count_cases, slug_of
-from benchmarks.reporting.result import MEASURED, METRICS, Record, Spread, written
+from benchmarks.reporting.result import MEASURED, METRICS, Record, Spread, groups_of, written
 
 log = logging.getLogger(__name__)
 Draw = Callable[[Record, Path], None]
@@ -59,8 +59,7 @@ def _text(value: Any) -> str:
 
 def tables(record: Record, gap: str = " ") -> list[list[list[str]]]:
     """Return one table per group: headings first, then a row of cells for each row; ranges stand after ``gap``."""
-    groups = dict.fromkeys(row["group"] for row in record["rows"])
-    return [_table(group, [row for row in record["rows"] if row["group"] == group], gap) for group in groups]
+    return [_table(group, rows, gap) for group, rows in groups_of(record).items()]
 
 
 def _table(group: str, rows: list[Record], gap: str) -> list[list[str]]:
@@ -110,10 +109,11 @@ def page(record: Record, title: str, picture: Path) -> str:
     return "\n\n".join([f"# {title}", *parts, *shown, lines]) + "\n"
 
 
-def publish(record: Record, title: str, draw: Draw, folder: Path) -> None:
-    """Show a record, write its files, and say where they are."""
+def publish(record: Record, title: str, draw: Draw, where: Path | list[Path]) -> None:
+    """Show a record, write its files to a folder or to the paths it had before, and say where they are."""
     show(record)
-    log.info("written: %s", ", ".join(map(str, write_files(record, free_paths(record, folder), title, draw))))
+    paths = free_paths(record, where) if isinstance(where, Path) else where
+    log.info("written: %s", ", ".join(map(str, write_files(record, paths, title, draw))))
 
 
 def free_paths(record: Record, folder: Path) -> list[Path]:

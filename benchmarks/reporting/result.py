@@ -5,8 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.measuring.origin import describe_commit, describe_machine, describe_versions
@@ -78,54 +77,42 @@ METRICS = {
 WRITTEN = dict.fromkeys(("of_ceiling", "waiting"), "{:.1%}")
 WRITTEN |= {"others_cores": "{:.2f}", "of_floor": "{:.0%}", "dali_is": "{:.1f}x"}
 
-FIELDS: dict[str, Any] = {
-    "format_version": int,
-    "benchmark": str,
-    "date": str,
-    "machine": {"cpu": str, "cores": int, "ram_gib": Real, "gpu": str | None, "python": str},
-    "commit": {"hash": str, "dirty": bool},
-    "versions": dict,
-    "data": {"name": str, "cases": int},
-    "options": dict,
-    "runs": int,
-    "noise": {"others_cores": Real, "load_before": Real | None, "is_noisy": bool},
-    "rows": list,
-    "method": list,
+TEXT, COUNT, NUMBER = (str,), (int,), (int, float)
+FORM: dict[str, Any] = {
+    "": {"format_version": COUNT, "benchmark": TEXT, "date": TEXT, "machine": (dict,), "commit": (dict, type(None))}
+    | {"versions": (dict,), "data": (dict,), "options": (dict,), "runs": COUNT, "noise": (dict,)}
+    | {"rows": (list,), "method": (list,)},
+    "machine": {"cpu": TEXT, "cores": COUNT, "ram_gib": NUMBER, "gpu": (str, type(None)), "python": TEXT},
+    "commit": {"hash": TEXT, "dirty": (bool,)},
+    "data": {"name": TEXT, "cases": COUNT},
+    "noise": {"others_cores": NUMBER, "load_before": (*NUMBER, type(None)), "is_noisy": (bool,)},
+    "row": {"group": TEXT, "label": TEXT, "kind": TEXT, "failure": (str, type(None)), "summary": (dict,)},
 }
-OPTIONAL = {"doubts", "left_out", "unfinished"}
-ROW = {"group": str, "label": str, "kind": str, "failure": str | None, "summary": dict}
+"""The fields of a result, of its parts and of its rows, and their types."""
+OPTIONAL = {"": {"doubts", "left_out", "unfinished"}, "row": {"details"}}
 DATE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
 
 
 def check_record(record: Record) -> None:
     """Raise ``InputError`` saying what a record lacks or holds too much, before it is written or shown."""
-    _check_fields("result", record, FIELDS, OPTIONAL)
-    for name, form in FIELDS.items():
-        if isinstance(form, dict) and not (name == "commit" and record[name] is None):
-            _check_fields(name, record[name], form, set(record[name]))
-    if record["format_version"] != FORMAT_VERSION or not DATE.fullmatch(record["date"]):
-        raise InputError(
-            f"format {record['format_version']} of {record['date']}, not {FORMAT_VERSION} and a date in UTC"
-        )
-    if not record["rows"]:
-        raise InputError("result: no rows")
+    _check_fields("", record)
+    for part in ("machine", "commit", "data", "noise"):
+        if record[part] is not None:
+            _check_fields(part, record[part])
+    if record["format_version"] != FORMAT_VERSION or not DATE.fullmatch(record["date"]) or not record["rows"]:
+        raise InputError(f"it has to be of format {FORMAT_VERSION}, with a date in UTC and at least one row")
     for row in record["rows"]:
-        _check_fields("row", row, ROW, {"details"})
-        if unknown := {*row["summary"]} - {*METRICS}:
-            raise InputError(f"row {row['label']}: unknown figures {', '.join(sorted(unknown))}")
+        _check_fields("row", row)
         for name, values in row["summary"].items():
-            if not 0 <= values["min"] <= values["median"] <= values["max"]:
-                raise InputError(f"row {row['label']}: {name} is no spread: {values}")
+            if name not in METRICS or not 0 <= values["min"] <= values["median"] <= values["max"]:
+                raise InputError(f"row {row['label']}: {name} is unknown, or no spread: {values}")
 
 
-def _check_fields(what: str, found: Mapping[str, Any], form: Mapping[str, Any], optional: Iterable[str]) -> None:
-    if missing := {*form} - {*found}:
-        raise InputError(f"{what}: lacks {', '.join(sorted(missing))}")
-    if unknown := {*found} - {*form, *optional}:
-        raise InputError(f"{what}: does not know {', '.join(sorted(unknown))}")
-    for name, kind in form.items():
-        if not isinstance(kind, dict) and not isinstance(found[name], kind):
-            raise InputError(f"{what}: {name} is {found[name]!r}")
+def _check_fields(part: str, found: Mapping[str, Any]) -> None:
+    wrong = [name for name, kinds in FORM[part].items() if not isinstance(found.get(name, ...), kinds)]
+    unknown = sorted({*found} - {*FORM[part], *OPTIONAL.get(part, found)})
+    if wrong or unknown:
+        raise InputError(f"{part or 'result'}: missing or wrong: {', '.join(wrong)}; unknown: {', '.join(unknown)}")
 
 
 def brief(value: float) -> str:
@@ -144,6 +131,14 @@ def written(metric: str, values: Spread, gap: str = " ") -> str:
         for name in ("median", "min", "max")
     )
     return f"{median}{gap}({least}..{most})" if values["max"] > values["min"] else median
+
+
+def groups_of(record: Record) -> dict[str, list[Record]]:
+    """Return the rows by their group, in order."""
+    groups: dict[str, list[Record]] = {}
+    for row in record["rows"]:
+        groups.setdefault(row["group"], []).append(row)
+    return groups
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -169,12 +164,16 @@ def make_row(
     return row | ({} if details is None else {"details": details})
 
 
+def contents(data: Record, options: Record, runs: int, rows: list[Record], method: list[str]) -> Record:
+    """Put together what a benchmark itself knows of its result."""
+    return {"data": data, "options": options, "runs": runs, "rows": rows, "method": method}
+
+
 def make_record(benchmark: str, content: Record, watch: NoiseWatch) -> Record:
-    """Complete ``content`` (data, options, runs, rows, method) with its origin, which names no host and no path.
+    """Complete ``content`` (``contents`` and what is optional) with its origin, which names no host and no path.
 
     Raises ``InputError`` where it has not the form of a result.
     """
-    noise = watch.read()
     record = {
         "format_version": FORMAT_VERSION,
         "benchmark": benchmark,
@@ -182,7 +181,7 @@ def make_record(benchmark: str, content: Record, watch: NoiseWatch) -> Record:
         "machine": describe_machine(),
         "commit": describe_commit(),
         "versions": describe_versions(),
-        "noise": {"others_cores": noise.others_cores, "load_before": noise.load_before, "is_noisy": noise.is_noisy},
+        "noise": watch.read(),
         **content,
     }
     check_record(record)

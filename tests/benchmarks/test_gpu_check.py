@@ -48,7 +48,7 @@ def read_record(output: Path) -> tuple[dict[str, Any], str]:
 
 def test_a_rehearsal_trains_and_fills_the_pool(coordinate_store: Path, tmp_path: Path) -> None:
     assert check(options_for(coordinate_store, tmp_path, parts="bus,training")) == EXIT_DONE
-    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md"}  # a ceiling alone is no picture
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".md"}  # the ceiling alone is no picture
     record, page = read_record(tmp_path)
     assert record["data"]["cases"] == 6
     bus, row = record["rows"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 
 import torch
 
-from benchmarks.contenders.table import BY_SEARCH, Contender
+from benchmarks.contenders.table import BY_PLAN, BY_SEARCH, Contender
 from pipelines.batch import Batch, Loader
 from pipelines.config import LoaderConfig
 from pipelines.plan import Plan
@@ -179,8 +179,7 @@ def killed(*_: object) -> Loader:
 def faulty(name: str) -> Contender:
     """Return the row of a class above: one that draws its patches itself if it is MONAI's."""
     build = globals()[name]
-    checks = {"checked": BY_SEARCH} if issubclass(build, FaultyMonai) else {}
-    return Contender(name=name, build=build, **checks)
+    return Contender(name=name, build=build, checked=BY_SEARCH if issubclass(build, FaultyMonai) else BY_PLAN)
 
 
 SAME_BATCH = Contender(name="same-batch", build=same_batch)

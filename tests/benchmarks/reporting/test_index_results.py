@@ -45,7 +45,7 @@ def checkout(tmp_path: Path) -> Path:
 
 def newest(checkout: Path) -> Path:
     results = read_results(checkout / "benchmarks" / "results")
-    return next(result.path for result in results if result.benchmark == "loader_compare")
+    return next(result.path for result in results if result.record["benchmark"] == "loader_compare")
 
 
 def test_a_newer_result_changes_both(checkout: Path) -> None:
@@ -116,13 +116,13 @@ def test_the_table_in_the_readme_says_what_to_know_of_rows(checkout: Path) -> No
 def test_every_result_has_its_page_and_its_picture() -> None:
     for result in read_results(RESULTS):
         assert result.path.with_suffix(".md").exists()
-        if result.benchmark != "gpu-check":  # it has no picture where nothing was trained
+        if result.record["benchmark"] != "gpu-check":  # it has no picture where nothing was trained
             assert result.path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_is_no_result_is_named(checkout: Path) -> None:
     (checkout / "benchmarks" / "results" / "odd.json").write_text('{"date": "2026-11-24T08:05:57+00:00"}')
-    with pytest.raises(InputError, match=r"odd.json: result: lacks benchmark, .*; run its benchmark again"):
+    with pytest.raises(InputError, match=r"odd.json: result: missing or wrong: .*; run its benchmark again"):
         write_index(Options(root=checkout))
     with pytest.raises(InputError, match="no result of loader_compare, or README"):
         with_table("no markers", read_results(RESULTS))

@@ -128,7 +128,7 @@ def test_ct_is_clipped_and_standardised_as_in_the_store(tmp_path: Path) -> None:
     (tmp_path / "ct" / "dataset.json").write_text(json.dumps(described | {"training": entries, "test": []}))
     assert convert(Options(input=tmp_path / "ct", output=tmp_path / "shards", workers=1)) == 0
     row = Row(contender=TABLE["monai-cache"], config=config_for(tmp_path / "shards"))
-    with build_loader(row.loader, row.config) as loader:
+    with row.contender.open(row.config) as loader:
         Specification(row).check_first(iter(loader), len(loader))
 
 
