@@ -138,6 +138,11 @@ class Loader(ABC):
         """Batches per epoch; the same on every rank."""
         return self.plan.steps_per_epoch
 
+    @property
+    def epoch(self) -> int:
+        """The epoch that it stands in."""
+        return self._epoch
+
     def set_epoch(self, epoch: int) -> None:
         """Go to the first batch of ``epoch``; an iteration under way ends, and its iterator has no more batches."""
         self._stop()
@@ -162,6 +167,10 @@ class Loader(ABC):
         active = None if self._active is None else self._active()
         if active is not None:
             active.close()
+
+    def as_dicts(self) -> DictLoader:
+        """Return this loader as Lightning's, MONAI's, Ignite's and other people's loops take one."""
+        return DictLoader(self)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the exact position: the next batch to come, and the key of the plan it belongs to."""
@@ -199,3 +208,54 @@ class Loader(ABC):
 
     def _release(self) -> None:  # noqa: B027  # a loader that holds nothing leaves it as it is
         """Free what the loader holds."""
+
+
+@dataclass
+class DictLoader:
+    """A loader in other people's loops: it yields plain dictionaries, and has what they ask of a ``DataLoader``.
+
+    A batch is ``{"image": tensor, "label": tensor, "case_ids": list}``. Its position is saved and restored by
+    ``state_dict`` and ``load_state_dict``, exactly, which Lightning calls by itself.
+    """
+
+    loader: Loader
+
+    @property
+    def batch_size(self) -> int:
+        """Patches in a batch of this rank."""
+        return len(self.loader.lanes)
+
+    @property
+    def dataset(self) -> range:
+        """Numbers of this rank's patches in an epoch: its length is what loops ask for."""
+        return range(len(self.loader) * self.batch_size)
+
+    @property
+    def sampler(self) -> Self:
+        """What loops call ``set_epoch`` of."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the first batch of ``epoch``, unless the loader stands in it: there it goes on."""
+        if self.loader.epoch != epoch:
+            self.loader.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        """Batches per epoch; the same on every rank."""
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield the rest of the current epoch."""
+        return (batch.as_dict() for batch in self.loader)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the exact position, as ``Loader.state_dict`` does."""
+        return self.loader.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a saved position, as ``Loader.load_state_dict`` does."""
+        self.loader.load_state_dict(state)
+
+    def close(self) -> None:
+        """Free threads, processes and buffers."""
+        self.loader.close()

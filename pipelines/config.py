@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.plan import PlanOptions
 from preprocessing.console.errors import InputError
 from preprocessing.shards.store import Store
 from preprocessing.volumes.grid import Int3
@@ -40,11 +41,11 @@ class LoaderConfig:
     patch: Int3
     batch_size: int = 2
     seed: int = 0
-    augment: str = "basic"
-    samples_per_case: int = 4
-    window: int = 4
-    foreground: float = 0.5
-    sticky: bool = False
+    augment: str = PlanOptions.augment
+    samples_per_case: int = PlanOptions.samples_per_case
+    window: int = PlanOptions.window
+    foreground: float = PlanOptions.foreground
+    sticky: bool = PlanOptions.sticky
     cases: tuple[str, ...] | None = None
     regions: bool = False
     dtype: str = "float32"

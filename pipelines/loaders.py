@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 
 import numpy as np
 import psutil
@@ -14,29 +15,22 @@ from pipelines.batch import Loader
 from pipelines.config import LoaderConfig
 from pipelines.plan import Plan, PlanOptions
 from preprocessing.console.errors import InputError
+from preprocessing.console.settings import settings_from
 from preprocessing.shards.store import Store, open_store
 from preprocessing.volumes.grid import Int3
 
-__all__ = ["LOADERS", "LoaderBuilder", "LoaderConfig", "build_loader", "check_config", "open_plan"]
+__all__ = ["LOADERS", "LoaderBuilder", "LoaderConfig", "build_loader", "check_config", "lazy", "open_plan"]
 LoaderBuilder = Callable[[Store, Plan, LoaderConfig, int, int], Loader]
 
 
-def _dali(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
-    from pipelines.dali.loader import DaliLoader
+def lazy(module: str, loader: str) -> LoaderBuilder:
+    """Return a builder that imports ``module`` when it is called: DALI and MONAI take seconds."""
 
-    return DaliLoader(store, plan, config, rank, world_size)
+    def build(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
+        made: Loader = getattr(import_module(module), loader)(store, plan, config, rank, world_size)
+        return made
 
-
-def _torch(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
-    from pipelines.workers.torch_loader import TorchLoader
-
-    return TorchLoader(store, plan, config, rank, world_size)
-
-
-def _synthetic(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
-    from pipelines.workers.torch_loader import SyntheticLoader
-
-    return SyntheticLoader(store, plan, config, rank, world_size)
+    return build
 
 
 def _monai(name: str, store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
@@ -47,10 +41,10 @@ def _monai(name: str, store: Store, plan: Plan, config: LoaderConfig, rank: int,
 
 MONAI = ("monai", "monai-persistent", "monai-cache", "monai-smartcache", "monai-thread")
 LOADERS: dict[str, LoaderBuilder] = {
-    "dali": _dali,
-    "torch": _torch,
+    "dali": lazy("pipelines.dali.loader", "DaliLoader"),
+    "torch": lazy("pipelines.workers.torch_loader", "TorchLoader"),
     **{name: functools.partial(_monai, name) for name in MONAI},
-    "synthetic": _synthetic,
+    "synthetic": lazy("pipelines.workers.torch_loader", "SyntheticLoader"),
 }
 
 
@@ -131,13 +125,4 @@ def _chosen_cases(store: Store, config: LoaderConfig) -> Sequence[str]:
 
 
 def _plan_options(config: LoaderConfig, world_size: int) -> PlanOptions:
-    return PlanOptions(
-        seed=config.seed,
-        global_batch=config.batch_size * world_size,
-        patch=config.patch,
-        samples_per_case=config.samples_per_case,
-        window=config.window,
-        foreground=config.foreground,
-        augment=config.augment,
-        sticky=config.sticky,
-    )
+    return settings_from(config, PlanOptions, global_batch=config.batch_size * world_size)

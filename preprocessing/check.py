@@ -51,7 +51,7 @@ def check(options: Options) -> int:
         f"{len(problems)} problems" if problems else "sizes match" if options.fast else "every checksum matches",
     )
     if problems:
-        log.info("to mend it, delete the shard folders named here and give the same to_shards command again")
+        log.info("to repair it, delete the shard folders named here and give the same to_shards command again")
     return EXIT_UNEXPECTED if problems else EXIT_DONE
 
 

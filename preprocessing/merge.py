@@ -72,7 +72,7 @@ def _was_merged(root: Path) -> bool:
 
 
 def _shares(root: Path) -> list[Path]:
-    """List the folders of all shares in order; raises ``InputError`` naming those that lack."""
+    """List the folders of all shares in order; raises ``InputError`` naming those that are missing."""
     found = {path: FOLDER.fullmatch(path.name) for path in sorted(root.iterdir()) if path.is_dir()}
     shares = {path: Partition(number=int(m[1]), of=int(m[2])) for path, m in found.items() if m}
     if not shares:
@@ -81,9 +81,11 @@ def _shares(root: Path) -> list[Path]:
     if len(counts) > 1:
         raise InputError(f"{root}: shares of {counts[0]} and of {counts[1]}; delete those of the other conversion")
     numbers = {share.number for share in shares.values()}
-    lacking = [f"{number}/{counts[0]}" for number in range(1, counts[0] + 1) if number not in numbers]
-    if lacking:
-        raise InputError(f"{root}: {len(lacking)} of {counts[0]} shares lack, the first: --partition {lacking[0]}")
+    missing = [f"{number}/{counts[0]}" for number in range(1, counts[0] + 1) if number not in numbers]
+    if missing:
+        raise InputError(
+            f"{root}: {len(missing)} of {counts[0]} shares are missing, the first: --partition {missing[0]}"
+        )
     return list(shares)
 
 

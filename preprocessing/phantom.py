@@ -11,19 +11,17 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from rich import get_console
-from rich.progress import track
 from scipy.ndimage import gaussian_filter
 
 from preprocessing.console.errors import EXIT_DONE, InputError
 from preprocessing.console.flags import Triple, main
+from preprocessing.console.progress import counted
 
 log = logging.getLogger(__name__)
 Field = npt.NDArray[np.float32]
@@ -92,8 +90,8 @@ def make_phantom(options: PhantomOptions) -> bool:
     shutil.rmtree(building, ignore_errors=True)
     for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (building / folder).mkdir(parents=True)
-    numbers: Iterable[int] = range(options.cases + options.test_cases)
-    for number in track(numbers, description="phantom", transient=True, disable=not get_console().is_terminal):
+    numbers = range(options.cases + options.test_cases)
+    for number in counted(numbers, "phantom"):
         part = "Tr" if number < options.cases else "Ts"
         image, label = make_case(options.shape, seed=options.seed, number=number)
         name = f"{_case_id(number)}.nii.gz"

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
-from rich import get_console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import DownloadColumn, TransferSpeedColumn
 
 from preprocessing.check import check_shard
 from preprocessing.console.errors import EXIT_DONE, InputError, RunError
 from preprocessing.console.flags import DEFAULT_SHARDS, Place, main
 from preprocessing.console.places import location, make_folder, read_chunks, read_file, replace_file, write_file
+from preprocessing.console.progress import progress_bar
 from preprocessing.conversion.single_writer import only_writer
 from preprocessing.shards.commit import clear_unfinished, has_shard, new_shard
 from preprocessing.shards.entries import FileRecord, ShardEntry
@@ -56,7 +56,10 @@ def stage(options: Options) -> int:
         if kept:
             log.info("%d of %d shards are there already, their files of the right sizes", kept, len(shards))
             unread = f" of the {len(todo)} copied now; preprocessing.check reads the others too"
-        with ThreadPoolExecutor(STREAMS) as pool, _progress(todo) as advance:
+        columns = (DownloadColumn(), TransferSpeedColumn())
+        with ThreadPoolExecutor(STREAMS) as pool, progress_bar("staging", *columns) as progress:
+            bar = progress.add_task("bytes", total=sum(shard.size_bytes for shard in todo))
+            advance = functools.partial(progress.advance, bar)
             for shard in todo:
                 _copy_shard(source / shard.name, root / shard.name, shard, pool, advance)
         if store.manifest.errors is not None:
@@ -102,16 +105,7 @@ def _copy_file(source: Path, folder: Path, record: FileRecord, advance: Callable
 
 
 def _damaged(path: Path) -> RunError:
-    return RunError(f"{path}: its checksum is not the one in the store; run preprocessing.check there, then mend it")
-
-
-@contextmanager
-def _progress(todo: list[ShardEntry]) -> Iterator[Callable[[int], None]]:
-    """Show bytes copied, MB/s and the time left; silent where there is no terminal."""
-    columns = (TextColumn("staging"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not get_console().is_terminal) as progress:
-        bar = progress.add_task("bytes", total=sum(shard.size_bytes for shard in todo))
-        yield lambda size_bytes: progress.update(bar, advance=size_bytes)
+    return RunError(f"{path}: its checksum is not the one in the store; run preprocessing.check there, then repair it")
 
 
 if __name__ == "__main__":

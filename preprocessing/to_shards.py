@@ -13,6 +13,7 @@ from pathlib import Path
 from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED, InputError, check_known
 from preprocessing.console.flags import DEFAULT_SHARDS, Flag, Place, Spacing, main
 from preprocessing.console.places import absolute, is_remote, make_folder
+from preprocessing.console.settings import settings_from
 from preprocessing.conversion.contact_sheet import write_report
 from preprocessing.conversion.engine import run_jobs
 from preprocessing.conversion.finish import conclude, finish_store, refused_in
@@ -43,14 +44,14 @@ class Options:
     """Store folder to write; may be s3://BUCKET/FOLDER."""
     layout: str = "auto"
     """How the data set lies on disk: auto, msd, nnunet, brats or list."""
-    orientation: str = "source"
+    orientation: str = ConvertOptions.orientation
     """Order of the stored axes: source (as in the file), or RAS, LPS and the like (x, y, z to right, front, top)."""
-    spacing: Spacing = None
+    spacing: Spacing = ConvertOptions.spacing
     """Stored voxel size x,y,z in millimetres: source (as in the file) or for example 1.5,1.5,2.0."""
-    crop_foreground: Flag = True
+    crop_foreground: Flag = ConvertOptions.crop_foreground
     """Store only the box that holds every nonzero voxel (predictions still return to the whole grid). CT is stored
     whole: 0 is water there, not background."""
-    dtype: str = "auto"
+    dtype: str = ConvertOptions.dtype
     """Stored image type: auto (smallest lossless), uint8, int16, uint16, float32 or float16 (lossy, recorded)."""
     cases_per_shard: int = 0
     """Cases in one shard, the unit of commit and restart; 0 chooses about 64 shards of at most 64 cases."""
@@ -64,9 +65,9 @@ class Options:
     """Convert one share of the shards, 2/4 for the second of four; preprocessing.merge makes the store of them."""
     regions: str = "auto"
     """Overlapping regions to train: auto (from the label names), none, or for example WT=1+2+3,TC=2+3,ET=3."""
-    ignore_affine: Flag = False
+    ignore_affine: Flag = ConvertOptions.ignore_affine
     """Accept labels whose affine differs from their image's."""
-    max_volume_gib: float = 16.0
+    max_volume_gib: float = ConvertOptions.max_volume_gib
     """Refuse a file whose header promises more than this."""
     on_error: str = "skip"
     """skip: leave a bad case out, name it, go on. stop: end at the first one."""
@@ -106,7 +107,7 @@ def convert(options: Options) -> int:
         log.info("label ids are stored in other numbers: %s", changes)
     if dataset.ignore_label is not None:
         log.info("label %d marks voxels that do not count, in training as in scores", dataset.ignore_label)
-    settings = _settings(options)
+    settings = settings_from(options, ConvertOptions)
     if settings.crop_foreground and dataset.modality == "ct":
         log.info("CT is stored whole: 0 is water there, not background")
         settings = dataclasses.replace(settings, crop_foreground=False)
@@ -142,7 +143,7 @@ def convert(options: Options) -> int:
 def check_options(options: Options) -> None:
     """Raise ``InputError`` for the first flag whose value cannot be; reads no file, so a launcher may ask it too."""
     check_layout(options.layout)
-    _settings(options)
+    settings_from(options, ConvertOptions)
     share = Partition.parse(options.partition)
     check_known("on-error", options.on_error, ("skip", "stop"))
     check_known("engine", options.engine, ("process", "dask"))
@@ -161,17 +162,6 @@ def check_options(options: Options) -> None:
         raise InputError(f"--report true: {options.output} is an object store; stage it and report from the copy")
     if options.input.resolve() == options.output.resolve():
         raise InputError(f"--output {options.output} is the input folder; give another one")
-
-
-def _settings(options: Options) -> ConvertOptions:
-    return ConvertOptions(
-        orientation=options.orientation,
-        spacing=options.spacing,
-        crop_foreground=options.crop_foreground,
-        dtype=options.dtype,
-        ignore_affine=options.ignore_affine,
-        max_volume_gib=options.max_volume_gib,
-    )
 
 
 if __name__ == "__main__":

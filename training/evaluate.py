@@ -21,14 +21,13 @@ from preprocessing.layouts.images import find_images
 from preprocessing.shards.files import write_json
 from preprocessing.volumes.image import read_label
 from preprocessing.volumes.nifti import case_id_of, read_nifti
-from training.inference.outputs import DESCRIPTION
+from training.inference.outputs import DESCRIPTION, SCORES
 from training.inference.overlay import draw_overlay, save_figure
 from training.inference.same_grid import on_grid_of
 from training.inference.scores import METRICS, CaseScore, Groups, Scores, average, counted, mean_of, score_pair
 from training.trainer.record import without_nan
 
 log = logging.getLogger(__name__)
-SCORES = "scores.json"
 ANY_LABEL = range(256)
 LABEL = "label "
 Described = tuple[Groups | None, int | None]

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipelines.config import LoaderConfig
 from pipelines.loaders import check_config
 from preprocessing.console.errors import InputError, check_known
 from preprocessing.console.flags import DEFAULT_SHARDS, AutoTriple, Flag, Place
+from preprocessing.console.settings import settings_from
+from preprocessing.volumes.grid import Int3
 from training.distributed.world import BACKENDS, DEVICES
 from training.model.compute import AMPS
 from training.model.losses import LOSSES
 from training.model.networks import NETWORKS, check_patch
 from training.model.recipes import OPTIMIZERS, PRESETS, check_decay
 
-log = logging.getLogger(__name__)
 AUTO = Path("auto")
+ANY_PATCH = (1, 1, 1)  # stands for auto where no answer depends on the patch
 KNOWN: dict[str, Iterable[str]] = {
     "preset": PRESETS,
     "net": NETWORKS,
@@ -48,15 +50,15 @@ class Options:
     """Run folder. auto names it runs/DATASET-DATE-TIME."""
     patch: AutoTriple = None
     """Patch size. auto takes the preset's; else the median volume, as far as the device can bear."""
-    batch_size: int = 2
+    batch_size: int = LoaderConfig.batch_size
     """Patches per step and process."""
     epochs: int = 0
     """Passes over the training cases; 0 takes as many as the preset's number of steps needs."""
-    samples_per_case: int = 4
+    samples_per_case: int = LoaderConfig.samples_per_case
     """Patches cut from a case each time it is read."""
-    foreground: float = 0.5
+    foreground: float = LoaderConfig.foreground
     """Fraction of patches centred on a labelled voxel."""
-    augment: str = "basic"
+    augment: str = LoaderConfig.augment
     """none, basic (flips, intensity scale and shift), or full (nnU-Net's list: slow without a GPU)."""
     device: str = "auto"
     """auto, cpu or cuda."""
@@ -78,7 +80,7 @@ class Options:
     """Parts in which a batch goes through the network, one after the other: less memory, the same step."""
     compile: Flag = False
     """Compile the network with torch.compile: minutes at the start, faster steps after."""
-    seed: int = 0
+    seed: int = LoaderConfig.seed
     """Decides the weights, the split and every patch of the run."""
     held_out: float = 0.2
     """Fraction of the cases that is validated on and not trained on, at least one; 0 trains and validates on all."""
@@ -90,14 +92,14 @@ class Options:
     """Checkpoint whose weights a new run starts with, to fine-tune them; same --net, patch, channels and labels."""
     backend: str = "auto"
     """How several processes talk: auto, gloo, nccl or smddp."""
-    gpu_cache: str = "auto"
+    gpu_cache: str = LoaderConfig.gpu_cache
     """GPU memory for volumes, GiB: auto takes up to half of what is free; 0 cuts patches on the host. Without a GPU a
     number takes that much of the machine's memory instead."""
-    crop: str = "auto"
+    crop: str = LoaderConfig.crop
     """Where the dali loader cuts patches: host, device (from the volumes that lie there), or auto."""
-    read: str = "mmap"
+    read: str = LoaderConfig.read
     """How the dali loader reads: mmap, dali (its own reader), or gds (the same, with GPUDirect Storage)."""
-    sticky: Flag = False
+    sticky: Flag = LoaderConfig.sticky
     """Keep each case on its process over the epochs, so that it is read, and stays on a GPU, only there."""
     workers: int = 0
     """Threads of the dali loader, or processes of torch and MONAI ones, for each process that trains; 0 takes its share
@@ -109,25 +111,13 @@ def net_of(options: Options) -> str:
     return PRESETS[options.preset].net if options.net == "auto" else options.net
 
 
-def loader_config(options: Options) -> LoaderConfig:
-    """Return the settings of the loader as far as they are known without a store and a device.
+def loader_config(options: Options, patch: Int3, **decided: Any) -> LoaderConfig:
+    """Return the settings of the loader; ``decided`` are those that take a store and a device to know.
 
     Raises ``InputError`` for settings that contradict each other.
     """
-    return LoaderConfig(
-        store=options.shards,
-        patch=options.patch or (1, 1, 1),
-        batch_size=options.batch_size,
-        seed=options.seed,
-        augment=options.augment,
-        samples_per_case=options.samples_per_case,
-        foreground=options.foreground,
-        sticky=options.sticky,
-        device="cpu" if options.device == "cpu" else "gpu",
-        crop=options.crop,
-        gpu_cache=options.gpu_cache,
-        read=options.read,
-    )
+    device = "cpu" if options.device == "cpu" else "gpu"
+    return settings_from(options, LoaderConfig, **{"store": options.shards, "patch": patch, "device": device} | decided)
 
 
 def check_options(options: Options) -> None:
@@ -149,4 +139,4 @@ def check_options(options: Options) -> None:
     check_decay(options.ema)
     if options.patch is not None:
         check_patch(net_of(options), options.patch)
-    check_config(options.loader, loader_config(options))
+    check_config(options.loader, loader_config(options, options.patch or ANY_PATCH))

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xxhash
-from rich import get_console
-from rich.progress import track
 
 from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED, CaseError, InputError
 from preprocessing.console.flags import Flag, main
+from preprocessing.console.progress import counted
 from preprocessing.shards.files import write_json
 from preprocessing.volumes.nifti import SUFFIXES
 from training.distributed.world import choose_device, read_world
@@ -25,8 +23,7 @@ from training.inference.outputs import DESCRIPTION, PROBABILITIES, describe, not
 from training.inference.predictor import Predictor
 from training.inference.sliding import Sliding
 from training.model.checkpoint import load_checkpoint
-from training.model.compute import choose_amp
-from training.model.spec import ModelSpec
+from training.model.compute import choose_amp, gpu_memory_ran_out
 
 log = logging.getLogger(__name__)
 
@@ -70,17 +67,14 @@ def predict(options: Options) -> int:
     content = load_checkpoint(options.checkpoint)
     checksum = xxhash.xxh3_64_hexdigest(options.checkpoint.read_bytes())
     check_output(options, checksum)
-    spec = ModelSpec.from_plain(content["spec"])
-    cases = _chosen(find_inputs(options.input, spec, options.max_volume_gib), content, options.cases)
     device = choose_device(options.device, read_world())
-    network = spec.build()
-    network.load_state_dict(content["model"])
-    network.to(device)
+    how = Sliding(overlap=options.overlap, amp=choose_amp(options.amp, device), mirror=options.mirror)
+    predictor = Predictor.from_checkpoint(content, how, device)
+    cases = _chosen(find_inputs(options.input, predictor.spec, options.max_volume_gib), content, options.cases)
     options.output.mkdir(parents=True, exist_ok=True)
     made_by = {"checkpoint": str(options.checkpoint), "checkpoint_xxh3": checksum}
-    write_json(options.output / DESCRIPTION, describe(spec) | made_by)
-    how = Sliding(overlap=options.overlap, amp=choose_amp(options.amp, device), mirror=options.mirror)
-    refused = _predict_all(cases, Predictor(network=network, spec=spec, how=how), options)
+    write_json(options.output / DESCRIPTION, describe(predictor.spec) | made_by)
+    refused = _predict_all(cases, predictor, options)
     for error in refused:
         log.error("refused %s", error)
     log.info("%s: %d label maps%s", options.output, len(cases) - len(refused), _and_refused(refused))
@@ -128,7 +122,7 @@ def _chosen(cases: list[Input], content: Mapping[str, Any], wanted: str) -> list
 
 
 def _predict_all(cases: Sequence[Input], predictor: Predictor, options: Options) -> list[CaseError]:
-    shown = track(cases, description="predicting", transient=True, disable=not get_console().is_terminal)
+    shown = counted(cases, "predicting")
     return [error for case in shown if (error := _predict_case(case, predictor, options)) is not None]
 
 
@@ -157,7 +151,7 @@ def _write_case(case: Input, predictor: Predictor, options: Options) -> None:
 
 def _out_of_memory(error: MemoryError | RuntimeError) -> str:
     """Say of which memory there was not enough; another error is raised again."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, RuntimeError) and gpu_memory_ran_out(error):
         return f"out of GPU memory ({str(error).splitlines()[0]}); use --device cpu"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch's is a plain RuntimeError
         reason = str(error).partition("DefaultCPUAllocator: ")[2] or str(error) or "no more is said"

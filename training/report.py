@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,32 +14,24 @@ from matplotlib.figure import Figure
 
 from preprocessing.console.errors import EXIT_DONE, InputError
 from preprocessing.console.flags import main
-from training.evaluate import SCORES
+from preprocessing.console.page import picture, png_of, table, write_page
+from training.inference.outputs import SCORES
 from training.inference.overlay import PREDICTED_COLOUR, TRUE_COLOUR
 from training.inference.scores import METRICS
 from training.trainer.record import read_metrics, read_run
 from training.trainer.showcase import FOLDER
 from training.trainer.showcase import SCORES as VALIDATION
-from training.trainer.timing import TimeSplit, describe_limit, total_split
+from training.trainer.timing import PARTS, TimeSplit, describe_limit, total_split
 
 log = logging.getLogger(__name__)
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-h1 { margin-bottom: 0 } .lead { color: #555; margin-top: .2rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+body { max-width: 60rem } .lead { color: #555 }
 td, th { padding: .2rem .7rem; text-align: right }
 td:first-child, th:first-child, td:nth-child(2), th:nth-child(2) { text-align: left }
-tr:nth-child(even) { background: #f4f4f4 }
-img { max-width: 100% } figure { margin: 1rem 0 } figcaption { color: #555 }
+tr:nth-child(even) { background: #f4f4f4 } figcaption { color: #555 }
 details { margin: 1rem 0 } dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem } dd { margin: 0 }
 """
-PARTS = {
-    "disk_s": ("disk I/O", "#4878a8"),
-    "preprocessing_s": ("preprocessing", "#e49444"),
-    "transfer_s": ("CPU-to-GPU transfer", "#a87c9f"),
-    "model_s": ("model computation", "#6a9f58"),
-    "other_s": ("other", "#bbbbbb"),
-}
+COLOURS = ("#4878a8", "#e49444", "#a87c9f", "#6a9f58", "#bbbbbb")  # of PARTS
 LEGEND = f"<p>Outlines: <b style='color:{TRUE_COLOUR}'>true</b>, <b style='color:{PREDICTED_COLOUR}'>predicted</b>.</p>"
 
 
@@ -64,14 +54,16 @@ def report(options: Options) -> int:
     if options.evaluation is not None and not (evaluation / SCORES).exists():
         raise InputError(f"{evaluation}: no {SCORES} there; make it with python -m training.evaluate")
     path = options.run / "report.html"
-    path.write_text(make_page(options.run.resolve(), run, lines, evaluation), encoding="utf-8")
+    write_page(path, options.run.resolve().name, make_sections(options.run, run, lines, evaluation), STYLE)
     log.info("report: %s", path.resolve().as_uri())
     return EXIT_DONE
 
 
-def make_page(folder: Path, run: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], evaluation: Path) -> str:
-    """Return the page as HTML with every picture inside it."""
-    name, total = folder.name, total_split(lines)
+def make_sections(
+    folder: Path, run: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], evaluation: Path
+) -> list[str]:
+    """Return the sections of the page as HTML with every picture inside them."""
+    total = total_split(lines)
     validated = [line for line in lines if line["dice"]]
     best = max((line["dice"]["mean"] for line in validated), default=0.0)
     cases = run["cases"]
@@ -79,8 +71,8 @@ def make_page(folder: Path, run: Mapping[str, Any], lines: Sequence[Mapping[str,
         f"{len(cases['training'])} training and {len(cases['validation'])} validation cases, "
         f"{lines[-1]['epoch']} epochs, {lines[-1]['step']} steps; best validation Dice {best:.3f}"
     )
-    sections = [
-        f"<h1>{html.escape(name)}</h1><p class=lead>{lead}</p>",
+    return [
+        f"<p class=lead>{lead}</p>",
         "<h2>Training</h2>" + _figure(_curves(lines, validated), "Loss per epoch and Dice on the validation cases."),
         "<h2>Where the time went</h2>"
         + _figure(_time_split(total), describe_limit(total, run["options"]["loader"], on_gpu=_was_on_gpu(run))),
@@ -88,8 +80,6 @@ def make_page(folder: Path, run: Mapping[str, Any], lines: Sequence[Mapping[str,
         _evaluation(evaluation, run["cases"]["training"]),
         _facts("Options", run["options"]) + _facts("Environment", run["environment"]),
     ]
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(name)}</title><style>{STYLE}</style>"
-    return head + "\n".join(sections) + "</html>\n"
 
 
 def _was_on_gpu(run: Mapping[str, Any]) -> bool:
@@ -118,8 +108,8 @@ def _time_split(total: TimeSplit) -> Figure:
     figure = Figure(figsize=(9, 1.5), layout="constrained")
     axes = figure.subplots()
     left = 0.0
-    for field, (title, colour) in PARTS.items():
-        share = 100 * getattr(total, field) / (total.wall_s or 1)
+    for (part, title), colour in zip(PARTS.items(), COLOURS, strict=True):
+        share = 100 * getattr(total, part) / (total.wall_s or 1)
         axes.barh(0, share, left=left, color=colour, label=f"{title} {share:.1f} %")
         left += share
     axes.set(xlim=(0, 100), yticks=[], xlabel=f"percent of {total.wall_s:.0f} s in {total.steps} steps")
@@ -137,7 +127,8 @@ def _validation(folder: Path) -> str:
     for kind in ("best", "median", "worst"):
         for path in folder.glob(f"{kind}_*.png"):
             case_id = path.stem.removeprefix(f"{kind}_")
-            pictures.append(_picture(path.read_bytes(), f"{kind}: {case_id} ({_describe(kept['cases'][case_id])})"))
+            caption = html.escape(f"{kind}: {case_id} ({_describe(kept['cases'][case_id])})")
+            pictures.append(picture(path.read_bytes(), caption, alt=case_id))
     return f"<h2>Validation cases in epoch {kept['epoch']}</h2>{LEGEND}" + "".join(pictures)
 
 
@@ -156,15 +147,9 @@ def _evaluation(folder: Path, training_cases: Sequence[str]) -> str:
     scores = json.loads((folder / SCORES).read_text(encoding="utf-8"))
     rows = [("mean", name, metrics) for name, metrics in scores["mean"].items()]
     rows += [(case, name, metrics) for case, by_name in scores["cases"].items() for name, metrics in by_name.items()]
-    header = "".join(f"<th>{title}</th>" for title in ("case", "structure", *METRICS))
-    body = "".join(
-        f"<tr><td>{html.escape(case)}</td><td>{html.escape(name)}</td>"
-        + "".join(f"<td>{_number(metrics[metric])}</td>" for metric in METRICS)
-        + "</tr>"
-        for case, name, metrics in rows
-    )
+    body = [(case, name, *(_number(metrics[metric]) for metric in METRICS)) for case, name, metrics in rows]
     pictures = "".join(
-        _picture(path.read_bytes(), path.stem)
+        picture(path.read_bytes(), html.escape(path.stem), alt=path.stem)
         for path in (folder / "overlays" / f"{case}.png" for case in scores["cases"])
         if path.exists()
     )
@@ -175,8 +160,8 @@ def _evaluation(folder: Path, training_cases: Sequence[str]) -> str:
         warning = (
             f"<p><b>{seen} of {len(scores['cases'])} were trained on: their scores say nothing about new cases.</b></p>"
         )
-    table = f"<table><tr>{header}</tr>{body}</table>"
-    return f"<h2>{title}</h2>{warning}{table}" + (LEGEND + pictures if pictures else "")
+    scored = table(body, header=("case", "structure", *METRICS))
+    return f"<h2>{title}</h2>{warning}{scored}" + (LEGEND + pictures if pictures else "")
 
 
 def _number(value: float | None) -> str:
@@ -184,15 +169,7 @@ def _number(value: float | None) -> str:
 
 
 def _figure(figure: Figure, caption: str) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return _picture(buffer.getvalue(), caption)
-
-
-def _picture(png: bytes, caption: str) -> str:
-    text = html.escape(caption)
-    encoded = base64.b64encode(png).decode("ascii")
-    return f'<figure><img alt="{text}" src="data:image/png;base64,{encoded}"><figcaption>{text}</figcaption></figure>'
+    return picture(png_of(figure, dpi=120), html.escape(caption), alt=caption)
 
 
 def _facts(title: str, facts: Mapping[str, Any]) -> str:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import logging
 
-import torch
-
 from preprocessing.console.errors import EXIT_DONE, RunError
 from preprocessing.console.flags import main
 from preprocessing.shards.store import open_store
@@ -17,7 +15,7 @@ from training.distributed.group import Group, join
 from training.distributed.watch import record_failure
 from training.distributed.world import read_world
 from training.model.checkpoint import BEST
-from training.model.compute import use_tensor_cores
+from training.model.compute import gpu_memory_ran_out, use_tensor_cores
 from training.options import Options, check_options
 from training.trainer.build import prepare, run_folder
 from training.trainer.loop import Training
@@ -72,8 +70,13 @@ def _train(options: Options, group: Group, stop: StopRequest) -> int:
         how = f"--resume auto --output {folder}"
         log.info("stopped at step %d: saved; to go on, give the same command with %s", training.progress.step, how)
         return stop.exit_code
-    except torch.OutOfMemoryError as error:
-        raise RunError(f"out of GPU memory; lower --batch-size or --patch ({str(error).splitlines()[0]})") from error
+    except RuntimeError as error:
+        if not gpu_memory_ran_out(error):
+            raise
+        raise RunError(
+            "out of GPU memory; lower --batch-size, --patch or --gpu-cache (0 keeps no volumes there): "
+            + str(error).strip().splitlines()[0]
+        ) from error
     finally:
         training.state.loader.close()
     if group.is_main:

@@ -160,6 +160,14 @@ def build_graph(options: GraphOptions) -> Pipeline:
     valid until the next run. On a GPU the dynamic executor's outputs stay valid as long as somebody holds them.
     """
     on_gpu = options.device == "gpu"
+    pipeline = define_graph(options, device_id(options.device), exec_dynamic=on_gpu)
+    pipeline.build()  # type: ignore[no-untyped-call]
+    keep_from_forks(pipeline)
+    return pipeline
+
+
+def define_graph(options: GraphOptions, device: int | None, *, exec_dynamic: bool) -> Pipeline:
+    """Define the pipeline for the GPU of number ``device`` (``None``: the CPU), which need not be there yet."""
     specs = input_specs(
         options.augment, options.patch, options.num_channels, options.image_dtype, raw_patches=options.raw_patches
     )
@@ -168,29 +176,27 @@ def build_graph(options: GraphOptions) -> Pipeline:
     @pipeline_def(  # type: ignore[call-overload, untyped-decorator]  # DALI's stub is behind: no exec_dynamic, no CPU
         batch_size=options.batch_size,
         num_threads=options.num_threads,
-        device_id=device_id(options.device),
+        device_id=device,
         prefetch_queue_depth=options.prefetch,
-        exec_dynamic=on_gpu,
+        exec_dynamic=exec_dynamic,
         enable_conditionals=options.augment == "full",
     )
     def graph() -> tuple[DataNode, DataNode]:
         given = {
-            name: fn.external_source(name=name, device=device, layout=LAYOUTS.get(name), no_copy=True)
-            for name, device in devices.items()
+            name: fn.external_source(name=name, device=place, layout=LAYOUTS.get(name), no_copy=True)
+            for name, place in devices.items()
         }
         image, label = given["image"], given["label"]
         if "box" in given:
             image, label = boxed(image, label, given)
         if "flips" in given:
             image, label = flip(image, given["flips"]), flip(label, given["flips"])
-        if on_gpu and options.patch_device == "cpu":
+        if options.device == "gpu" and options.patch_device == "cpu":
             image, label = image.gpu(), label.gpu()
         return _outputs(image, label, given, options)
 
-    pipeline: Pipeline = graph()
-    pipeline.build()  # type: ignore[no-untyped-call]
-    keep_from_forks(pipeline)
-    return pipeline
+    made: Pipeline = graph()
+    return made
 
 
 def _outputs(

@@ -28,6 +28,7 @@ from pipelines.dali.reader_patches import ReaderPatches
 from pipelines.dali.slots import Filled, Slot, SlotRing
 from pipelines.dali.volume_pool import VolumePool
 from pipelines.plan import Plan
+from preprocessing.console.settings import settings_from
 from preprocessing.shards.store import Store
 
 HUGE_PAGE_BYTES = 2 << 20  # of x86-64, and of arm64 with pages of 4 KiB
@@ -62,19 +63,16 @@ class DaliLoader(Loader):
         self.slots = _make_slots(store, plan, config, self.lanes)
         if self._on_gpu:
             torch.cuda.synchronize()  # side streams do not wait for what filled, or last used, their new memory
-        options = GraphOptions(
+        options = settings_from(
+            config,
+            GraphOptions,
             batch_size=len(self.lanes),
-            patch=config.patch,
             num_channels=plan.num_channels,
             image_dtype=store.manifest.image_dtype,
-            augment=config.augment,
-            dtype=config.dtype,
             keep_zero=store.manifest.modality != "ct",
             regions=config.region_numbers(store),
-            device=config.device,
             raw_patches=self.slots.raw_patches,
             patch_device=self.slots.patch_device,
-            num_threads=config.num_threads,
             prefetch=GRAPH_AHEAD,
         )
         self._leaves_background = options.leaves_background

@@ -73,7 +73,7 @@ def remote_errors(path: Path) -> Iterator[Any]:
         if not is_remote(path):
             raise
         raise RunError(
-            f"{path}: the object store did not answer ({error}); mend that, give the command again"
+            f"{path}: the object store did not answer ({error}); when it answers again, give the same command"
         ) from error
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich import get_console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, TextColumn
 
 from preprocessing.console.errors import InputError, RunError
 from preprocessing.console.places import sizes_in
+from preprocessing.console.progress import progress_bar
 from preprocessing.conversion.shard_job import ShardJob, convert_shard
 from preprocessing.conversion.single_writer import FolderLock, ctrl_c_held_back, join_converter
 from preprocessing.shards.commit import has_shard
@@ -101,21 +101,14 @@ def _converted(todo: list[ShardJob], workers: int, lock: FolderLock | None) -> I
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[ShardJob], None]]:
     """Show cases done, cases/s, MB/s read and written, and the time left; silent where there is no terminal."""
-    shown = get_console().is_terminal
-    columns = (
-        TextColumn("converting"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("cases {task.fields[rates]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not shown) as progress:
+    columns = (MofNCompleteColumn(), TextColumn("cases {task.fields[rates]}"))
+    with progress_bar("converting", *columns) as progress:
         bar = progress.add_task("cases", total=total, rates="")
         begin = time.perf_counter()
         done = np.zeros(3)
 
         def advance(job: ShardJob) -> None:
-            if shown:
+            if not progress.disable:
                 done[:] += len(job.sources), _bytes_read(job), _bytes_written(job)
                 progress.update(bar, advance=len(job.sources), rates=_rates(done, time.perf_counter() - begin))
 

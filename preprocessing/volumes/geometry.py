@@ -132,7 +132,7 @@ def plan_geometry(volume: Volume, orientation: str, spacing_xyz: Float3 | None, 
         return plain
     sizes = np.linalg.norm(volume.affine[:3, :3], axis=0)[::-1]
     if not (sizes > 0).all():
-        raise InputError(f"{volume.path}: its affine gives a voxel no size; mend the header")
+        raise InputError(f"{volume.path}: its affine gives a voxel no size; correct the header")
     axes, flips = plain.axes, plain.flips
     if orientation != "source":
         axes, flips = _turn(volume, orientation)

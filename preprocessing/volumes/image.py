@@ -77,11 +77,12 @@ def read_images(paths: Sequence[Path], channel_names: Sequence[str], options: Co
         check_grids(volumes[0], other, f"{paths[0].name} of the same case", options.ignore_affine)
     found = [len(volume.channels) for volume in volumes]
     if sum(found) != len(channel_names) or (len(found) > 1 and max(found) > 1):
-        have = f"{paths[0]} has {found[0]} channels" if len(found) == 1 else f"{paths[0]} and its {len(found) - 1} "
-        have += "" if len(found) == 1 else f"fellows have {' + '.join(map(str, found))} channels"
+        counts = " + ".join(map(str, found))
+        many = f"{paths[0]} and the other {len(found) - 1} files of the case have {counts} channels"
+        have = f"{paths[0]} has {counts} channels" if len(found) == 1 else many
         raise InputError(
             f"{have}, there should be {len(channel_names)} ({', '.join(channel_names)}); "
-            "mend the file or the data set's description"
+            "correct the file or the data set's description"
         )
     return volumes
 
@@ -147,7 +148,9 @@ def read_label(
     known = sorted(remap or known_ids)
     unknown = sorted(set(count_labels(label)) - set(known))
     if unknown:
-        where, remedy = ("the layout knows", "mend the file") if remap else ("dataset.json names", 'add it to "labels"')
+        where, remedy = (
+            ("the layout knows", "correct the file") if remap else ("dataset.json names", 'add it to "labels"')
+        )
         raise InputError(f"{volume.path} holds label {unknown[0]}, {where} {known}; {remedy}")
     if not remap:
         return label
@@ -166,8 +169,8 @@ def check_grids(first: Volume, other: Volume, first_is: str, ignore_affine: bool
     difference = float(np.abs(first.affine - other.affine).max())
     if difference > AFFINE_TOLERANCE and not ignore_affine:
         raise InputError(
-            f"{other.path} has another affine than {first_is} (they differ by up to {difference:.4g}); mend the "
-            "header, or pass --ignore-affine true if the voxels do match"
+            f"{other.path} has another affine than {first_is} (they differ by up to {difference:.4g}); correct "
+            "the header, or pass --ignore-affine true if the voxels do match"
         )
 
 

@@ -199,9 +199,9 @@ def _parse_header(path: Path, start: bytes) -> _Header:
     if facts.dtype.fields or facts.dtype.kind not in "iuf":
         raise InputError(f"{path}: voxel type {facts.dtype} is not a number; convert it to integers or floats")
     if facts.offset < (0 if facts.in_pair else HEADER_BYTES[kind]):
-        raise InputError(f"{path}: its voxels start at byte {facts.offset}, inside the header; mend vox_offset")
+        raise InputError(f"{path}: its voxels start at byte {facts.offset}, inside the header; correct vox_offset")
     if not np.isfinite(facts.affine).all():
-        raise InputError(f"{path}: its affine is not finite; mend the header")
+        raise InputError(f"{path}: its affine is not finite; correct the header")
     return facts
 
 

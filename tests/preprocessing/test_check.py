@@ -193,7 +193,7 @@ def test_the_command_says_what_it_found(store: Path) -> None:
     assert ended.errors.splitlines() == [
         f"case case_000: {label}: missing",
         f"{store}: 2 cases in 2 shards: 1 problems",
-        "to mend it, delete the shard folders named here and give the same to_shards command again",
+        "to repair it, delete the shard folders named here and give the same to_shards command again",
     ]
 
 

@@ -131,7 +131,10 @@ def test_shares_on_a_bucket_are_merged_to_the_store_of_one_run(
     output, source = f"{bucket.url}/shards", bucket.upload(msd, "raw")
     assert to_shards(source, output, "--partition", "2/2").code == 0
     missing = run_process("preprocessing.merge", "--shards", output)
-    assert (missing.code, missing.errors) == (2, f"error: {output}: 1 of 2 shares lack, the first: --partition 1/2\n")
+    assert (missing.code, missing.errors) == (
+        2,
+        f"error: {output}: 1 of 2 shares are missing, the first: --partition 1/2\n",
+    )
     assert to_shards(source, output, "--partition", "1/2").code == 0
     assert "manifest.json" not in bucket.keys("shards")
     assert run_process("preprocessing.merge", "--shards", output).code == 0

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from training.distributed.world import World, choose_backend, choose_device
 
 log = logging.getLogger(__name__)
 ENDED = "voxelfeed/ended"
+COLLECTIVE = timedelta(hours=2)  # a long validation of one process keeps the others waiting; the watch finds the dead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,7 @@ class Group:
 
     world: World
     device: torch.device
+    stepped: Callable[[], None] = lambda: None  # tell the watch that all processes have taken a step
 
     @property
     def is_main(self) -> bool:
@@ -88,8 +91,9 @@ def join(world: World, backend: str, device: str) -> Iterator[Group]:
         logging.getLogger().setLevel(logging.WARNING)
     store, _, _ = next(rendezvous(world.meeting_place, world.rank, world.world_size))
     # a connection of its own: the other one may be held by a call that waits
-    with watched(Watch(world, getattr(store, "clone", lambda: store)())):
-        group = _start(world, backend, device, store)
+    watch = Watch(world, getattr(store, "clone", lambda: store)())
+    with watched(watch):
+        group = _start(world, backend, device, store, watch)
         yield group
         _wait_at(store, world)
     _leave(group)
@@ -125,11 +129,11 @@ def _wait_at(store: Any, world: World) -> None:
         arrived = store.add(ENDED, 0)
 
 
-def _start(world: World, backend: str, device: str, store: Any) -> Group:
+def _start(world: World, backend: str, device: str, store: Any, watch: Watch) -> Group:
     found = choose_device(device, world)
     name, reason = choose_backend(backend, found)
     log.info("%d processes, backend %s: %s", world.world_size, name, reason)
-    dist.init_process_group(name, store=store, rank=world.rank, world_size=world.world_size)
-    group = Group(world=world, device=found)
+    dist.init_process_group(name, store=store, rank=world.rank, world_size=world.world_size, timeout=COLLECTIVE)
+    group = Group(world=world, device=found, stepped=watch.stepped)
     group.wait()
     return group

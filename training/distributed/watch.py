@@ -29,6 +29,7 @@ from training.distributed.world import World
 log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.5
 SILENT_S = 20.0  # a living process can be this late: nothing in a step holds Python's lock for so long
+STARTING_S = 120.0  # until the first step: importing DALI and starting CUDA hold it, on a busy machine for long
 ACKNOWLEDGE_S = 10.0
 FAILURE, SEEN, JOINED, DONE = "voxelfeed/failure", "voxelfeed/seen", "voxelfeed/joined", "done"
 LOST = "lost contact with another process: it was killed or its machine is gone; go on with --resume auto"
@@ -58,12 +59,17 @@ class Watch:
         self._watched = _alive_key((world.rank + 1) % world.world_size)
         self._ended, self._closed = threading.Event(), threading.Event()
         self._unanswered = 0
+        self._has_stepped = False
         self._own: Exception = RunError(LOST)
         self._store.add(JOINED, 1)
         self._thread = threading.Thread(target=self._look, name="voxelfeed-watch", daemon=True)
         self._guarding = threading.Thread(target=self._guard, name="voxelfeed-guard", daemon=True)
         self._thread.start()
         self._guarding.start()
+
+    def stepped(self) -> None:
+        """Expect signs of life as often as a training gives them: all have taken a step together."""
+        self._has_stepped = True
 
     def close(self) -> None:
         """Stop looking; the process that looks after this one is told not to miss it."""
@@ -134,9 +140,10 @@ class Watch:
             if self._store.check([self._watched]) and (now := self._store.get(self._watched)) != heard:
                 heard, heard_at = now, time.monotonic()
             self._unanswered = 0
-            if heard != DONE.encode() and time.monotonic() - heard_at > SILENT_S:
+            patience_s = SILENT_S if self._has_stepped else STARTING_S
+            if heard != DONE.encode() and time.monotonic() - heard_at > patience_s:
                 neighbour = (self.world.rank + 1) % self.world.world_size
-                silent = f"rank {neighbour} has given no sign of life for {SILENT_S:.0f} s"
+                silent = f"rank {neighbour} has given no sign of life for {patience_s:.0f} s"
                 self._end(self._announce(RunError(f"{silent}: {LOST}")))
 
     def _guard(self) -> None:

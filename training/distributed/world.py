@@ -76,13 +76,25 @@ def choose_device(wanted: str, world: World) -> torch.device:
         raise InputError("--device cuda: no CUDA device is visible here; use --device cpu or auto")
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    if world.local_rank >= torch.cuda.device_count():
-        raise InputError(
-            f"process {world.local_rank} of this machine has no device: {torch.cuda.device_count()} visible; start as "
-            "many processes as there are devices"
-        )
-    torch.cuda.set_device(world.local_rank)
-    return torch.device("cuda", world.local_rank)
+    index = device_index(world.local_rank, torch.cuda.device_count())
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def device_index(local_rank: int, num_visible: int, environment: Mapping[str, str] = os.environ) -> int:
+    """Return which of the visible devices is this process's: its ``local_rank``.
+
+    A batch system such as SLURM may show each process one device only, its own. Raises ``InputError`` for more
+    processes than devices.
+    """
+    if local_rank < num_visible:
+        return local_rank
+    if num_visible == 1 and "SLURM_LOCALID" in environment:
+        return 0
+    raise InputError(
+        f"process {local_rank} of this machine has no device: {num_visible} visible; start as many processes as there "
+        "are devices"
+    )
 
 
 def choose_backend(wanted: str, device: torch.device, environment: Mapping[str, str] = os.environ) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from training.inference.decode import Scores
 from training.model.spec import Labels, ModelSpec
 
 DESCRIPTION, PROBABILITIES = "prediction.json", "probabilities"
+SCORES = "scores.json"
 FINEST = 65535  # steps between probability 0 and 1 in a file of uint16
 Steps = npt.NDArray[np.uint16]
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from preprocessing.volumes.planes import PLANES, centre_of, show_plane, turn_volumes
+from preprocessing.volumes.grid import Array
+from preprocessing.volumes.planes import PLANES, centre_of, outline, show_plane, turn_volumes
 from training.model.spec import Labels
 
 TRUE_COLOUR, PREDICTED_COLOUR = "#35d07f", "#ff4fa3"
-Voxels = npt.NDArray[Any]
 
 
 def save_figure(path: Path, figure: Figure) -> None:
@@ -23,7 +21,7 @@ def save_figure(path: Path, figure: Figure) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_overlay(image: Voxels, affine: npt.NDArray[np.float64], true: Labels, predicted: Labels) -> Figure:
+def draw_overlay(image: Array, affine: npt.NDArray[np.float64], true: Labels, predicted: Labels) -> Figure:
     """Draw one channel [D,H,W] and the outlines of two label maps of the same shape, as radiologists look at them.
 
     ``affine`` takes voxels x,y,z to millimetres (R, A, S positive, as in nibabel). Whatever the order in the file,
@@ -36,13 +34,7 @@ def draw_overlay(image: Voxels, affine: npt.NDArray[np.float64], true: Labels, p
     for axis, (axes, title) in enumerate(zip(figure.subplots(1, 3), PLANES, strict=True)):
         cut = [np.take(array, centre[axis], axis=axis) for array in (image, true, predicted)]
         show_plane(axes, axis, cut[0], spacing_mm, (low, max(high, low + 1)))
-        _outline(axes, cut[1], TRUE_COLOUR, width=2.0)
-        _outline(axes, cut[2], PREDICTED_COLOUR, width=0.9)
+        outline(axes, cut[1], [TRUE_COLOUR], width=2.0)
+        outline(axes, cut[2], [PREDICTED_COLOUR], width=0.9)
         axes.set_title(title, color="white", fontsize=9)
     return figure
-
-
-def _outline(axes: Axes, label: npt.NDArray[np.generic], colour: str, width: float) -> None:
-    for number in np.unique(label):
-        if number:
-            axes.contour(label == number, levels=[0.5], colors=[colour], linewidths=width)

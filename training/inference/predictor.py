@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from preprocessing.volumes.geometry import restore_to_source
 from preprocessing.volumes.image import Image
 from training.inference.decode import Scores, decode, probabilities
 from training.inference.sliding import Sliding, volume_bytes, volume_logits
+from training.model.compute import placed
 from training.model.spec import Labels, ModelSpec
 
 MAPS_IN_HAND = 4  # float32, of the whole grid: those that bring one score back to the file's grid, and the largest yet
@@ -28,6 +30,14 @@ class Predictor:
     network: nn.Module
     spec: ModelSpec
     how: Sliding
+
+    @classmethod
+    def from_checkpoint(cls, content: Mapping[str, Any], how: Sliding, device: torch.device) -> Predictor:
+        """Build the network of a checkpoint (``load_checkpoint``), with its weights, on ``device``."""
+        spec = ModelSpec.from_plain(content["spec"])
+        network = spec.build()
+        network.load_state_dict(content["model"])
+        return cls(network=placed(network, device), spec=spec, how=how)
 
     def predict(self, image: Image) -> Labels:
         """Segment one image.

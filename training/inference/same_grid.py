@@ -34,7 +34,7 @@ def on_grid_of(other: Volume, volume: Volume, voxels: Array, ignore_affine: bool
     if difference > AFFINE_TOLERANCE and not ignore_affine:
         raise InputError(
             f"{volume.path} lies elsewhere than {other.path}: their affines differ by up to {difference:.4g}, "
-            f"{AFFINE_TOLERANCE:g} is borne; resample one to the other, or give --ignore-affine true"
+            f"up to {AFFINE_TOLERANCE:g} is accepted; resample one to the other, or give --ignore-affine true"
         )
     return turned
 

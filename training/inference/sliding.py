@@ -17,7 +17,7 @@ from torch import nn
 from pipelines.reference import Intensity, Slices, crop, normalize, overlap
 from preprocessing.volumes.grid import Int3
 from training.inference.decode import decode
-from training.model.compute import autocast
+from training.model.compute import autocast, layout_on
 from training.model.spec import Labels, ModelSpec
 
 MAPS_BYTES = 2**31  # a window's activations and the network still fit on a GPU of 16 GB
@@ -62,7 +62,7 @@ def volume_bytes(shape_dhw: Int3, spec: ModelSpec) -> int:
 
 
 def to_input(voxels: npt.NDArray[Any], intensity: Intensity, patch: Int3, device: torch.device) -> torch.Tensor:
-    """Normalise a whole volume [D,H,W,C] as training does; returns [1,C,D,H,W] in channels_last_3d.
+    """Normalise a whole volume [D,H,W,C] as training does; returns [1,C,D,H,W].
 
     One that is smaller than ``patch`` is first set into the middle of raw zeros, as patches are: in a CT that is water
     and no longer zero when it is normalised.
@@ -72,7 +72,8 @@ def to_input(voxels: npt.NDArray[Any], intensity: Intensity, patch: Int3, device
         d, h, w = (-part.start for part in inside)
         voxels = crop(voxels, (d, h, w), np.empty((*shape, voxels.shape[3]), voxels.dtype))
     values = normalize(voxels, intensity, scale=1.0, shift=0.0)
-    return torch.from_numpy(values[None]).permute(0, 4, 1, 2, 3).to(device)
+    image = torch.from_numpy(values[None]).permute(0, 4, 1, 2, 3).to(device)
+    return image.contiguous(memory_format=layout_on(device))
 
 
 def _placed(shape: tuple[int, ...], patch: Int3) -> tuple[Int3, Slices]:

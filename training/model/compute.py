@@ -14,6 +14,8 @@ from preprocessing.console.errors import InputError, check_known
 FORMATS: dict[str, torch.dtype | None] = {"bf16": torch.bfloat16, "fp16": torch.float16, "off": None}
 SWITCH = {"true": "auto", "false": "off"}
 AMPS = ("auto", *FORMATS, *SWITCH)
+SLOW_CUDNN = (90800, 91500)  # from the first version on, before the second
+OUT_OF_MEMORY = ("CUDA allocation failed", "bytes on device", "CUDA error: out of memory")  # DALI's words and CUDA's
 # What inductor looks for on a CPU and triton on a GPU: language, variable that names one, names on the path
 COMPILERS = {"cpu": ("C++", "CXX", ("g++",)), "cuda": ("C", "CC", ("gcc", "clang"))}
 
@@ -35,6 +37,29 @@ def choose_amp(wanted: str, device: torch.device) -> torch.dtype | None:
     if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise InputError(f"--amp bf16: {torch.cuda.get_device_name(device)} has none; use --amp auto or fp16")
     return FORMATS[name]
+
+
+def layout_for(device: torch.device, cudnn_version: int | None) -> torch.memory_format:
+    """Return the order in memory of images and weights: ``channels_last_3d`` on a CPU, contiguous on CUDA.
+
+    MONAI's networks normalise by instance, which returns NCDHW, so that in channels_last_3d nearly every convolution
+    converts its input. But cuDNN 9.8 to 9.14 has no fast kernels for NCDHW in half precision (PyTorch's issue 166122):
+    with those, channels_last_3d stays the better one. From reports, not yet measured here.
+    """
+    if device.type != "cuda" or SLOW_CUDNN[0] <= (cudnn_version or 0) < SLOW_CUDNN[1]:
+        return torch.channels_last_3d
+    return torch.contiguous_format
+
+
+def layout_on(device: torch.device) -> torch.memory_format:
+    """Return the order in memory for ``device`` and the cuDNN that is here."""
+    return layout_for(device, torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+
+
+def placed(network: nn.Module, device: torch.device) -> nn.Module:
+    """Move ``network`` to ``device``, in the order of memory that computes fastest there."""
+    moved: nn.Module = network.to(device=device, memory_format=layout_on(device))  # type: ignore[call-overload]
+    return moved
 
 
 def use_tensor_cores(device: torch.device) -> None:
@@ -87,3 +112,8 @@ def compiled(network: nn.Module, device: torch.device) -> nn.Module:
         )
     made: nn.Module = torch.compile(network)  # type: ignore[assignment]
     return made
+
+
+def gpu_memory_ran_out(error: RuntimeError) -> bool:
+    """Tell whether a GPU's memory did not suffice: torch has an error for that, DALI's is a plain ``RuntimeError``."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)

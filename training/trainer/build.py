@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from preprocessing.shards.entries import Manifest
 from preprocessing.shards.store import Store
 from training.distributed.group import Group
 from training.model.checkpoint import load_checkpoint
-from training.model.compute import build_scaler, choose_amp, compiled, format_name
+from training.model.compute import build_scaler, choose_amp, compiled, format_name, placed
 from training.model.losses import build_loss
 from training.model.recipes import build_average, build_optimizer, build_schedule
 from training.model.spec import ModelSpec
@@ -81,7 +80,7 @@ def _train_state(options: Options, resolved: Resolved, setup: RunSetup, cases: t
     network = setup.spec.build()
     if options.init_from is not None:
         _load_weights(network, options.init_from)
-    network.to(group.device)
+    network = placed(network, group.device)
     shared = group.share(network)
     forward = compiled(shared, group.device) if options.compile else shared
     config = _loader_config(options, resolved, setup.spec, cases, group)
@@ -112,9 +111,9 @@ def _loader_config(
     options: Options, resolved: Resolved, spec: ModelSpec, cases: tuple[str, ...], group: Group
 ) -> LoaderConfig:
     workers = options.workers or min(group.world.num_cores, AUTO_WORKERS)
-    return dataclasses.replace(
-        loader_config(options),
-        patch=resolved.geometry.patch,
+    return loader_config(
+        options,
+        resolved.geometry.patch,
         cases=cases,
         regions=spec.regions is not None,
         device="cpu" if group.device.type == "cpu" else "gpu",

@@ -23,6 +23,7 @@ from training.trainer.validate import ValidationOptions, validate
 
 log = logging.getLogger(__name__)
 SAVE_EVERY_S = 600.0  # an epoch over tens of thousands of cases takes hours; a kill costs ten minutes at most
+MOST_INFINITE = 10  # in a row, with float16: GradScaler leaves such a step out and halves its scale
 
 
 class Training:
@@ -36,7 +37,7 @@ class Training:
         self.line = ProgressLine(setup.epochs * len(state.loader), is_shown=self.group.is_main)
         self.board: Board | None = None
         self._saved_at = time.monotonic()
-        self._is_saved = False
+        self._is_saved, self._infinite = False, 0
 
     def run(self) -> None:
         """Train to the last epoch; raises ``Stopped`` after saving when a signal asks for it."""
@@ -70,9 +71,9 @@ class Training:
                 ]
             )
             self.timer.stepped()
-            if not math.isfinite(loss):
-                raise RunError(f"the loss is {loss} at step {progress.step}; lower --lr, or use --amp off if it was on")
-            progress.loss_sum += loss
+            self.group.stepped()
+            self._check_loss(loss)
+            progress.loss_sum += loss if math.isfinite(loss) else 0.0
             progress.loss_steps += 1
             progress.step += 1
             self._is_saved = False
@@ -80,6 +81,14 @@ class Training:
             self.stop.check(votes)
             if time.monotonic() - self._saved_at > SAVE_EVERY_S:
                 self.save()
+
+    def _check_loss(self, loss: float) -> None:
+        """Raise ``RunError`` for a loss that is not finite, unless float16's scaler has just left that step out."""
+        self._infinite = 0 if math.isfinite(loss) else self._infinite + 1
+        if self._infinite > (MOST_INFINITE if self.state.scaler.is_enabled() else 0):
+            raise RunError(
+                f"the loss is {loss} at step {self.progress.step}; lower --lr, or use --amp off if it was on"
+            )
 
     def _finish_epoch(self) -> None:
         """Validate when it is due, write the epoch's line, save."""

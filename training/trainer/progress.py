@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 import pynvml
 import torch
-from rich import get_console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, TextColumn
 from typing_extensions import Self
 
+from preprocessing.console.progress import progress_bar
 from training.trainer.timing import TimeSplit
 
 log = logging.getLogger(__name__)
@@ -37,15 +37,18 @@ class GpuGauge:
             self._read_at = time.monotonic()
             free, total = torch.cuda.mem_get_info()
             self._most_bytes = max(self._most_bytes, total - free)
-            self._text = f"  GPU {_utilization()}, {self._most_bytes / 2**30:.1f} GiB"
+            self._text = f"  GPU {utilization()}, {self._most_bytes / 2**30:.1f} GiB"
         return self._text
 
 
-def _utilization() -> str:
-    """Return the share of the last sampling period in which a kernel ran, as nvidia-smi shows it."""
+def utilization(ask: Callable[[], int] = torch.cuda.utilization) -> str:
+    """Return the share of the last sampling period in which a kernel ran, as nvidia-smi shows it.
+
+    A MIG slice does not tell: torch raises ``RuntimeError`` there, NVML an error of its own.
+    """
     try:
-        return f"{torch.cuda.utilization()} %"
-    except pynvml.NVMLError:  # a MIG slice does not tell
+        return f"{ask()} %"
+    except (pynvml.NVMLError, RuntimeError):
         return "n/a"
 
 
@@ -53,14 +56,8 @@ class ProgressLine:
     """Shows step, loss, patches/s, the share of time spent waiting for data, and the time left."""
 
     def __init__(self, total_steps: int, *, is_shown: bool = True) -> None:
-        columns = (
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(),
-        )
-        self._live = Progress(*columns, transient=True, disable=not (is_shown and get_console().is_terminal))
+        columns = (MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
+        self._live = progress_bar("step", *columns, is_shown=is_shown)
         self._task = self._live.add_task("training", total=total_steps, figures="")
         self._total, self._step, self._patches = total_steps, 0, 0
         self._told_at = time.monotonic()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,10 +10,10 @@ from pipelines.reference import intensity_of
 from preprocessing.shards.files import write_json
 from preprocessing.shards.store import Store
 from training.inference.overlay import draw_overlay, save_figure
+from training.inference.predictor import Predictor
 from training.inference.scores import Scores, mean_of
 from training.inference.sliding import Sliding, predict_volume
 from training.model.checkpoint import BEST, load_checkpoint
-from training.model.spec import ModelSpec
 from training.trainer.record import without_nan
 from training.trainer.validate import OVERLAP
 
@@ -35,7 +33,7 @@ def write_showcase(run: Path, store: Store, device: torch.device, amp: torch.dty
     (run / FOLDER).mkdir(exist_ok=True)
     kept = {name: content[name] for name in ("epoch", "means", "cases")}
     write_json(run / FOLDER / SCORES, without_nan(kept))
-    network, spec = _restore(content, device)
+    predictor = Predictor.from_checkpoint(content, Sliding(overlap=OVERLAP, amp=amp), device)
     for old in (run / FOLDER).glob("*.png"):
         old.unlink()
     pictures = []
@@ -43,18 +41,11 @@ def write_showcase(run: Path, store: Store, device: torch.device, amp: torch.dty
         case = store.case(case_id)
         image, label = case.image(), case.label()
         assert label is not None  # it was validated
-        how = Sliding(overlap=OVERLAP, amp=amp)
-        predicted = predict_volume(network, image, intensity_of(case, store.manifest), spec, how)
+        intensity = intensity_of(case, store.manifest)
+        predicted = predict_volume(predictor.network, image, intensity, predictor.spec, predictor.how)
         pictures.append(run / FOLDER / f"{name}_{case_id}.png")
         save_figure(pictures[-1], draw_overlay(image[..., 0], case.affine, label[..., 0], predicted))
     return pictures
-
-
-def _restore(content: Mapping[str, Any], device: torch.device) -> tuple[torch.nn.Module, ModelSpec]:
-    spec = ModelSpec.from_plain(content["spec"])
-    network = spec.build()
-    network.load_state_dict(content["model"])
-    return network.to(device), spec
 
 
 def choose_cases(scores: Scores) -> dict[str, str]:

@@ -10,6 +10,16 @@ from typing import Any
 
 from pipelines.batch import StageSeconds
 
+DISK, PREPROCESSING, TRANSFER, OTHER = (
+    "disk I/O",
+    "preprocessing",
+    "CPU-to-GPU transfer",
+    "work outside the steps' stages",
+)
+WAITS = {"disk_s": DISK, "preprocessing_s": PREPROCESSING, "transfer_s": TRANSFER}  # as StageSeconds calls them, too
+PARTS = {**WAITS, "model_s": "model computation", "other_s": OTHER}
+NOTABLE = 0.05
+
 
 @dataclass(kw_only=True)
 class TimeSplit:
@@ -83,17 +93,7 @@ class StepTimer:
         return left
 
     def _waits(self) -> dict[str, float]:
-        stages = self.stages
-        return {
-            "disk_s": stages.disk_s,
-            "preprocessing_s": stages.preprocessing_s,
-            "transfer_s": stages.transfer_s,
-        }
-
-
-DISK, PREPROCESSING, TRANSFER = "disk I/O", "preprocessing", "CPU-to-GPU transfer"
-OTHER = "work outside the steps' stages"
-NOTABLE = 0.05
+        return {part: getattr(self.stages, part) for part in WAITS}
 
 
 def remedy_for(part: str, loader: str, *, on_gpu: bool) -> str:
@@ -130,12 +130,7 @@ def describe_limit(split: TimeSplit, loader: str, *, on_gpu: bool) -> str:
     ``loader`` and ``on_gpu`` are those of the run, whose remedies are others than another run's. Other waits that take
     ``NOTABLE`` of the time or more follow in clauses of their own.
     """
-    seconds = {
-        DISK: split.disk_s,
-        PREPROCESSING: split.preprocessing_s,
-        TRANSFER: split.transfer_s,
-        OTHER: split.other_s,
-    }
+    seconds = {title: getattr(split, part) for part, title in PARTS.items() if part != "model_s"}
     waits = sorted(seconds.items(), key=lambda wait: -wait[1])
     clauses = [
         f"{_describe_wait(split, part, wait_s)}: {remedy_for(part, loader, on_gpu=on_gpu)}"

@@ -111,7 +111,7 @@ def test_shares_that_do_not_fit_are_refused(source: Path, tmp_path: Path, comman
     share(source, root, "1/3")
     share(source, root, "3/3")
     ended = command(merge, MergeOptions, "--shards", root)
-    assert (ended.code, ended.errors) == (2, f"error: {root}: 1 of 3 shares lack, the first: --partition 2/3\n")
+    assert (ended.code, ended.errors) == (2, f"error: {root}: 1 of 3 shares are missing, the first: --partition 2/3\n")
     share(source, root, "2/3", dtype="float32")
     with pytest.raises(InputError, match="part-00002-of-00003 was converted with other options"):
         merge(MergeOptions(shards=root))

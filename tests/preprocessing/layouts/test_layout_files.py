@@ -259,7 +259,7 @@ def test_brats_cases_that_are_not_whole_are_named(tmp_path: Path, caplog: pytest
     assert f"refused case lacking: {source}/lacking has no T2w file (t2 or t2w); add it" in caplog.text
     assert f"{source}/unlabelled has no seg file and its neighbours have" in caplog.text
     assert "are both its t1; remove one" in caplog.text
-    assert "holds label 3, the layout knows [0, 1, 2, 4]; mend the file" in caplog.text
+    assert "holds label 3, the layout knows [0, 1, 2, 4]; correct the file" in caplog.text
 
 
 def test_brats_of_both_namings_is_not_mixed(tmp_path: Path) -> None:

@@ -202,12 +202,42 @@ import os, signal, sys
 import training.distributed.watch
 from training.distributed.world import read_world
 from training.distributed.group import join
-training.distributed.watch.SILENT_S = 3
+training.distributed.watch.SILENT_S = training.distributed.watch.STARTING_S = 3
 if sys.argv[1:]:
     training.distributed.watch.Watch._look = lambda _: os.kill(os.getpid(), signal.SIGKILL)
 with join(read_world(), "gloo", "cpu") as group:
     pass
 """
+
+
+HOLDS_THE_LOCK = """
+import ctypes, sys
+import training.distributed.watch as watch
+from training.distributed.world import read_world
+from training.distributed.group import join
+watch.SILENT_S, watch.STARTING_S = 2, 60
+with join(read_world(), "gloo", "cpu") as group:
+    if sys.argv[1] == "after":
+        group.stepped()
+        group.wait()
+    if group.is_main:
+        ctypes.PyDLL(None).sleep(7)  # unlike CDLL it keeps Python's lock, as imports and CUDA's start do
+    group.wait()
+"""
+
+
+@pytest.mark.parametrize(("when", "codes"), [("before", [0, 0]), ("after", None)])
+def test_a_process_may_hold_pythons_lock_for_long_until_the_first_step(
+    when: str, codes: list[int] | None, tmp_path: Path
+) -> None:
+    with processes(tmp_path / "meet", [["-c", HOLDS_THE_LOCK, when]] * 2) as started:
+        said = [process.communicate(timeout=120)[1] for process in started]
+    ended = [process.returncode for process in started]
+    if codes is not None:
+        assert ended == codes, said
+    else:
+        assert 1 in ended
+        assert "rank 0 has given no sign of life for 2 s" in "".join(said)
 
 
 def test_a_process_that_dies_before_it_was_heard_is_missed(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The trainer's small parts: split, schedule, precision, ranks, time split, signals."""
+"""Which rank this process is, on which device and with which backend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from preprocessing.console.errors import InputError
 from tests.training.model.test_compute import CPU
-from training.distributed.world import choose_backend, choose_device, read_world
+from training.distributed.world import choose_backend, choose_device, device_index, read_world
 
 
 def test_ranks_come_from_torchrun_or_are_one_process() -> None:
@@ -25,6 +25,22 @@ def test_cuda_is_not_pretended() -> None:
     with pytest.raises(InputError, match="no CUDA device is visible here"):
         choose_device("cuda", read_world({}))
     assert choose_device("auto", read_world({})) == CPU
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "visible", "environment", "expected"),
+    [(3, 8, {}, 3), (0, 1, {}, 0), (3, 1, {"SLURM_LOCALID": "3"}, 0)],
+)
+def test_a_process_takes_its_own_device(
+    local_rank: int, visible: int, environment: dict[str, str], expected: int
+) -> None:
+    assert device_index(local_rank, visible, environment) == expected
+
+
+@pytest.mark.parametrize(("visible", "environment"), [(1, {}), (2, {"SLURM_LOCALID": "3"})])
+def test_more_processes_than_devices_are_refused(visible: int, environment: dict[str, str]) -> None:
+    with pytest.raises(InputError, match=f"process 3 of this machine has no device: {visible} visible; start as many"):
+        device_index(3, visible, environment)
 
 
 @pytest.mark.parametrize(

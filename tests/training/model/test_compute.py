@@ -1,4 +1,4 @@
-"""The trainer's small parts: split, schedule, precision, ranks, time split, signals."""
+"""Number formats, order in memory, and how a lack of it is recognised."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from preprocessing.console.errors import InputError
-from training.model.compute import choose_amp, has_amx, use_tensor_cores
+from training.model.compute import choose_amp, gpu_memory_ran_out, has_amx, layout_for, use_tensor_cores
 
 CPU = torch.device("cpu")
 
@@ -31,3 +31,39 @@ def test_only_a_gpu_trades_bits_for_speed(monkeypatch: pytest.MonkeyPatch) -> No
         assert (cudnn.benchmark, cudnn.allow_tf32, torch.get_float32_matmul_precision()) == (True, True, "high")
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(
+    ("device", "cudnn", "expected"),
+    [
+        ("cpu", None, torch.channels_last_3d),
+        ("cpu", 91900, torch.channels_last_3d),
+        ("cuda", 8902, torch.contiguous_format),
+        ("cuda", 90701, torch.contiguous_format),
+        ("cuda", 90800, torch.channels_last_3d),
+        ("cuda", 91002, torch.channels_last_3d),
+        ("cuda", 91401, torch.channels_last_3d),
+        ("cuda", 91500, torch.contiguous_format),
+    ],
+)
+def test_cudnn_decides_the_order_in_memory(device: str, cudnn: int | None, expected: torch.memory_format) -> None:
+    assert layout_for(torch.device(device), cudnn) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 70.00 GiB."), True),
+        (
+            RuntimeError(
+                "Critical error in pipeline:\nError in GPU operator `nvidia.dali.fn.slice`:\nCUDA allocation failed"
+            ),
+            True,
+        ),
+        (RuntimeError("Can't allocate 4294967296 bytes on device 0."), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), False),
+        (RuntimeError("The size of tensor a (4) must match the size of tensor b (5)"), False),
+    ],
+)
+def test_a_lack_of_gpu_memory_is_recognised_whoever_meets_it(error: RuntimeError, expected: bool) -> None:
+    assert gpu_memory_ran_out(error) is expected

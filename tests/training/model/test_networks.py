@@ -1,4 +1,4 @@
-"""The trainer's small parts: split, schedule, precision, ranks, time split, signals."""
+"""Networks and losses fit together, and nnU-Net's is laid out by patch and spacing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trainer's small parts: split, schedule, precision, ranks, time split, signals."""
+"""Presets, optimisers and schedules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trainer's small parts: split, schedule, precision, ranks, time split, signals."""
+"""Signals become a request to stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trainer's small parts: split, schedule, precision, ranks, time split, signals."""
+"""Which cases are validated on, and how their scores are averaged."""
 
 from __future__ import annotations
 
