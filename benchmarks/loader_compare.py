@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +14,8 @@ from benchmarks.measuring.data import median_patch, parse_numbers
 from benchmarks.measuring.messages import Assignment
 from benchmarks.measuring.origin import describe_data, num_cores
 from benchmarks.measuring.processes import NoiseWatch
-from benchmarks.measuring.progress import progress
-from benchmarks.measuring.rounds import Measured, measure
-from benchmarks.measuring.rows import Row, Sweep, choose_rows
+from benchmarks.measuring.rounds import measure
+from benchmarks.measuring.rows import Sweep, choose_rows
 from benchmarks.reporting import comparison
 from benchmarks.reporting.page import publish
 from benchmarks.reporting.result import contents, make_record
@@ -76,7 +75,11 @@ def compare(options: Options, table: Mapping[str, Contender] = TABLE) -> int:
     config = _configure(options, sweep, store)
     has_gpu = torch.cuda.is_available()
     rows, left_out = choose_rows(options.loaders, config, sweep, options.device, table, has_gpu=has_gpu)
-    measured, training = _measure(rows, options), f"{comparison.TRAINING}, {options.train}"
+    log.info("measuring %s", "; ".join(row.label for row in rows))
+    nets = [options.train if options.train != "none" and row.contender.name != FLOOR else "" for row in rows]
+    assignments = [Assignment(row=row, seconds=options.seconds, net=net) for row, net in zip(rows, nets, strict=True)]
+    measured = measure(assignments, options.runs, trainings=options.runs)
+    training = f"{comparison.TRAINING}, {options.train}"
     made = comparison.comparison_rows(measured, store.root, training=training)
     given = {"seconds": options.seconds, "device": options.device, "train": options.train}
     described, method = comparison.describe_options(config) | given, comparison.describe_method(rows)
@@ -132,17 +135,6 @@ def _configure(options: Options, sweep: Sweep, store: Store) -> LoaderConfig:
     )
     open_plan(config)
     return config
-
-
-def _measure(rows: Sequence[Row], options: Options) -> list[Measured]:
-    """Measure all rows behind a progress bar."""
-    trained = {row.label for row in rows if options.train != "none" and row.contender.name != FLOOR}
-    assignments = [
-        Assignment(row=row, seconds=options.seconds, net=options.train if row.label in trained else "") for row in rows
-    ]
-    log.info("measuring %s", "; ".join(row.label for row in rows))
-    with progress(len(rows) * (1 + options.runs) + len(trained) * options.runs, "measuring") as done:
-        return measure(assignments, options.runs, done, trainings=options.runs)
 
 
 if __name__ == "__main__":

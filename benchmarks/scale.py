@@ -28,7 +28,6 @@ from benchmarks.measuring.data import ensure_store, median_patch, parse_numbers,
 from benchmarks.measuring.messages import Assignment
 from benchmarks.measuring.origin import describe_data, num_cores
 from benchmarks.measuring.processes import NoiseWatch
-from benchmarks.measuring.progress import progress
 from benchmarks.measuring.rounds import Measured, measure
 from benchmarks.measuring.rows import Row
 from benchmarks.reporting.comparison import comparison_rows
@@ -38,6 +37,7 @@ from benchmarks.reporting.result import PROJECTED, Record, contents, groups_of, 
 from pipelines.config import LoaderConfig
 from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
 from preprocessing.console.flags import DEFAULT_SHARDS, main
+from preprocessing.console.progress import counted
 from preprocessing.shards.store import Store
 
 if TYPE_CHECKING:
@@ -97,11 +97,7 @@ def measure_scale(options: Options) -> int:
     if options.runs < 1 or options.seconds <= 0:
         raise InputError(f"--runs {options.runs} --seconds {options.seconds:g}: at least 1 run of more than 0 s")
     store, watch = ensure_store(options.shards), NoiseWatch()
-    rows = []
-    with progress(None, "measuring") as done:
-        for row in _rows(store, sizes, options):
-            rows.append(row)
-            done(f"{row['group']}: {row['label']}")
+    rows = list(_rows(store, sizes, options))
     described = {"patch": list(median_patch(store)), "seconds": options.seconds, "threads": num_cores()}
     content = contents(describe_data(store), described, options.runs, rows, METHOD)
     publish(make_record("scale", content, watch), f"Scale: {store.manifest.name}", draw, options.output)
@@ -110,12 +106,12 @@ def measure_scale(options: Options) -> int:
 
 def _rows(store: Store, sizes: list[int], options: Options) -> Iterator[Record]:
     with tempfile.TemporaryDirectory() as scratch:
-        for size in sizes:
+        for size in counted(sizes, OPENING):
             path = plan_store(store, size, Path(scratch) / str(size))
             yield make_row(OPENING, f"{size} cases", measure_opening(path, options.runs))
     d, h, w = describe_data(store)["shape_dhw"]["median"]
     plan = make_plan(sizes[-1], BATCH_SIZE * MAX_RANKS, median_patch(store), (d, h, w))
-    for world_size in (2**power for power in range(MAX_RANKS.bit_length())):
+    for world_size in counted([2**power for power in range(MAX_RANKS.bit_length())], RANKS):
         timed = time_samples(plan, world_size, options.runs) | {"steps": [plan.steps_per_epoch]}
         yield make_row(RANKS, f"{world_size} ranks", timed)
     config = LoaderConfig(store=store.root, patch=median_patch(store), num_threads=num_cores(), reuse_buffers=True)

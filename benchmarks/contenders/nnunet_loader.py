@@ -56,12 +56,13 @@ class NnunetLoader(Loader):
         self._folder = Path(tempfile.mkdtemp(prefix="voxelfeed-nnunet-"))
         for case_id in plan.case_ids:
             _write(self._folder, store.case(case_id), store, config)
+        names = store.manifest.label_names
         source = nnUNetDataLoader(
             nnUNetDatasetBlosc2(str(self._folder)),
             config.batch_size,
             _first_patch(config),
             config.patch,
-            LabelManager({"background": 0} | {name: number for number, name in _foreground(store)}, None),
+            LabelManager({"background": 0} | {name: number for number, name in names.items() if number}, None),
             oversample_foreground_percent=config.foreground,
             probabilistic_oversampling=True,
             transforms=_transforms(config),
@@ -90,10 +91,6 @@ class NnunetLoader(Loader):
         if isinstance(self._batches_made, NonDetMultiThreadedAugmenter):
             self._batches_made._finish()  # noqa: SLF001  # as nnUNetTrainer.on_train_end does
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _foreground(store: Store) -> list[tuple[int, str]]:
-    return [(number, name) for number, name in store.manifest.label_names.items() if number]
 
 
 def _write(folder: Path, case: Case, store: Store, config: LoaderConfig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pipelines.batch import Loader
 from pipelines.config import LoaderConfig
-from pipelines.loaders import LOADERS, LoaderBuilder, build_loader
+from pipelines.loaders import LOADERS, LoaderBuilder, build_loader, lazy
 from pipelines.plan import Plan
 from preprocessing.console.errors import InputError
 from preprocessing.shards.store import Store
@@ -87,10 +86,14 @@ class LeftOut(NamedTuple):
     reason: str
 
 
+def _product(name: str, *arguments: Any) -> Loader:
+    """Build one of the product's loaders, whose builders pickle cannot take to a measuring process."""
+    return LOADERS[name](*arguments)
+
+
 def _imported(module: str, name: str, *arguments: Any) -> Loader:
     """Build a loader whose file, and with it a peer's package, is imported when it is asked for."""
-    build: LoaderBuilder = getattr(importlib.import_module(f"benchmarks.contenders.{module}"), name)
-    return build(*arguments)
+    return lazy(f"benchmarks.contenders.{module}", name)(*arguments)
 
 
 def _monai_defaults(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
@@ -109,20 +112,20 @@ def _monai_defaults(store: Store, plan: Plan, config: LoaderConfig, rank: int, w
 
 
 def _monai(name: str, tuned: str, *, persistent: bool | None = True, **more: Any) -> Contender:
-    build = LOADERS.get(name, _monai_defaults)
+    build = functools.partial(_product, name) if name in LOADERS else _monai_defaults
     return Contender(name=name, build=build, tuned=tuned, persistent=persistent, checked=BY_SEARCH, **more)
 
 
 CONTENDERS = (
     Contender(
         name="dali",
-        build=LOADERS["dali"],
+        build=functools.partial(_product, "dali"),
         tuned="reuse_buffers=True, which is not LoaderConfig's default",
         crops=("device", "host"),
         has_threads=True,
         has_workers=False,
     ),
-    Contender(name="torch", build=LOADERS["torch"], persistent=True),
+    Contender(name="torch", build=functools.partial(_product, "torch"), persistent=True),
     _monai("monai", "Dataset, one volume read and decoded per patch"),
     _monai(
         "monai-persistent",
@@ -137,7 +140,7 @@ CONTENDERS = (
         draws_evenly=False,  # it holds some of the cases for a while, then others
     ),
     _monai("monai-thread", f"CacheDataset, {TUNED_CACHE}, ThreadDataLoader", persistent=None, has_workers=False),
-    Contender(name=CEILING, build=LOADERS[CEILING], checked=BY_FORM, has_workers=False),
+    Contender(name=CEILING, build=functools.partial(_product, CEILING), checked=BY_FORM, has_workers=False),
     _monai(DEFAULTS, "CacheDataset as it comes: copy_cache=True, metadata kept", persistent=False, also=(0,)),
     Contender(
         name="torchio",

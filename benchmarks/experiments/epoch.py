@@ -77,8 +77,9 @@ def measure_epoch(options: Epoch) -> Record:
         rows = [_row(group, one.name, one, epoch_config(store), options.runs) for one in loaders]
         if limits:
             large = make_store(options.source, options.large_cases, Path(scratch) / "large")
+            large_mb = sum(shard.size_bytes for shard in large.manifest.shards) / 1e6
             for limit_mb in limits:
-                group = f"{options.large_cases} cases ({_size_mb(large):,.0f} MB of shards), {LIMIT} {limit_mb:,} MB"
+                group = f"{options.large_cases} cases ({large_mb:,.0f} MB of shards), {LIMIT} {limit_mb:,} MB"
                 rows += [_row(group, one.name, one, epoch_config(large), options.runs, limit_mb) for one in loaders]
         return _content(store, rows, options.runs, [*METHOD, LIMIT_METHOD] if limits else METHOD)
 
@@ -148,10 +149,6 @@ def _row(group: str, label: str, loader: Contender, config: LoaderConfig, runs: 
             return make_row(group, label, measure_epochs(loader, config, runs, prefix))
     except ProcessError as error:
         return make_row(group, label, {}, failure=str(error))
-
-
-def _size_mb(store: Store) -> float:
-    return sum(shard.size_bytes for shard in store.manifest.shards) / 1e6
 
 
 def _content(store: Store, rows: list[Record], runs: int, method: list[str]) -> Record:

@@ -7,15 +7,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.measuring.data import ensure_store, median_patch, parse_numbers
 from benchmarks.measuring.fresh import run_command
 from benchmarks.measuring.origin import describe_data
-from benchmarks.measuring.progress import progress
 from benchmarks.reporting.figure import INK, OURS, PEER, beside, finish, new_panels
 from benchmarks.reporting.result import Record, contents, groups_of, make_row
 from preprocessing.console.flags import DEFAULT_SHARDS, AutoTriple
+from preprocessing.console.progress import counted
 from preprocessing.volumes.grid import Int3
 from training.trainer.record import read_metrics
 
@@ -65,11 +64,7 @@ def measure_quality(options: Quality) -> Record:
     patch = options.patch or median_patch(store)
     wanted = [(loader, seed) for loader, own in seeds.items() for seed in own]
     found = [run for run in wanted if read_metrics(_folder(options, *run))]
-    finished = {}
-    with progress(len(wanted), "training") as done:
-        for run in wanted:
-            finished[run] = _train(options, patch, *run)
-            done(_label(*run))
+    finished = {run: _train(options, patch, *run) for run in counted(wanted, "training")}
     rows = [quality_row(loader, [finished[loader, seed] for seed in own]) for loader, own in seeds.items()]
     rows += [quality_row(_label(loader, seed), [run], BY_SEED) for (loader, seed), run in finished.items()]
     described = {"patch": list(patch), "seeds": options.seeds, "preset": "fast", "epochs": options.epochs or "auto"}
@@ -106,7 +101,8 @@ def _train(options: Quality, patch: Int3, loader: str, seed: int) -> dict[str, f
     lines = read_metrics(folder)
     best = max((line for line in lines if line["dice"]), key=lambda line: float(line["dice"]["mean"]))
     log.info("%s: mean Dice %.4f in epoch %d", folder, best["dice"]["mean"], best["epoch"])
-    seconds = [sum(_parts(line)) + line["validation_s"] for line in lines]
+    seconds = [value for line in lines for name, value in line["split"].items() if name.endswith("_s")]
+    seconds += [line["validation_s"] for line in lines]
     return {"dice": best["dice"]["mean"], "hd95_mm": best["hd95_mm"]["mean"], "minutes": sum(seconds) / 60}
 
 
@@ -120,10 +116,6 @@ def quality_row(label: str, runs: Sequence[Mapping[str, float | None]], group: s
         if len(found["dice"]) > 1:
             summary["dice_std"] = [statistics.stdev(found["dice"])]
     return make_row(group, label, summary)
-
-
-def _parts(line: Mapping[str, Any]) -> list[float]:
-    return [value for name, value in line["split"].items() if name.endswith("_s")]
 
 
 def draw_quality(record: Record, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import time
@@ -12,7 +11,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from benchmarks.measuring.check import Specification
-from benchmarks.measuring.messages import LEAD_IN, TIMING, TRAIN, Assignment, Run, Trained
+from benchmarks.measuring.messages import LEAD_IN, TIMING, TRAIN, Assignment, Run
 from benchmarks.measuring.processes import machine_busy_s, own_cpu_s
 from benchmarks.measuring.rows import Row
 from pipelines.batch import Batch, Loader
@@ -40,24 +39,18 @@ def serve(connection: Connection, assignment: Assignment) -> None:
         _flow(batches, assignment)
         _settle()
         connection.send(start_s)
-        for epoch, request in enumerate(_requests(connection), start=1):
+        for epoch in itertools.count(1):
+            try:
+                request = connection.recv()
+            except EOFError:
+                return
             loader.set_epoch(epoch)
             if request == TRAIN:
-                connection.send(_train(loader, assignment))
+                from benchmarks.measuring.training_step import train  # half of what the other rows import
+
+                connection.send(train(row, assignment.net, loader, endless(loader), assignment.seconds))
             else:
                 connection.send(_run(connection, loader, specification, assignment, epoch))
-
-
-def _requests(connection: Connection) -> Iterator[str]:
-    with contextlib.suppress(EOFError):
-        while True:
-            yield connection.recv()
-
-
-def _train(loader: Loader, assignment: Assignment) -> Trained:
-    from benchmarks.measuring.training_step import train  # MONAI's networks are half of what the other rows import
-
-    return train(assignment.row, assignment.net, loader, endless(loader), assignment.seconds)
 
 
 def _run(

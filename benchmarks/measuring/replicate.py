@@ -11,8 +11,8 @@ from pathlib import Path
 
 import xxhash
 
-from benchmarks.measuring.progress import progress
 from preprocessing.console.errors import InputError
+from preprocessing.console.progress import counted
 from preprocessing.layouts.dataset import read_description
 from preprocessing.layouts.msd import read_msd
 from preprocessing.shards.entries import CaseEntry, FileRecord, ShardEntry
@@ -42,19 +42,17 @@ def _replicate_store(source: Path, target: Path, num_cases: int, cases_per_shard
     originals = [(shard, entry) for shard, entry in store.entries() if entry.label is not None]
     if not originals:
         raise InputError(f"{source}: holds no labelled case to repeat")
-    shards: list[ShardEntry] = []
-    with progress(num_cases, "replicating") as done:
-        for first in range(0, num_cases, cases_per_shard):
-            folder = target / f"shard-{len(shards):05d}"
-            folder.mkdir(parents=True)
-            cases = []
-            for position in range(first, min(first + cases_per_shard, num_cases)):
-                shard, entry = originals[position % len(originals)]
-                cases.append(_renamed(entry, f"{entry.case_id}_{position:06d}"))
-                for old, new in zip(entry.files, cases[-1].files, strict=True):
-                    _link(source / shard / old.name, folder / new.name)
-                done(folder.name)
-            shards.append(_write_shard(folder, cases))
+    shards = []
+    for number, first in enumerate(counted(range(0, num_cases, cases_per_shard), "replicating")):
+        folder = target / f"shard-{number:05d}"
+        folder.mkdir(parents=True)
+        cases = []
+        for position in range(first, min(first + cases_per_shard, num_cases)):
+            shard, entry = originals[position % len(originals)]
+            cases.append(_renamed(entry, f"{entry.case_id}_{position:06d}"))
+            for old, new in zip(entry.files, cases[-1].files, strict=True):
+                _link(source / shard / old.name, folder / new.name)
+        shards.append(_write_shard(folder, cases))
     write_source(target, store.source_root)
     write_manifest(target, dataclasses.replace(store.manifest, shards=shards, errors=None))
 

@@ -10,6 +10,7 @@ from benchmarks.measuring.fresh import PATIENCE_S, FreshProcess, ProcessError
 from benchmarks.measuring.measure import serve
 from benchmarks.measuring.messages import LEAD_IN, RUN, TIMING, TRAIN, Assignment, Run, Trained
 from benchmarks.measuring.rows import Row
+from preprocessing.console.progress import counted
 
 SAMPLE_S = 0.05
 Seconds = dict[str, list[float]]
@@ -32,7 +33,6 @@ class Measuring:
 
     def __init__(self, assignment: Assignment) -> None:
         self.measured = Measured(row=assignment.row)
-        self.trains = bool(assignment.net)
         self._patience_s = PATIENCE_S + 2 * assignment.seconds
         self.process = FreshProcess(serve, assignment)
 
@@ -55,39 +55,30 @@ class Measuring:
         self.measured.trained.append(self.process.receive(self._patience_s))
 
 
-def measure(
-    assignments: Sequence[Assignment], runs: int, done: Callable[[str], None] = lambda _: None, trainings: int = 0
-) -> list[Measured]:
+def measure(assignments: Sequence[Assignment], runs: int, trainings: int = 0) -> list[Measured]:
     """Measure every row ``runs`` times alone, then those with a network ``trainings`` times inside training.
 
-    ``done`` is told the label of a row after each of its steps. A row that fails takes no further part; the others go
-    on.
+    A row that fails takes no further part; the others go on.
     """
+    numbers = range(len(assignments))
+    steps = [(Measuring.start, number) for number in numbers]
+    steps += runs * [(Measuring.run, number) for number in numbers]
+    steps += trainings * [(Measuring.train, number) for number in numbers if assignments[number].net]
     started: list[Measuring] = []
     try:
-        for assignment in assignments:
-            started.append(Measuring(assignment))
-            _step(started[-1], Measuring.start, done)
-        for _ in range(runs):
-            for one in started:
-                _step(one, Measuring.run, done)
-        for _ in range(trainings):
-            for one in started:
-                if one.trains:
-                    _step(one, Measuring.train, done)
+        for step, number in counted(steps, "measuring"):
+            if step == Measuring.start:
+                started.append(Measuring(assignments[number]))
+            measured = started[number].measured
+            if measured.failure is None:
+                try:
+                    step(started[number])
+                except ProcessError as error:
+                    measured.failure = str(error)
     finally:
         for one in started:
             one.process.close()
     return [one.measured for one in started]
-
-
-def _step(one: Measuring, action: Callable[[Measuring], None], done: Callable[[str], None]) -> None:
-    if one.measured.failure is None:
-        try:
-            action(one)
-        except ProcessError as error:
-            one.measured.failure = str(error)
-    done(one.measured.row.label)
 
 
 def time_rounds(rows: Mapping[str, Callable[[], object]], runs: int, per_run: int) -> dict[str, Seconds]:

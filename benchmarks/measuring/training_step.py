@@ -55,6 +55,7 @@ def train(row: Row, net: str, loader: Loader, batches: Iterator[Batch], seconds:
         if number >= LEAST_STEPS and time.perf_counter() >= deadline:
             break
     split = timer.take()
+    memory = (0, 0) if row.config.device == "cpu" else torch.cuda.mem_get_info()  # of all: DALI's is not torch's
     return Trained(
         net=net,
         cores=num_cores(),
@@ -63,7 +64,7 @@ def train(row: Row, net: str, loader: Loader, batches: Iterator[Batch], seconds:
         patches_per_s=split.steps * row.config.batch_size / split.wall_s,
         waiting=split.waiting,
         gpu_utilisation=statistics.fmean(busy) if busy else None,
-        gpu_memory_mb=_gpu_memory_mb(setup.group.device),
+        gpu_memory_mb=None if row.config.device == "cpu" else (memory[1] - memory[0]) / 1e6,
     )
 
 
@@ -98,11 +99,3 @@ def _gpu_utilisation() -> list[float]:
         return [float(torch.cuda.utilization())] if torch.cuda.is_available() else []
     except pynvml.NVMLError:
         return []
-
-
-def _gpu_memory_mb(device: torch.device) -> float | None:
-    """Return what is in use on the GPU by everybody: DALI's memory is not torch's."""
-    if device.type == "cpu":
-        return None
-    free, total = torch.cuda.mem_get_info(device)
-    return (total - free) / 1e6

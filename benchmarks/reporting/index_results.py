@@ -13,7 +13,7 @@ from benchmarks.measuring.origin import REPOSITORY, count_cases
 from benchmarks.reporting.comparison import ALONE
 from benchmarks.reporting.comparison import BENCHMARK as COMPARISON
 from benchmarks.reporting.page import markdown_table
-from benchmarks.reporting.result import Record, check_record, written
+from benchmarks.reporting.result import Record, brief, check_record, written
 from preprocessing.console.errors import EXIT_DONE, InputError
 from preprocessing.console.flags import main
 
@@ -122,25 +122,26 @@ def with_table(readme: str, results: list[Result]) -> str:
 def readme_table(result: Result) -> str:
     """Write the fastest row of every loader and device, the ceiling left out, and where the figures come from."""
     record = result.record
-    fastest: dict[tuple[str, str], Record] = {}
-    for row in record["rows"]:
-        details = row["details"]
-        key, size = (details["loader"], details["device"]), details["batch_size"]
-        is_shown = row["group"] == ALONE and row["summary"] and size == record["options"]["batch_size"]
-        if is_shown and details["loader"] != CEILING and (key not in fastest or _rate(row) > _rate(fastest[key])):
-            fastest[key] = row
+    shown = [
+        row
+        for row in record["rows"]
+        if row["group"] == ALONE and row["summary"] and row["details"]["loader"] != CEILING
+        if row["details"]["batch_size"] == record["options"]["batch_size"]
+    ]
+    shown.sort(key=lambda row: float(row["summary"]["patches_per_s"]["median"]))
+    fastest = {(row["details"]["loader"], row["details"]["device"]): row for row in shown}
+    rows = [_readme_cells(row) for row in record["rows"] if row in fastest.values()]
     head = ["loader", "patches/s", "dali is", "CPU ms per patch", "peak memory, MB"]
-    return "\n".join([*markdown_table([head, *map(_readme_cells, fastest.values())]), "", " ".join(_caption(result))])
+    return "\n".join([*markdown_table([head, *rows]), "", " ".join(_caption(result))])
 
 
 def _readme_cells(row: Record) -> list[str]:
     details, summary = row["details"], row["summary"]
-    medians = {name: dict.fromkeys(("median", "min", "max"), values["median"]) for name, values in summary.items()}
     return [
         ", ".join(filter(None, (f"`{details['loader']}`", details["device"], details["settings"]))),
         written("patches_per_s", summary["patches_per_s"]),
         written("dali_is", summary["dali_is"]) if "dali_is" in summary else "",
-        *(written(name, medians[name]) for name in ("cpu_ms_per_patch", "peak_memory_mb")),
+        *(brief(summary[name]["median"]) for name in ("cpu_ms_per_patch", "peak_memory_mb")),
     ]
 
 
@@ -163,10 +164,6 @@ def _caption(result: Result) -> list[str]:
         *([f"{'; '.join(hints)}."] if hints else []),
         *(["NOISY MACHINE: the page says which rows to doubt."] if record.get("doubts") else []),
     ]
-
-
-def _rate(row: Record) -> float:
-    return float(row["summary"]["patches_per_s"]["median"])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measuring.origin import count_cases, slug_of
-from benchmarks.reporting.result import MEASURED, METRICS, Record, Spread, groups_of, written
+from benchmarks.reporting.result import MEASURED, METRICS, Record, groups_of, written
 
 log = logging.getLogger(__name__)
 Draw = Callable[[Record, Path], None]
@@ -59,21 +59,18 @@ def _text(value: Any) -> str:
 
 def tables(record: Record, gap: str = " ") -> list[list[list[str]]]:
     """Return one table per group: headings first, then a row of cells for each row; ranges stand after ``gap``."""
-    return [_table(group, rows, gap) for group, rows in groups_of(record).items()]
+    made = []
+    for group, rows in groups_of(record).items():
+        metrics = [name for name in METRICS if any(name in row["summary"] for row in rows)]
+        head = [group, *(METRICS[name].replace(", ", "," + gap) for name in metrics)]
+        made.append([head, *([row["label"], *(_cell(row, name, gap) for name in metrics)] for row in rows)])
+    return made
 
 
-def _table(group: str, rows: list[Record], gap: str) -> list[list[str]]:
-    metrics = [name for name in METRICS if any(name in row["summary"] for row in rows)]
-    return [
-        [group, *(METRICS[name].replace(", ", "," + gap) for name in metrics)],
-        *([row["label"], *(_cell(row, name, row["summary"].get(name), gap) for name in metrics)] for row in rows),
-    ]
-
-
-def _cell(row: Record, metric: str, values: Spread | None, gap: str) -> str:
-    if values is None:
+def _cell(row: Record, metric: str, gap: str) -> str:
+    if metric not in row["summary"]:
         return "FAILED" if row["failure"] else ""
-    text = written(metric, values, gap)
+    text = written(metric, row["summary"][metric], gap)
     return f"*{text}*" if row["kind"] != MEASURED else text
 
 
