@@ -12,8 +12,7 @@ from pathlib import Path
 
 from benchmarks.contenders.converters import Work, conversions_here, remade
 from benchmarks.measuring.data import read_labelled
-from benchmarks.measuring.fresh import run_command
-from benchmarks.measuring.processes import NoiseWatch
+from benchmarks.measuring.processes import NoiseWatch, run_command
 from benchmarks.measuring.replicate import replicate
 from benchmarks.measuring.rounds import time_rounds
 from benchmarks.reporting.figure import draw_bars

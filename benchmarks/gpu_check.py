@@ -19,12 +19,10 @@ import torch
 from benchmarks.contenders.table import CEILING, FLOOR, TABLE, Contender, choose_installed
 from benchmarks.measuring.bus import measure_bus
 from benchmarks.measuring.data import ensure_store, parse_numbers, repeat_cases
-from benchmarks.measuring.fresh import ProcessError, call_fresh
-from benchmarks.measuring.messages import Assignment
 from benchmarks.measuring.origin import REPOSITORY, describe_data, num_cores
-from benchmarks.measuring.processes import NoiseWatch
+from benchmarks.measuring.processes import NoiseWatch, ProcessError, call_fresh
 from benchmarks.measuring.rounds import Measured, measure
-from benchmarks.measuring.rows import Row
+from benchmarks.measuring.rows import Assignment, Row
 from benchmarks.reporting.comparison import ALONE, TRAINING, comparison_rows, describe_method, doubts, without_paths
 from benchmarks.reporting.figure import INK, finish, lines, new_figure
 from benchmarks.reporting.page import free_paths, publish, write_files
@@ -122,19 +120,15 @@ def check(options: Options) -> int:
         content = contents(describe_data(enough), described, options.runs, [], method)
         content["left_out"] = [one._asdict() for one in left_out]
         paths: list[Path] = []
+        title = f"GPU check: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU, a rehearsal'}"
         for rows in _measure_parts(parts, config, comparisons, options):
             content["rows"] += rows
             content["doubts"] = doubts(content["rows"])
             record = make_record(BENCHMARK, content | {"unfinished": True}, watch)
             paths = paths or free_paths(record, options.output)
-            write_files(record, paths, _title(record), draw)
-    record = make_record(BENCHMARK, content, watch)
-    publish(record, _title(record), draw, paths)
-    return EXIT_UNEXPECTED if any(row["failure"] for row in record["rows"]) else EXIT_DONE
-
-
-def _title(record: Record) -> str:
-    return f"GPU check: {record['machine']['gpu'] or 'no GPU, a rehearsal'}"
+            write_files(record, paths, title, draw)
+    publish(make_record(BENCHMARK, content, watch), title, draw, paths)
+    return EXIT_UNEXPECTED if any(row["failure"] for row in content["rows"]) else EXIT_DONE
 
 
 def _measure_parts(

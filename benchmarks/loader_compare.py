@@ -11,11 +11,10 @@ import torch
 
 from benchmarks.contenders.table import FLOOR, TABLE, Contender
 from benchmarks.measuring.data import median_patch, parse_numbers
-from benchmarks.measuring.messages import Assignment
 from benchmarks.measuring.origin import describe_data, num_cores
 from benchmarks.measuring.processes import NoiseWatch
 from benchmarks.measuring.rounds import measure
-from benchmarks.measuring.rows import Sweep, choose_rows
+from benchmarks.measuring.rows import Assignment, Sweep, choose_rows
 from benchmarks.reporting import comparison
 from benchmarks.reporting.page import publish
 from benchmarks.reporting.result import contents, make_record

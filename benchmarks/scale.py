@@ -25,11 +25,10 @@ from benchmarks.experiments.assumptions import (
 )
 from benchmarks.experiments.scaling import make_plan, measure_opening, plan_store, time_samples
 from benchmarks.measuring.data import ensure_store, median_patch, parse_numbers, patch_bytes, repeat_cases
-from benchmarks.measuring.messages import Assignment
 from benchmarks.measuring.origin import describe_data, num_cores
 from benchmarks.measuring.processes import NoiseWatch
 from benchmarks.measuring.rounds import Measured, measure
-from benchmarks.measuring.rows import Row
+from benchmarks.measuring.rows import Assignment, Row
 from benchmarks.reporting.comparison import comparison_rows
 from benchmarks.reporting.figure import COLOURS, INK, LIMIT, bars, beside, finish, lines, new_figure
 from benchmarks.reporting.page import publish
@@ -148,7 +147,7 @@ def _measure(name: str, configs: list[LoaderConfig], options: Options) -> list[M
 def _reading(config: LoaderConfig, patch_mb: float, options: Options) -> Record:
     """Measure how fast plain numpy reads patches out of the page cache."""
     (measured,) = _measure(FLOOR, [config], options)
-    rates = [run.batches / run.wall_s for run in measured.runs]
+    rates = [run["patches_per_s"] for run in measured.runs]
     values = {"patches_per_s": rates, "mb_per_s": [rate * patch_mb for rate in rates]}
     return make_row(READING, PAGE_CACHE, {} if measured.failure else values, failure=measured.failure)
 

@@ -11,8 +11,8 @@ from benchmarks.contenders.table import Contender, choose_installed
 from benchmarks.experiments.memory_limit import memory_limit
 from benchmarks.measuring.data import Experiment, forget, make_store, median_patch, parse_numbers
 from benchmarks.measuring.epochs import measure_epochs
-from benchmarks.measuring.fresh import ProcessError
 from benchmarks.measuring.origin import describe_data, num_cores
+from benchmarks.measuring.processes import ProcessError
 from benchmarks.reporting.figure import LIMIT as LIMIT_COLOUR
 from benchmarks.reporting.figure import finish, lines, new_figure, upright_line
 from benchmarks.reporting.result import Record, contents, make_row

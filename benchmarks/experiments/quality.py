@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measuring.data import ensure_store, median_patch, parse_numbers
-from benchmarks.measuring.fresh import run_command
 from benchmarks.measuring.origin import describe_data
+from benchmarks.measuring.processes import run_command
 from benchmarks.reporting.figure import INK, OURS, PEER, beside, finish, new_panels
 from benchmarks.reporting.result import Record, contents, groups_of, make_row
 from preprocessing.console.flags import DEFAULT_SHARDS, AutoTriple

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.measuring.fresh import call_fresh
+from benchmarks.measuring.processes import call_fresh
 from pipelines.plan import Coordinates, Plan, PlanOptions
 from preprocessing.shards.entries import ShardEntry
 from preprocessing.shards.files import write_manifest

@@ -15,8 +15,8 @@ from benchmarks.contenders.table import TABLE, Contender, choose
 from benchmarks.experiments.epoch import epoch_config
 from benchmarks.measuring.data import Experiment, make_store, median_patch
 from benchmarks.measuring.epochs import measure_epochs
-from benchmarks.measuring.fresh import ProcessError, run_command
 from benchmarks.measuring.origin import describe_data
+from benchmarks.measuring.processes import ProcessError, run_command
 from benchmarks.reporting.figure import beside, finish, new_figure, stack
 from benchmarks.reporting.result import Record, contents, make_row
 from pipelines.config import LoaderConfig

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 
 from benchmarks.contenders.table import Contender
 from benchmarks.measuring.check import Specification
-from benchmarks.measuring.fresh import FreshProcess, answer
 from benchmarks.measuring.measure import CHECKED, endless
-from benchmarks.measuring.processes import own_cpu_s
+from benchmarks.measuring.processes import FreshProcess, answer, own_cpu_s
 from benchmarks.measuring.rows import Row
 from pipelines.config import LoaderConfig
 from preprocessing.console.errors import RunError

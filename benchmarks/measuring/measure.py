@@ -1,4 +1,9 @@
-"""Measure one loader, inside a process of its own: check it, warm it up, then one timed run per request."""
+"""Measure one loader, inside a process of its own: check it, warm it up, then one timed run per request.
+
+Once the loader stands and is checked, the process says how many seconds passed until the first batch, with imports.
+For each request ``RUN`` it says ``LEAD_IN`` (untimed batches flow: memory may be sampled), ``TIMING`` (do not disturb)
+and the figures of the run; for a request ``TRAIN`` those of a stretch of training.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +16,12 @@ from multiprocessing.connection import Connection
 import torch
 
 from benchmarks.measuring.check import Specification
-from benchmarks.measuring.messages import LEAD_IN, TIMING, TRAIN, Assignment, Run
 from benchmarks.measuring.processes import machine_busy_s, own_cpu_s
-from benchmarks.measuring.rows import Row
+from benchmarks.measuring.rows import Assignment, Row
 from pipelines.batch import Batch, Loader
 
+RUN, TRAIN = "run", "train"
+LEAD_IN, TIMING = "lead-in", "timing"
 CHECKED = 3
 LEAST_BATCHES = 6  # of a run, however slow the loader
 LEAD_IN_SHARE = 0.15  # of a run's seconds, and at least the batches that the loader may hold ready
@@ -55,7 +61,7 @@ def serve(connection: Connection, assignment: Assignment) -> None:
 
 def _run(
     connection: Connection, loader: Loader, specification: Specification, assignment: Assignment, epoch: int
-) -> Run:
+) -> dict[str, float]:
     """Start the epoch, wait for its first batch, let some flow, time the following ones, check the last."""
     row = assignment.row
     begin = time.perf_counter()
@@ -75,14 +81,16 @@ def _run(
     slot = epoch % row.config.batch_size
     specification.check(last, epoch, lead_in + timed, slots=[slot])  # under load: shows memory reused too early
     _settle()
-    return Run(
-        batches=timed,
-        batch_bytes=last.image.nbytes + last.label.nbytes,
-        wall_s=wall_s,
-        first_batch_s=first_batch_s,
-        cpu_s=used_s,
-        others_cpu_s=max(machine_s - used_s, 0.0),
-    )
+    patches = timed * row.config.batch_size
+    return {
+        "batches": timed,
+        "wall_s": wall_s,
+        "patches_per_s": patches / wall_s,
+        "mb_per_s": timed * (last.image.nbytes + last.label.nbytes) / wall_s / 1e6,
+        "cpu_ms_per_patch": 1e3 * used_s / patches,
+        "first_batch_ms": 1e3 * first_batch_s,
+        "others_cores": max(machine_s - used_s, 0.0) / wall_s,
+    }
 
 
 def endless(loader: Loader) -> Generator[Batch]:

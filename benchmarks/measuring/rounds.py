@@ -6,25 +6,26 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.measuring.fresh import PATIENCE_S, FreshProcess, ProcessError
-from benchmarks.measuring.measure import serve
-from benchmarks.measuring.messages import LEAD_IN, RUN, TIMING, TRAIN, Assignment, Run, Trained
-from benchmarks.measuring.rows import Row
+from benchmarks.measuring.measure import LEAD_IN, RUN, TIMING, TRAIN, serve
+from benchmarks.measuring.processes import PATIENCE_S, FreshProcess, ProcessError
+from benchmarks.measuring.rows import Assignment, Row
 from preprocessing.console.progress import counted
 
 SAMPLE_S = 0.05
 Seconds = dict[str, list[float]]
+Figures = dict[str, float]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Measured:
-    """What came of a row: ``memory_bytes`` is the peak of each run, ``failure`` says why there is no more of them."""
+    """What came of a row: the figures of each run alone and in training; ``failure`` says why there are no more."""
 
     row: Row
+    net: str = ""
+    num_cores: int = 0
     start_s: float = 0.0
-    runs: list[Run] = field(default_factory=list)
-    memory_bytes: list[int] = field(default_factory=list)
-    trained: list[Trained] = field(default_factory=list)
+    runs: list[Figures] = field(default_factory=list)
+    trained: list[Figures] = field(default_factory=list)
     failure: str | None = None
 
 
@@ -32,7 +33,7 @@ class Measuring:
     """A process that measures one row, and what it has delivered so far."""
 
     def __init__(self, assignment: Assignment) -> None:
-        self.measured = Measured(row=assignment.row)
+        self.measured = Measured(row=assignment.row, net=assignment.net, num_cores=assignment.num_cores)
         self._patience_s = PATIENCE_S + 2 * assignment.seconds
         self.process = FreshProcess(serve, assignment)
 
@@ -46,8 +47,8 @@ class Measuring:
         assert self.process.receive(self._patience_s) == LEAD_IN
         self.process.peak_bytes = 0
         assert self.process.receive(self._patience_s, SAMPLE_S) == TIMING
-        self.measured.runs.append(self.process.receive(self._patience_s))
-        self.measured.memory_bytes.append(self.process.peak_bytes)
+        figures = {"peak_memory_mb": self.process.peak_bytes / 1e6}
+        self.measured.runs.append(self.process.receive(self._patience_s) | figures)
 
     def train(self) -> None:
         """Measure inside a training step."""

@@ -62,6 +62,19 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What a measuring process is told: the row, the length of a run, the network to train from it, if any.
+
+    ``num_cores`` is how many cores the process and all that it starts may use; 0 leaves it all.
+    """
+
+    row: Row
+    seconds: float
+    net: str = ""
+    num_cores: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sweep:
     """What every loader is tried with; no ``workers`` means what suits the loader: one for every core."""
 

@@ -12,8 +12,6 @@ from typing import Any
 import pynvml
 import torch
 
-from benchmarks.measuring.messages import Trained
-from benchmarks.measuring.origin import num_cores
 from benchmarks.measuring.rows import Row
 from pipelines.batch import Batch, Loader
 from preprocessing.shards.store import open_store
@@ -34,8 +32,12 @@ LEAST_STEPS = 3
 ENDLESS = 1_000_000  # steps of the learning rate's schedule
 
 
-def train(row: Row, net: str, loader: Loader, batches: Iterator[Batch], seconds: float) -> Trained:
-    """Train ``net`` from scratch on the loader's ``batches`` for ``seconds``, after some steps that warm up."""
+def train(row: Row, net: str, loader: Loader, batches: Iterator[Batch], seconds: float) -> dict[str, float]:
+    """Train ``net`` from scratch on the loader's ``batches`` for ``seconds``, after some steps that warm up.
+
+    Returns the steps, patches/s, the share of the time in which the model waited for data and, on a GPU, how busy it
+    was in percent and what all processes together hold in its memory.
+    """
     setup, state = _prepare(row, net, loader)
     timer = StepTimer(loader.stages)
     state.network.train()
@@ -55,17 +57,17 @@ def train(row: Row, net: str, loader: Loader, batches: Iterator[Batch], seconds:
         if number >= LEAST_STEPS and time.perf_counter() >= deadline:
             break
     split = timer.take()
-    memory = (0, 0) if row.config.device == "cpu" else torch.cuda.mem_get_info()  # of all: DALI's is not torch's
-    return Trained(
-        net=net,
-        cores=num_cores(),
-        steps=split.steps,
-        wall_s=split.wall_s,
-        patches_per_s=split.steps * row.config.batch_size / split.wall_s,
-        waiting=split.waiting,
-        gpu_utilisation=statistics.fmean(busy) if busy else None,
-        gpu_memory_mb=None if row.config.device == "cpu" else (memory[1] - memory[0]) / 1e6,
-    )
+    figures = {
+        "steps": split.steps,
+        "patches_per_s": split.steps * row.config.batch_size / split.wall_s,
+        "waiting": split.waiting,
+    }
+    if busy:
+        figures["gpu_utilisation"] = statistics.fmean(busy)
+    if row.config.device == "gpu":
+        free, total = torch.cuda.mem_get_info()  # of everybody: DALI's memory is not torch's
+        figures["gpu_memory_mb"] = (total - free) / 1e6
+    return figures
 
 
 def _prepare(row: Row, net: str, loader: Loader) -> tuple[RunSetup, TrainState]:

@@ -89,7 +89,7 @@ def without_paths(message: str, root: str) -> str:
 
 
 def _row(one: Measured, everything: Sequence[Measured], root: str, group: str) -> Record:
-    row, runs = one.row, _runs(one)
+    row, runs = one.row, one.runs
     details = _details(row) | {"start_s": one.start_s, "runs": runs}
     if one.failure is not None:
         return make_row(group, row.label, {}, failure=without_paths(one.failure, root), details=details)
@@ -100,10 +100,10 @@ def _row(one: Measured, everything: Sequence[Measured], root: str, group: str) -
     ours = [other for other in ours if other.row.config.device == row.config.device]
     if floors and row.contender.name != CEILING:
         # in the same round: a shared machine changes little within a minute, where whole comparisons differ by 10 %
-        floor = [run["patches_per_s"] for run in _runs(floors[-1])]
+        floor = [run["patches_per_s"] for run in floors[-1].runs]
         summary["of_floor"] = [rate / other for rate, other in zip(rates, floor, strict=True)]
     if ours and row.contender.name not in ("dali", CEILING):
-        rate = statistics.median(run["patches_per_s"] for run in _runs(ours[0]))
+        rate = statistics.median(run["patches_per_s"] for run in ours[0].runs)
         summary["dali_is"] = [rate / statistics.median(rates)]
     return make_row(group, row.label, summary, details=details)
 
@@ -112,24 +112,6 @@ def _alike(everything: Sequence[Measured], name: str, batch_size: int) -> list[M
     """Return what was measured of one loader at one batch size, alone and without a failure."""
     named = [one for one in everything if one.row.contender.name == name and one.row.config.batch_size == batch_size]
     return [one for one in named if one.runs and one.failure is None]
-
-
-def _runs(one: Measured) -> list[dict[str, float]]:
-    """Return the figures of each run."""
-    size = one.row.config.batch_size
-    return [
-        {
-            "batches": run.batches,
-            "wall_s": run.wall_s,
-            "patches_per_s": run.batches * size / run.wall_s,
-            "mb_per_s": run.batches * run.batch_bytes / run.wall_s / 1e6,
-            "cpu_ms_per_patch": 1e3 * run.cpu_s / (run.batches * size),
-            "first_batch_ms": 1e3 * run.first_batch_s,
-            "peak_memory_mb": memory / 1e6,
-            "others_cores": run.others_cpu_s / run.wall_s,
-        }
-        for run, memory in zip(one.runs, one.memory_bytes, strict=True)
-    ]
 
 
 def _details(row: Row) -> Record:
@@ -148,29 +130,17 @@ def _details(row: Row) -> Record:
 
 def _trained_row(one: Measured, everything: Sequence[Measured], group: str) -> Record:
     """Compare the training with that on the ceiling's batches, of the same size and on the same device."""
-    config, trained = one.row.config, one.trained
-    ceilings = [
-        _rate(other)
-        for other in everything
-        if other.trained
-        and other.row.contender.name == CEILING
-        and (other.row.config.device, other.row.config.batch_size) == (config.device, config.batch_size)
-    ]
-    summary: dict[str, list[float]] = {
-        "steps": [sum(run.steps for run in trained)],
-        "patches_per_s": [run.patches_per_s for run in trained],
-        "waiting": [run.waiting for run in trained],
-        "gpu_utilisation": [run.gpu_utilisation for run in trained if run.gpu_utilisation is not None],
-        "gpu_memory_mb": [run.gpu_memory_mb for run in trained if run.gpu_memory_mb is not None],
-        "of_ceiling": [_rate(one) / ceilings[0]] if ceilings else [],
-    }
-    known = {name: values for name, values in summary.items() if values}
-    details = _details(one.row) | {"net": trained[0].net, "cores": trained[0].cores}
-    return make_row(group, one.row.label, known, details=details)
-
-
-def _rate(measured: Measured) -> float:
-    return statistics.median(run.patches_per_s for run in measured.trained)
+    config, ceilings = one.row.config, [other for other in everything if other.row.contender.name == CEILING]
+    summary = {name: [run[name] for run in one.trained] for name in one.trained[0]}
+    for other in ceilings:
+        if (other.row.config.device, other.row.config.batch_size) == (
+            config.device,
+            config.batch_size,
+        ) and other.trained:
+            rates = [statistics.median(run["patches_per_s"] for run in which.trained) for which in (one, other)]
+            summary["of_ceiling"] = [rates[0] / rates[1]]
+    details = _details(one.row) | {"net": one.net, "cores": one.num_cores or num_cores()}
+    return make_row(group, one.row.label, summary, details=details)
 
 
 def draw(record: Record, path: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_rehearsal_trains_and_fills_the_pool(coordinate_store: Path, tmp_path:
     assert (row["group"], row["label"]) == ("in training, 1 core, segresnet", "synthetic, cpu")
     assert row["failure"] is None
     assert row["summary"]["of_ceiling"]["median"] == 1
-    assert row["summary"]["steps"]["median"] >= 6  # at least 3 in each of 2 runs
+    assert row["summary"]["steps"]["min"] >= 3
     assert "synthetic, cpu" in page
     assert str(coordinate_store) not in page + json.dumps(record)
     assert "unfinished" not in record

@@ -14,9 +14,9 @@ from benchmarks.contenders.table import TABLE
 from benchmarks.experiments.assumptions import A100, GPUS, H100, LARGE_CASES, STORAGES, V100, fsx_size_tib, gpus_fed
 from benchmarks.experiments.scaling import measure_opening, plan_store
 from benchmarks.measuring.data import patch_bytes
-from benchmarks.measuring.messages import Run
 from benchmarks.measuring.rounds import Measured
 from benchmarks.measuring.rows import Row
+from benchmarks.reporting.comparison import SHOWN
 from benchmarks.reporting.result import PROJECTED
 from benchmarks.scale import CASES, OPENING, PAGE_CACHE, RANKS, READING, STORAGE, Options, by_cases_rows, measure_scale
 from pipelines.config import LoaderConfig
@@ -71,11 +71,11 @@ def test_a_store_of_any_size_is_opened_in_a_process_of_its_own(coordinate_store:
 @pytest.mark.parametrize("failed", ["few", "many"])
 def test_a_store_that_failed_has_no_ratio(coordinate_store: Path, failed: str) -> None:
     """Also where it failed between two runs."""
-    run = Run(batches=12, batch_bytes=1, wall_s=1.0, first_batch_s=0.1, cpu_s=1.0, others_cpu_s=0.0)
+    run = dict.fromkeys(SHOWN, 1.0)
     row = Row(contender=TABLE["dali"], config=LoaderConfig(store=coordinate_store, patch=PATCH))
     whole, half = (
-        Measured(row=row, runs=[run, run], memory_bytes=[1, 1]),
-        Measured(row=row, runs=[run], memory_bytes=[1], failure="gone"),
+        Measured(row=row, runs=[run, run]),
+        Measured(row=row, runs=[run], failure="gone"),
     )
     few, many = by_cases_rows([half, whole] if failed == "few" else [whole, half], [10, 70])
     assert [made["failure"] for made in (few, many)] == (["gone", None] if failed == "few" else [None, "gone"])

@@ -27,7 +27,7 @@ from benchmarks.experiments.split import Split, check_steps
 from benchmarks.measuring.check import CheckError
 from benchmarks.measuring.data import Experiment, forget
 from benchmarks.measuring.epochs import measure_epochs, time_epochs
-from benchmarks.measuring.fresh import ProcessError
+from benchmarks.measuring.processes import ProcessError
 from benchmarks.measuring.rows import Row
 from benchmarks.reporting.result import PROJECTED, PUBLISHED, Record, make_row
 from pipelines.config import LoaderConfig
