@@ -59,7 +59,7 @@ def compare(options: Options) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "case"
         works = [Work(dataset=dataset, source=source, folder=folder) for source in sources]
-        conversions = {name: _each(work, works) for name, work in conversions_here().items()}
+        conversions = {name: partial(_convert_all, work, works) for name, work in conversions_here().items()}
         rows = list(_conversion_rows(time_rounds(conversions, options.runs, len(works))))
         remade(folder)
         rows += [_scale(dataset, Path(scratch), options, workers) for workers in (1, 2) if options.scaling_cases]
@@ -70,13 +70,10 @@ def compare(options: Options) -> int:
     return EXIT_DONE
 
 
-def _each(convert: Callable[[Work], None], works: Sequence[Work]) -> Callable[[], None]:
-    def run() -> None:
-        for work in works:
-            remade(work.folder)
-            convert(work)
-
-    return run
+def _convert_all(convert: Callable[[Work], None], works: Sequence[Work]) -> None:
+    for work in works:
+        remade(work.folder)
+        convert(work)
 
 
 def _conversion_rows(timed: dict[str, dict[str, list[float]]]) -> Iterator[Record]:

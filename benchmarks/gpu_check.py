@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from benchmarks.contenders.table import CEILING, FLOOR, TABLE, Contender, choose_installed
-from benchmarks.measuring.bus import measure_bus
 from benchmarks.measuring.data import ensure_store, parse_numbers, repeat_cases
+from benchmarks.measuring.epochs import measure_bus
 from benchmarks.measuring.origin import REPOSITORY, describe_data, num_cores
 from benchmarks.measuring.processes import NoiseWatch, ProcessError, call_fresh
 from benchmarks.measuring.rounds import Measured, measure
@@ -54,8 +54,7 @@ class Options:
     """
 
     shards: Path = DEFAULT_SHARDS
-    """Shard store, best of real cases; repeated until it has --cases. The default is the synthetic phantom, made on
-    first use."""
+    """Shard store, best of real cases, which repeat up to --cases. The default is the phantom, made on first use."""
     cases: int = 64
     """Cases to have."""
     patch: Triple = (128, 128, 128)
@@ -84,19 +83,12 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Rows that stand in one table: alone, or in training ``net`` on ``num_cores`` processor cores."""
+    """Rows that stand in one table, ``group``: alone, or in training ``net`` on ``num_cores`` processor cores."""
 
+    group: str
     rows: list[Row]
     net: str = ""
     num_cores: int = 0
-
-    @property
-    def group(self) -> str:
-        """Name the table."""
-        config = self.rows[0].config
-        if self.net:
-            return f"{TRAINING}, {self.num_cores} core{'s' * (self.num_cores > 1)}, {self.net}"
-        return f"{ALONE}, {config.augment}, batch {config.batch_size}"
 
 
 def check(options: Options) -> int:
@@ -147,7 +139,11 @@ def _measure_parts(
         except ProcessError as error:
             yield [make_row(BUS, row.label, {}, failure=without_paths(str(error), str(config.store)))]
     for part in comparisons:
-        measured = [_measure(row, options, part) for row in part.rows]
+        measured: list[Measured] = []
+        for row in part.rows:  # one by itself: pools of several processes at a time would not fit
+            log.info("%s: %s", part.group, row.label)
+            assignment = Assignment(row=row, seconds=options.seconds, net=part.net, num_cores=part.num_cores)
+            measured += measure([assignment], 0 if part.net else options.runs, trainings=options.runs)
         yield comparison_rows(measured, str(config.store), part.group, part.group)
 
 
@@ -177,10 +173,12 @@ def _comparisons(
         for batch_size in parse_numbers("--batch-sizes", options.batch_sizes, least=1):
             this = dataclasses.replace(config, augment=augment, batch_size=batch_size)
             open_plan(this)
-            yield Comparison(rows=loader_rows(this, loaders, cores))
+            yield Comparison(group=f"{ALONE}, {augment}, batch {batch_size}", rows=loader_rows(this, loaders, cores))
     for net in options.nets.split(",") if "training" in parts else ():
         for count in cores:
-            yield Comparison(rows=training_rows(config, loaders, count), net=net, num_cores=count)
+            group = f"{TRAINING}, {count} core{'s' * (count > 1)}, {net}"
+            rows = training_rows(config, loaders, count)
+            yield Comparison(group=group, rows=rows, net=net, num_cores=count)
 
 
 def loader_rows(config: LoaderConfig, loaders: Sequence[Contender], workers: Sequence[int]) -> list[Row]:
@@ -190,21 +188,14 @@ def loader_rows(config: LoaderConfig, loaders: Sequence[Contender], workers: Seq
 
 
 def _sources(config: LoaderConfig) -> list[LoaderConfig]:
-    cached = dataclasses.replace(config, crop="device")
-    ways = [cached, *_rotating(cached)]
-    ways += [dataclasses.replace(config, crop="host"), dataclasses.replace(config, read="dali")]
-    if config.device == "gpu":
-        ways += [dataclasses.replace(config, read="gds"), dataclasses.replace(config, device="cpu", crop="host")]
-    return ways
-
-
-def _rotating(config: LoaderConfig) -> list[LoaderConfig]:
-    """Limit the pool to two windows; nothing where all volumes fit into that."""
+    """List the ways of ``dali``: one more with a pool of two windows, unless all volumes fit into that."""
     store, plan = open_plan(config)
-    itemsize = np.dtype(store.manifest.image_dtype).itemsize
-    need = measure_need(plan, plan.lanes_of(0, 1), itemsize)
+    need = measure_need(plan, plan.lanes_of(0, 1), np.dtype(store.manifest.image_dtype).itemsize)
     limit = need.least_bytes + need.window_bytes
-    return [dataclasses.replace(config, gpu_cache=str(limit / 2**30))] if limit < need.total_bytes else []
+    rotating = [{"crop": "device", "gpu_cache": str(limit / 2**30)}] if limit < need.total_bytes else []
+    ways = [{"crop": "device"}, *rotating, {"crop": "host"}, {"read": "dali"}]
+    ways += [{"read": "gds"}, {"device": "cpu", "crop": "host"}] if config.device == "gpu" else []
+    return [dataclasses.replace(config, **way) for way in ways]  # type: ignore[arg-type]  # all of them texts
 
 
 def training_rows(config: LoaderConfig, loaders: Sequence[Contender], num_cores: int) -> list[Row]:
@@ -212,14 +203,6 @@ def training_rows(config: LoaderConfig, loaders: Sequence[Contender], num_cores:
     threads = min(num_cores, config.num_threads)
     some = dataclasses.replace(config, num_workers=num_cores, num_threads=threads)
     return [Row(contender=one, config=dataclasses.replace(some, crop=crop)) for one in loaders for crop in one.crops]
-
-
-def _measure(row: Row, options: Options, part: Comparison) -> Measured:
-    """Measure a row by itself, alone or in training: pools of several processes at a time would not fit."""
-    log.info("%s: %s", part.group, row.label)
-    assignment = Assignment(row=row, seconds=options.seconds, net=part.net, num_cores=part.num_cores)
-    (measured,) = measure([assignment], 0 if part.net else options.runs, trainings=options.runs)
-    return measured
 
 
 def _check_options(options: Options) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -121,17 +121,11 @@ def _ensure_store(options: Options) -> Path:
 def _configure(options: Options, sweep: Sweep, store: Store) -> LoaderConfig:
     """Fill in what the options leave open; raises ``InputError`` for what no loader could deliver."""
     largest = max(sweep.batch_sizes)
-    enough = -(-STEPS_PER_EPOCH * largest // describe_data(store)["cases"])
-    config = LoaderConfig(
-        store=Path(store.root),
-        patch=options.patch or median_patch(store),
-        batch_size=largest,
-        augment=options.augment,
-        samples_per_case=max(SAMPLES_PER_CASE, enough),
-        num_threads=options.threads or num_cores(),
-        num_workers=num_cores(),
-        reuse_buffers=True,
-    )
+    patch, threads = options.patch or median_patch(store), options.threads or num_cores()
+    chosen = LoaderConfig(store=store.root, patch=patch, batch_size=largest, augment=options.augment)
+    per_case = max(SAMPLES_PER_CASE, -(-STEPS_PER_EPOCH * largest // describe_data(store)["cases"]))
+    chosen = replace(chosen, samples_per_case=per_case, reuse_buffers=True)
+    config = replace(chosen, num_threads=threads, num_workers=num_cores())
     open_plan(config)
     return config
 

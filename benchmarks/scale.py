@@ -42,9 +42,8 @@ from preprocessing.shards.store import Store
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-OPENING, RANKS, CASES, READING, STORAGE = (
-    "opening a store", "plan, by ranks", "by cases in the store", "reading patches", "storage and GPUs"
-)  # fmt: skip
+OPENING, RANKS, CASES = "opening a store", "plan, by ranks", "by cases in the store"
+READING, STORAGE = "reading patches", "storage and GPUs"
 BATCH_SIZE, MAX_RANKS, FEW = 2, 64, 10
 PATCHES_PER_CASE = 16  # so that ten cases make an epoch of which starting and ending is a small part
 OPEN_LIMIT_MS = 1000.0  # what opening a store of 48,884 cases may take

@@ -88,13 +88,8 @@ def monai_to_pt(work: Work) -> None:
     from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, NormalizeIntensityd
 
     keys = ["image", "label"][: len(work.source.files)]
-    transform = Compose(
-        [
-            LoadImaged(keys=keys, image_only=True),
-            EnsureChannelFirstd(keys=keys),
-            NormalizeIntensityd(keys="image", nonzero=True, channel_wise=True),
-        ]
-    )
+    steps = [LoadImaged(keys=keys, image_only=True), EnsureChannelFirstd(keys=keys)]
+    transform = Compose([*steps, NormalizeIntensityd(keys="image", nonzero=True, channel_wise=True)])
     made: Any = transform(dict(zip(keys, map(str, work.source.files), strict=True)))
     torch.save({key: made[key].as_tensor() for key in keys}, work.folder / "case.pt")
 

@@ -80,12 +80,9 @@ class NnunetLoader(Loader):
     def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:  # noqa: ARG002  # the stream has no epochs
         for _ in range(first_step, len(self)):
             made = next(self._batches_made)
-            yield Batch(
-                image=made["data"].to(self.device, non_blocking=True),
-                label=made["target"].to(self.device, torch.uint8, non_blocking=True),
-                samples=(),
-                cases=tuple(str(key) for key in made["keys"]),
-            )
+            image = made["data"].to(self.device, non_blocking=True)
+            label = made["target"].to(self.device, torch.uint8, non_blocking=True)
+            yield Batch(image=image, label=label, samples=(), cases=tuple(map(str, made["keys"])))
 
     def _release(self) -> None:
         if isinstance(self._batches_made, NonDetMultiThreadedAugmenter):

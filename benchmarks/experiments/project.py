@@ -8,28 +8,19 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.contenders.table import TABLE
-from benchmarks.experiments.assumptions import (
-    ARTICLE,
-    EPOCHS,
-    INSTANCES,
-    LARGE_CASES,
-    PUBLISHED,
-    SMALL_CASES,
-    STORAGES,
-    Instance,
-    fsx_size_tib,
-)
+from benchmarks.experiments import assumptions
+from benchmarks.experiments.assumptions import EPOCHS, INSTANCES, Instance, fsx_size_tib
 from benchmarks.experiments.epoch import epoch_config
 from benchmarks.measuring.data import Experiment, make_store, patch_bytes
 from benchmarks.measuring.epochs import Values, measure_epochs
 from benchmarks.measuring.origin import describe_data
-from benchmarks.reporting.result import PROJECTED, Record, contents, make_row
-from benchmarks.reporting.result import PUBLISHED as KIND_PUBLISHED
+from benchmarks.reporting.result import PROJECTED, PUBLISHED, Record, contents, make_row
 from preprocessing.shards.store import Store
 
-STORAGE = STORAGES[2]  # FSx for Lustre, 500 MB/s/TiB
+STORAGE = assumptions.STORAGES[2]  # FSx for Lustre, 500 MB/s/TiB
 MEMORY_SHARE = 0.7  # of an instance's memory that is left for volumes
 GROUP = "measured here, the model's input"
 METHOD = [
@@ -44,8 +35,8 @@ METHOD = [
     ),
     "Not in it: the first epoch, validation, what GPUs lose by talking to each other, stragglers.",
     (
-        f"Published figures are those of {ARTICLE}; its crop and network differ from the GPUs' figures, so orders of "
-        "magnitude are to be compared."
+        f"Published figures are those of {assumptions.ARTICLE}; its crop and network differ from the GPUs' figures, so "
+        "compare orders of magnitude."
     ),
     *dict.fromkeys(f"{instance.gpu.name}: {instance.gpu.source}" for instance in INSTANCES),
     *(f"{instance.name}: {instance.source}" for instance in INSTANCES),
@@ -70,8 +61,7 @@ class Way:
     is_serial: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
+class Epoch(NamedTuple):
     """Seconds of an epoch, and the stage that decides them."""
 
     seconds: float
@@ -99,7 +89,7 @@ def epoch_seconds(way: Way, instance: Instance, num_cases: int) -> Epoch:
 
 def project(ways: list[Way]) -> Iterator[Record]:
     """Yield a row for every size, instance and way, and the article's own figures."""
-    for num_cases in (SMALL_CASES, LARGE_CASES):
+    for num_cases in (assumptions.SMALL_CASES, assumptions.LARGE_CASES):
         group = f"epoch of {num_cases:,} cases"
         for instance in INSTANCES:
             for way in ways:
@@ -108,11 +98,11 @@ def project(ways: list[Way]) -> Iterator[Record]:
                 summary = {"epoch_s": [epoch.seconds], "hours": [hours], "usd": [hours * instance.usd_per_hour]}
                 label = f"{instance.name}, {way.name} (limit: {epoch.limit})"
                 yield make_row(group, label, summary, kind=PROJECTED)
-    for published in PUBLISHED:
+    for published in assumptions.PUBLISHED:
         group = f"epoch of {published.num_cases:,} cases"
         epoch_s = [seconds / published.epochs for seconds in published.seconds]
         summary = {"epoch_s": epoch_s, "hours": [EPOCHS * seconds / 3600 for seconds in epoch_s]}
-        yield make_row(group, f"article: {published.what}", summary, kind=KIND_PUBLISHED)
+        yield make_row(group, f"article: {published.what}", summary, kind=PUBLISHED)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ from training.trainer.record import read_metrics
 
 log = logging.getLogger(__name__)
 BY_LOADER, BY_SEED = "loader", "loader and seed"
-OF_SEED = ", seed "
+OF_SEED, FOLDER = ", seed ", "{}-seed-{}"
+TRAINED_BEFORE = "Trained before, perhaps beside other work, so their minutes do not compare: {}."
 METHOD = [
     (
         "python -m training.run, preset fast, the same recipe for every loader. A seed decides the weights, which "
@@ -63,12 +64,12 @@ def measure_quality(options: Quality) -> Record:
     store = ensure_store(options.shards)
     patch = options.patch or median_patch(store)
     wanted = [(loader, seed) for loader, own in seeds.items() for seed in own]
-    found = [run for run in wanted if read_metrics(_folder(options, *run))]
+    found = [run for run in wanted if read_metrics(options.runs_folder / FOLDER.format(*run))]
     finished = {run: _train(options, patch, *run) for run in counted(wanted, "training")}
     rows = [quality_row(loader, [finished[loader, seed] for seed in own]) for loader, own in seeds.items()]
     rows += [quality_row(_label(loader, seed), [run], BY_SEED) for (loader, seed), run in finished.items()]
     described = {"patch": list(patch), "seeds": options.seeds, "preset": "fast", "epochs": options.epochs or "auto"}
-    method = [*METHOD, *_describe_found(found)]
+    method = [*METHOD, *([TRAINED_BEFORE.format("; ".join(_label(*run) for run in found))] if found else [])]
     return contents(describe_data(store), described, max(map(len, seeds.values())), rows, method)
 
 
@@ -79,23 +80,13 @@ def _seeds_by_loader(options: Quality) -> dict[str, list[int]]:
     return {first: seeds} | dict.fromkeys(others, other_seeds)
 
 
-def _folder(options: Quality, loader: str, seed: int) -> Path:
-    return options.runs_folder / f"{loader}-seed-{seed}"
-
-
 def _label(loader: str, seed: int) -> str:
     return f"{loader}{OF_SEED}{seed}"
 
 
-def _describe_found(found: Sequence[tuple[str, int]]) -> list[str]:
-    """Say which runs this call did not train from their beginning, if any."""
-    names = "; ".join(_label(*run) for run in found)
-    return [f"Trained before, perhaps beside other work, so their minutes do not compare: {names}."] if found else []
-
-
 def _train(options: Quality, patch: Int3, loader: str, seed: int) -> dict[str, float | None]:
     """Train unless it is done; returns the figures of the run."""
-    folder = _folder(options, loader, seed)
+    folder = options.runs_folder / FOLDER.format(loader, seed)
     flags = {"loader": loader, "shards": options.shards, "output": folder, "patch": ",".join(map(str, patch))}
     run_command("training.run", flags | {"epochs": options.epochs, "seed": seed, "resume": "auto"})
     lines = read_metrics(folder)

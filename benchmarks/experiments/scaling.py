@@ -63,7 +63,7 @@ class PlannedStore:
         return self
 
     def foreground(self) -> dict[int, Coordinates]:
-        """Return no foreground: patches are drawn uniformly."""
+        """Return nothing: patches are drawn uniformly."""
         return {}
 
 

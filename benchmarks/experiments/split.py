@@ -94,9 +94,8 @@ def check_steps(steps: Mapping[str, Sequence[int]]) -> None:
     first, *others = steps
     for name in others:
         if steps[name] != steps[first]:
-            raise RunError(
-                f"steps of each epoch: {first} took {steps[first]}, {name} {steps[name]}; they must be equal"
-            )
+            counts = f"{first} took {steps[first]}, {name} {steps[name]}"
+            raise RunError(f"steps of each epoch: {counts}; they must be equal")
 
 
 def _parts(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

@@ -64,7 +64,11 @@ class DrawnPatches:
             if not np.isfinite(image).all():
                 raise CheckError(f"{where}: image holds nan or infinity")
             found = find_patch(image, label, *self._volumes(case_id))
-            if found is not None and (self.row.config.augment != "full" or self._lies_still(found, label)):
+            if found is None:
+                continue
+            # most patches are neither rotated nor zoomed by nnU-Net's list, and their labels fit exactly
+            lies_still = found.alike >= ALIKE and not found.wrong_labels and bool(label.any())
+            if self.row.config.augment != "full" or lies_still:
                 self._check_found(found, where)
 
     def _check_new(self, image: Float, where: str) -> None:
@@ -73,10 +77,6 @@ class DrawnPatches:
         if sparse in self._seen and self.row.config.augment != "none":
             raise CheckError(f"{where}: the same voxels as in an earlier batch")
         self._seen.add(sparse)
-
-    def _lies_still(self, found: Found, label: Label) -> bool:
-        """Tell a patch that nnU-Net's list has not rotated or zoomed: most are not, and their labels fit exactly."""
-        return found.alike >= ALIKE and not found.wrong_labels and bool(label.any())
 
     def _check_found(self, found: Found, where: str) -> None:
         full = self.row.config.augment == "full"
@@ -96,8 +96,8 @@ class DrawnPatches:
         """Check that every case comes about as often as any other; raises ``CheckError``."""
         if not self.row.contender.draws_evenly:
             return
-        drawn, cases = sum(self._counts.values()), len(self.plan.case_ids)
-        expected = drawn / cases
+        drawn = sum(self._counts.values())
+        expected = drawn / len(self.plan.case_ids)
         # several patches of one case may come at a time
         allowed = SIGMAS * (SAMPLES_PER_VOLUME * expected) ** 0.5 + SAMPLES_PER_VOLUME
         for case_id in self.plan.case_ids:
@@ -133,10 +133,8 @@ class Specification:
         self._drawn = DrawnPatches(row, self.store, self.plan) if is_drawn else None
         channels = len(self.store.manifest.channel_names)
         self._shape = (row.config.batch_size, channels, *row.config.patch)
-        self._buffers = (
-            np.empty((*row.config.patch, channels), self.store.manifest.image_dtype),
-            np.empty((*row.config.patch, 1), np.uint8),
-        )
+        image = np.empty((*row.config.patch, channels), self.store.manifest.image_dtype)
+        self._buffers = image, np.empty((*row.config.patch, 1), np.uint8)
 
     def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Pass the batches on; those that follow no plan are counted by case."""
@@ -166,22 +164,19 @@ class Specification:
             self._drawn.check(batch, number, chosen)
             self._drawn.check_share()
         elif self.row.contender.checked == BY_PLAN:
-            self._check_planned(batch, first_epoch, number, chosen)
-
-    def _check_planned(self, batch: Batch, first_epoch: int, number: int, slots: Sequence[int]) -> None:
-        epochs, step = divmod(number, self.plan.steps_per_epoch)
-        wanted = self.plan.batch(first_epoch + epochs, step, range(self.row.config.batch_size))
-        if list(batch.samples) != wanted:
-            raise CheckError(f"batch {number}: its samples are not those the plan drew")
-        for slot in slots:
-            self._check_voxels(batch, slot, wanted[slot], f"batch {number}, slot {slot}, case {wanted[slot].case_id}")
+            epochs, step = divmod(number, self.plan.steps_per_epoch)
+            wanted = self.plan.batch(first_epoch + epochs, step, range(self.row.config.batch_size))
+            if list(batch.samples) != wanted:
+                raise CheckError(f"batch {number}: its samples are not those the plan drew")
+            for slot in chosen:
+                where = f"batch {number}, slot {slot}, case {wanted[slot].case_id}"
+                self._check_voxels(batch, slot, wanted[slot], where)
 
     def _check_form(self, batch: Batch, number: int) -> None:
-        label_shape = (self._shape[0], 1, *self._shape[2:])
-        for name, tensor, shape, dtype in (
-            ("image", batch.image, self._shape, torch.float32),
-            ("label", batch.label, label_shape, torch.uint8),
-        ):
+        size, channels, *patch = self._shape
+        wanted = {"image": ((size, channels, *patch), torch.float32), "label": ((size, 1, *patch), torch.uint8)}
+        for name, (shape, dtype) in wanted.items():
+            tensor: torch.Tensor = getattr(batch, name)
             if tuple(tensor.shape) != shape or tensor.dtype != dtype:
                 raise CheckError(f"batch {number}: {name} is {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {shape}")
         if len(batch.case_ids) != self._shape[0]:

@@ -1,11 +1,14 @@
-"""Time whole epochs of one loader in a process of its own: seconds, processor time, peak memory."""
+"""Time whole epochs of one loader: in a process of its own, or while the pool on the device fills."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import statistics
 import time
 from collections.abc import Sequence
+
+import torch
 
 from benchmarks.contenders.table import Contender
 from benchmarks.measuring.check import Specification
@@ -17,6 +20,7 @@ from preprocessing.console.errors import RunError
 
 log = logging.getLogger(__name__)
 SAMPLE_S = 0.2
+COPIES, COPY_BYTES = 7, 2**28
 Values = dict[str, list[float]]
 
 
@@ -54,3 +58,47 @@ def time_epochs(row: Row, epochs: int) -> Values:
         "epoch_s": seconds[1:],
         "cpu_ms_per_patch": [1e3 * spent / count for spent in cpu_s[1:]],
     }
+
+
+def measure_bus(row: Row) -> dict[str, float]:
+    """Return the rate of a large pinned copy, and of the epoch in which ``row`` fills its pool and the one after."""
+    is_gpu = row.config.device == "gpu"
+
+    def clock() -> tuple[float, int]:
+        if is_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter(), loader.stages.read_bytes
+
+    begin = time.perf_counter()
+    with row.contender.open(row.config) as loader:
+        batches = iter(loader)
+        next(batches)
+        first_s, first_bytes = clock()
+        count = 1 + sum(1 for _ in batches)
+        filled_s, filled_bytes = clock()
+        for _ in loader:
+            pass
+        later_s, later_bytes = clock()
+    return {
+        "copy_gb_per_s": _copy_rate(torch.device("cuda" if is_gpu else "cpu")),
+        "first_batch_ms": 1e3 * (first_s - begin),
+        "filled_gb": filled_bytes / 1e9,
+        "fill_gb_per_s": (filled_bytes - first_bytes) / (filled_s - first_s) / 1e9,
+        "fill_patches_per_s": (count - 1) * row.config.batch_size / (filled_s - first_s),
+        "later_patches_per_s": count * row.config.batch_size / (later_s - filled_s),
+        "later_read_gb": (later_bytes - filled_bytes) / 1e9,
+    }
+
+
+def _copy_rate(device: torch.device) -> float:
+    """Return GB/s from host memory, pinned where there is a GPU."""
+    source = torch.ones(COPY_BYTES, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    target = torch.empty_like(source, device=device)
+    seconds = []
+    for _ in range(COPIES):
+        begin = time.perf_counter()
+        target.copy_(source, non_blocking=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    return COPY_BYTES / statistics.median(seconds[1:]) / 1e9

@@ -102,11 +102,11 @@ def endless(loader: Loader) -> Generator[Batch]:
 def _flow(batches: Iterator[Batch], assignment: Assignment) -> int:
     """Take batches untimed until none that was made in advance is left; returns how many."""
     deadline = time.perf_counter() + LEAD_IN_SHARE * assignment.seconds
-    for number in itertools.count(1):
+    count = 0
+    while count < assignment.row.num_ready or time.perf_counter() < deadline:
         next(batches)
-        if number >= assignment.row.num_ready and time.perf_counter() >= deadline:
-            return number
-    raise AssertionError("count() ended")
+        count += 1
+    return count
 
 
 def _timed(batches: Iterator[Batch], deadline: float, cycle: int) -> tuple[int, Batch]:

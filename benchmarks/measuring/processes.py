@@ -62,7 +62,12 @@ def memory_kind() -> str:
 
 def tree_memory_bytes(pid: int) -> int:
     """Return the memory that a process and its descendants hold now."""
-    return sum(_memory_bytes(process) for process in descendants(pid))
+    total = 0
+    for process in descendants(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a worker that ended meanwhile
+            info = process.memory_info() if memory_kind() == "rss" else process.memory_full_info()
+            total += int(getattr(info, memory_kind()))
+    return total
 
 
 def descendants(pid: int) -> list[psutil.Process]:
@@ -74,14 +79,6 @@ def descendants(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _memory_bytes(process: psutil.Process) -> int:
-    try:
-        info = process.memory_info() if memory_kind() == "rss" else process.memory_full_info()
-        return int(getattr(info, memory_kind()))
-    except psutil.NoSuchProcess:  # a worker that ended meanwhile
-        return 0
-
-
 class NoiseWatch:
     """Watches, from its creation on, what others use of the machine."""
 
@@ -91,10 +88,8 @@ class NoiseWatch:
 
     def read(self) -> dict[str, float | bool]:
         """Return the mean of what others used since, in cores, the load before, and whether to doubt wall times."""
-        elapsed_s, own_s, busy_s = (
-            now - then
-            for now, then in zip((time.perf_counter(), own_cpu_s(), machine_busy_s()), self._begin, strict=True)
-        )
+        now = time.perf_counter(), own_cpu_s(), machine_busy_s()
+        elapsed_s, own_s, busy_s = (later - then for later, then in zip(now, self._begin, strict=True))
         others = max(busy_s - own_s, 0.0) / elapsed_s
         return {"others_cores": others, "load_before": self._load, "is_noisy": others > QUIET_CORES * num_cores()}
 

@@ -83,15 +83,9 @@ def _prepare(row: Row, net: str, loader: Loader) -> tuple[RunSetup, TrainState]:
     unused: dict[str, Any] = {"folder": Path(), "validation_cases": (), "epochs": 1, "val_every": 1, "options": {}}
     loss = build_loss(preset.loss, spec.task, spec.ignore_label)
     setup = RunSetup(store=store, spec=spec, group=group, amp=amp, loss=loss, accumulate=1, **unused)
-    state = TrainState(
-        network=network,
-        forward=network,
-        average=None,
-        optimizer=optimizer,
-        schedule=build_schedule(preset.schedule, optimizer, ENDLESS, preset.warmup_steps),
-        scaler=build_scaler(group.device, amp),
-        loader=loader,
-    )
+    schedule = build_schedule(preset.schedule, optimizer, ENDLESS, preset.warmup_steps)
+    shared: dict[str, Any] = {"network": network, "forward": network, "average": None, "optimizer": optimizer}
+    state = TrainState(**shared, schedule=schedule, scaler=build_scaler(group.device, amp), loader=loader)
     return setup, state
 
 

@@ -25,10 +25,7 @@ QUESTIONS = {
     "gpu-check": ("How fast is everything on a GPU?", "gpu_check.py"),
     "convert": ("What does it cost to convert a case?", "convert_compare.py"),
     "article-load": ("How long does one image take to load?", "article.py load"),
-    "article-epoch": (
-        "How long are epochs of MONAI's data sets and ours, with memory enough and too little?",
-        "article.py epoch",
-    ),
+    "article-epoch": ("How long are epochs, with memory enough and with too little?", "article.py epoch"),
     "article-workers": ("How many workers are too few, how many too many?", "article.py workers"),
     "article-split": ("Where does the time of a training step go?", "article.py split"),
     "article-project": ("What would the article's epochs take and cost on its instances?", "article.py project"),

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import gpu_check
 from benchmarks.contenders.table import TABLE, Contender
 from benchmarks.gpu_check import BUS, TESTS, Options, check, loader_rows, training_rows
-from benchmarks.measuring.bus import measure_bus
+from benchmarks.measuring.epochs import measure_bus
 from benchmarks.measuring.rows import Row
 from benchmarks.reporting.result import check_record
 from pipelines.config import LoaderConfig
@@ -86,7 +86,7 @@ def test_what_was_measured_is_kept_when_it_stops(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(gpu_check, "_measure", stop)
+    monkeypatch.setattr(gpu_check, "measure", stop)
     with pytest.raises(KeyboardInterrupt):
         check(options_for(coordinate_store, tmp_path, parts="bus,loaders"))
     record, page = read_record(tmp_path)
