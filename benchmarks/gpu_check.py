@@ -244,7 +244,7 @@ def draw(record: Record, path: Path) -> None:
         lines(axes, found)
         axes.axhline(1, color=INK, linestyle="--", linewidth=1)
         axes.margins(x=0.3)
-        axes.set(title=f"{net}: share of the synthetic ceiling", xlabel="processor cores", ylim=(0, 1.1))
+        axes.set(title=f"{net}: share of the synthetic ceiling", xlabel="processor cores", ylim=(0, None))
     finish(figure, record, path)
 
 

@@ -188,6 +188,7 @@ def draw(record: Record, path: Path) -> None:
     ranks.set(ylim=(0, None), xlabel="ranks", ylabel="processor microseconds per sample")
     ranks.set_title("What the plan costs", loc="left")
     bars(cases, groups.get(CASES, []), "patches_per_s")
+    cases.set_visible(CASES in groups)
     cases.set_title("dali on few and on many cases", loc="left")
     _draw_storage(storage, groups[STORAGE])
     finish(figure, record, path)

@@ -20,7 +20,7 @@ from preprocessing.console.flags import main
 log = logging.getLogger(__name__)
 INDEX = "README.md"
 BEGIN, END = "<!-- table: benchmarks/results, made by benchmarks/reporting/index_results.py -->", "<!-- end -->"
-QUESTIONS = {
+QUESTIONS = {  # and the command that answers it
     COMPARISON: ("How fast do loaders deliver the same patches?", "loader_compare.py"),
     "gpu-check": ("How fast is everything on a GPU?", "gpu_check.py"),
     "convert": ("What does it cost to convert a case?", "convert_compare.py"),
@@ -32,7 +32,6 @@ QUESTIONS = {
     "training-quality": ("Does the loader change what is learnt, and how much does the seed?", "article.py quality"),
     "scale": ("How does it scale to 48,884 cases, 64 ranks and a slower disk?", "scale.py"),
 }
-"""Each benchmark's question and command."""
 
 
 class Result(NamedTuple):
