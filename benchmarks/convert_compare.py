@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-if not __package__:  # started as a file, also in its own child processes: the repository is not on the path yet
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.contenders.converters import Work, conversions_here, empty
-from benchmarks.measuring import replicate
+from benchmarks.contenders.converters import Work, conversions_here, remade
 from benchmarks.measuring.data import read_labelled
-from benchmarks.measuring.origin import REPOSITORY
-from benchmarks.measuring.processes import NoiseWatch
+from benchmarks.measuring.processes import NoiseWatch, run_command
+from benchmarks.measuring.replicate import replicate
 from benchmarks.measuring.rounds import time_rounds
-from benchmarks.reporting.figure import OURS as BLUE
-from benchmarks.reporting.figure import PEER as GREY
-from benchmarks.reporting.figure import finish, new_figure, whiskers
+from benchmarks.reporting.figure import draw_bars
 from benchmarks.reporting.page import publish
-from benchmarks.reporting.result import Record, make_record, make_row
+from benchmarks.reporting.result import Record, contents, make_record, make_row
 from preprocessing.console.errors import EXIT_DONE, InputError
 from preprocessing.console.flags import main
 from preprocessing.layouts.dataset import Dataset
@@ -35,7 +28,7 @@ CONVERSION, SCALING = "converting a case", "the whole command"
 METHOD = [
     "One process; rounds: every row does every case once per round, one warm-up round, page cache warm.",
     "CPU seconds are of the whole process, all threads, per case; wall seconds include waiting for the disk.",
-    "voxelfeed ends with fsync and rename, its peers do not; it checks, crops, summarises and makes checksums as well.",
+    "voxelfeed ends with fsync and rename, its peers do not; it also checks, crops, summarises and makes checksums.",
     "cases/s: the whole command on hard-linked copies of the cases (MSD layout), start of its processes included.",
 ]
 
@@ -66,29 +59,21 @@ def compare(options: Options) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "case"
         works = [Work(dataset=dataset, source=source, folder=folder) for source in sources]
-        conversions = {name: _each(work, works) for name, work in conversions_here().items()}
+        conversions = {name: partial(_convert_all, work, works) for name, work in conversions_here().items()}
         rows = list(_conversion_rows(time_rounds(conversions, options.runs, len(works))))
-        empty(folder)
+        remade(folder)
         rows += [_scale(dataset, Path(scratch), options, workers) for workers in (1, 2) if options.scaling_cases]
-    content = {
-        "data": {"name": dataset.name, "cases": len(sources), "channels": len(dataset.channel_names)},
-        "options": {"scaling_cases": options.scaling_cases},
-        "runs": options.runs,
-        "rows": rows,
-        "method": METHOD,
-    }
-    record = make_record("convert", content, watch)
-    publish(record, f"Conversion: {dataset.name}", draw, options.output)
+    data = {"name": dataset.name, "cases": len(sources), "channels": len(dataset.channel_names)}
+    content = contents(data, {"scaling_cases": options.scaling_cases}, options.runs, rows, METHOD)
+    draw = partial(draw_bars, metric="cpu_s")
+    publish(make_record("convert", content, watch), f"Conversion: {dataset.name}", draw, options.output)
     return EXIT_DONE
 
 
-def _each(convert: Callable[[Work], None], works: Sequence[Work]) -> Callable[[], None]:
-    def run() -> None:
-        for work in works:
-            empty(work.folder)
-            convert(work)
-
-    return run
+def _convert_all(convert: Callable[[Work], None], works: Sequence[Work]) -> None:
+    for work in works:
+        remade(work.folder)
+        convert(work)
 
 
 def _conversion_rows(timed: dict[str, dict[str, list[float]]]) -> Iterator[Record]:
@@ -104,32 +89,13 @@ def _conversion_rows(timed: dict[str, dict[str, list[float]]]) -> Iterator[Recor
 def _scale(dataset: Dataset, scratch: Path, options: Options, workers: int) -> Record:
     copies = scratch / "copies"
     if not copies.exists():
-        replicate.replicate(replicate.Options(input=dataset.root, output=copies, cases=options.scaling_cases))
-    flags = ["--input", str(copies), "--output", str(scratch / f"store_{workers}"), "--workers", str(workers)]
+        replicate(dataset.root, copies, options.scaling_cases)
+    flags = {"input": copies, "output": scratch / f"store_{workers}", "workers": workers}
     begin = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "preprocessing.to_shards", *flags], cwd=REPOSITORY, check=True, capture_output=True
-    )
+    run_command("preprocessing.to_shards", flags)
     seconds = time.perf_counter() - begin
     label = f"voxelfeed, {workers} worker{'s' * (workers > 1)}"
     return make_row(SCALING, label, {"cases_per_s": [options.scaling_cases / seconds]})
-
-
-def draw(record: Record, path: Path) -> None:
-    """Draw a bar of CPU seconds per conversion."""
-    rows = [row for row in record["rows"] if row["group"] == CONVERSION]
-    figure = new_figure(9, 1 + 0.42 * len(rows))
-    axes = figure.add_subplot()
-    for place, row in enumerate(rows):
-        values = row["summary"]["cpu_s"]
-        colour = BLUE if row["label"] == OURS else GREY
-        axes.barh(place, values["median"], xerr=whiskers(values), color=colour, capsize=3)
-        axes.annotate(f" {values['median']:.2f}", (values["max"], place), va="center")
-    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
-    axes.invert_yaxis()
-    axes.set_xlabel("CPU seconds per case")
-    axes.set_title(f"{record['data']['name']}: converting one case", loc="left")
-    finish(figure, record, path)
 
 
 if __name__ == "__main__":

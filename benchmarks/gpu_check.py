@@ -4,45 +4,45 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import multiprocessing
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree as ET
 
-if not __package__:  # started as a file, also in its own child processes: the repository is not on the path yet
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+import numpy as np
 import torch
 
-from benchmarks.contenders.table import FLOOR, TABLE
-from benchmarks.gpu.bus import measure_bus
-from benchmarks.gpu.rows import Comparison, loader_rows, training_rows
+from benchmarks.contenders.table import CEILING, FLOOR, TABLE, Contender, choose_installed
 from benchmarks.measuring.data import ensure_store, parse_numbers, repeat_cases
-from benchmarks.measuring.messages import Task
+from benchmarks.measuring.epochs import measure_bus
 from benchmarks.measuring.origin import REPOSITORY, describe_data, num_cores
+from benchmarks.measuring.processes import NoiseWatch, ProcessError, call_fresh
 from benchmarks.measuring.rounds import Measured, measure
-from benchmarks.measuring.rows import LeftOut, Row, choose_installed
-from benchmarks.reporting.comparison import Protocol, make_record, without_paths
-from benchmarks.reporting.gpu_check import BENCHMARK, begin_check, write_check
-from benchmarks.reporting.page import free_paths
-from benchmarks.reporting.result import Record
+from benchmarks.measuring.rows import Assignment, Row
+from benchmarks.reporting.comparison import ALONE, TRAINING, comparison_rows, describe_method, doubts, without_paths
+from benchmarks.reporting.figure import INK, finish, lines, new_figure
+from benchmarks.reporting.page import free_paths, publish, write_files
+from benchmarks.reporting.result import Record, Spread, contents, make_record, make_row
 from pipelines.config import LoaderConfig
+from pipelines.dali.pool_budget import measure_need
 from pipelines.loaders import open_plan
 from pipelines.plan import AUGMENTS
 from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
 from preprocessing.console.flags import DEFAULT_SHARDS, Triple, main
-from preprocessing.shards.store import Store
+from training.model.networks import NETWORKS
 
 log = logging.getLogger(__name__)
 TEST_PACKAGES = ("pytest", "pytest_timeout", "hypothesis")  # some of the extra dev: where one is missing, all are
+BENCHMARK, TESTS, BUS = "gpu-check", "tests marked gpu", "bus and pool"
 PARTS = ("tests", "bus", "loaders", "training")
+METHOD = [
+    "Loaders alone are measured as by loader_compare, one after the other: pools of several at a time would not fit.",
+    "In training: the trainer's own step; the ceiling is the synthetic loader with the same network and cores.",
+]
 THREADS = 2  # of dali: what the targets are for
 
 
@@ -54,8 +54,7 @@ class Options:
     """
 
     shards: Path = DEFAULT_SHARDS
-    """Shard store, best of real cases; repeated until it has --cases. The default is the synthetic phantom, made on
-    first use."""
+    """Shard store, best of real cases, which repeat up to --cases. The default is the phantom, made on first use."""
     cases: int = 64
     """Cases to have."""
     patch: Triple = (128, 128, 128)
@@ -82,45 +81,70 @@ class Options:
     """Folder for gpu-check_MACHINE_DATE.json, .md and .png."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Rows that stand in one table, ``group``: alone, or in training ``net`` on ``num_cores`` processor cores."""
+
+    group: str
+    rows: list[Row]
+    net: str = ""
+    num_cores: int = 0
+
+
 def check(options: Options) -> int:
     """Run the command; returns the exit code. What cannot be run is refused before anything is measured."""
     parts = _check_options(options)
-    names, left_out = choose_installed(options.loaders)
+    contenders, left_out = choose_installed(options.loaders)
     for missing in left_out:
         log.warning("left out: %s %s", missing.label, missing.reason)
-    store = ensure_store(options.shards)
+    store, watch = ensure_store(options.shards), NoiseWatch()
     with repeat_cases(store, max(options.cases, len(store.labelled_ids))) as enough:
-        config = LoaderConfig(
-            store=enough.root,
-            patch=options.patch,
-            batch_size=parse_numbers("--batch-sizes", options.batch_sizes, least=1)[0],
-            augment=options.augments.split(",")[-1],
-            device=options.device,
-            num_threads=THREADS,
-            reuse_buffers=True,
-        )
+        config = LoaderConfig(store=enough.root, patch=options.patch, num_threads=THREADS, reuse_buffers=True)
+        batch_size = parse_numbers("--batch-sizes", options.batch_sizes, least=1)[0]
+        augment = options.augments.split(",")[-1]
+        config = dataclasses.replace(config, batch_size=batch_size, augment=augment, device=options.device)
         open_plan(config)
-        comparisons = list(_comparisons(options, parts, config, [name for name in names if name != FLOOR]))
-        record = begin_check(describe_data(enough), _plain(options))
-        paths = free_paths(record, f"{BENCHMARK}_", options.output)
-        write_check(record, paths)
-        if "tests" in parts:
-            record["tests"] = run_tests()
-            write_check(record, paths)
-        if "bus" in parts:
-            record["bus"] = _bus(config)
-            write_check(record, paths)
-        for comparison in comparisons:
-            compared = _compare(comparison, options, enough, left_out)
-            if comparison.net:
-                record["training"].append({"cores": comparison.num_cores, "comparison": compared})
-            else:
-                record["loaders"].append(compared)
-            write_check(record, paths)
-    del record["unfinished"]
-    write_check(record, paths)
-    log.info("written: %s", ", ".join(str(path) for path in paths if path.exists()))
-    return EXIT_UNEXPECTED if _has_failures(record) else EXIT_DONE
+        loaders = [one for one in contenders if one.name != FLOOR]
+        comparisons = list(_comparisons(options, parts, config, loaders))
+        method = [*METHOD, *describe_method([row for part in comparisons for row in part.rows])]
+        given = {name: value for name, value in dataclasses.asdict(options).items() if not isinstance(value, Path)}
+        described = given | {"patch": list(options.patch)}
+        content = contents(describe_data(enough), described, options.runs, [], method)
+        content["left_out"] = [one._asdict() for one in left_out]
+        paths: list[Path] = []
+        title = f"GPU check: {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU, a rehearsal'}"
+        for rows in _measure_parts(parts, config, comparisons, options):
+            content["rows"] += rows
+            content["doubts"] = doubts(content["rows"])
+            record = make_record(BENCHMARK, content | {"unfinished": True}, watch)
+            paths = paths or free_paths(record, options.output)
+            write_files(record, paths, title, draw)
+    publish(make_record(BENCHMARK, content, watch), title, draw, paths)
+    return EXIT_UNEXPECTED if any(row["failure"] for row in content["rows"]) else EXIT_DONE
+
+
+def _measure_parts(
+    parts: Sequence[str], config: LoaderConfig, comparisons: Sequence[Comparison], options: Options
+) -> Iterator[list[Record]]:
+    """Yield the rows of one part after the other."""
+    if "tests" in parts:
+        counts = run_tests()
+        failed = counts["failures"] + counts["errors"]
+        summary = {name: [float(count)] for name, count in counts.items()}
+        yield [make_row(TESTS, "pytest -m gpu", summary, failure=f"{failed} tests failed" if failed else None)]
+    if "bus" in parts:
+        row = Row(contender=TABLE["dali"], config=dataclasses.replace(config, crop="device", augment="basic"))
+        try:
+            yield [make_row(BUS, row.label, {name: [value] for name, value in call_fresh(measure_bus, row).items()})]
+        except ProcessError as error:
+            yield [make_row(BUS, row.label, {}, failure=without_paths(str(error), str(config.store)))]
+    for part in comparisons:
+        measured: list[Measured] = []
+        for row in part.rows:  # one by itself: pools of several processes at a time would not fit
+            log.info("%s: %s", part.group, row.label)
+            assignment = Assignment(row=row, seconds=options.seconds, net=part.net, num_cores=part.num_cores)
+            measured += measure([assignment], 0 if part.net else options.runs, trainings=options.runs)
+        yield comparison_rows(measured, str(config.store), part.group, part.group)
 
 
 def run_tests() -> dict[str, int]:
@@ -136,59 +160,49 @@ def run_tests() -> dict[str, int]:
     return {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
 
 
-def _bus(config: LoaderConfig) -> dict[str, Any]:
-    row = Row(loader="dali", config=dataclasses.replace(config, crop="device", augment="basic"))
-    return _alone(measure_bus, row, str(config.store))
-
-
 def _comparisons(
-    options: Options, parts: Sequence[str], config: LoaderConfig, names: Sequence[str]
+    options: Options, parts: Sequence[str], config: LoaderConfig, loaders: Sequence[Contender]
 ) -> Iterator[Comparison]:
     """Choose the rows of every augmentation and batch size, then of every network and number of cores.
 
     Raises ``InputError`` where the plan of one cannot be made.
     """
-    cores = _possible(options.cores)
+    asked = parse_numbers("--cores", options.cores, least=1)
+    cores = [count for count in asked if count <= num_cores()] or [num_cores()]
     for augment in options.augments.split(",") if "loaders" in parts else ():
         for batch_size in parse_numbers("--batch-sizes", options.batch_sizes, least=1):
             this = dataclasses.replace(config, augment=augment, batch_size=batch_size)
             open_plan(this)
-            yield Comparison(config=this, rows=loader_rows(this, names, cores))
+            yield Comparison(group=f"{ALONE}, {augment}, batch {batch_size}", rows=loader_rows(this, loaders, cores))
     for net in options.nets.split(",") if "training" in parts else ():
         for count in cores:
-            yield Comparison(config=config, rows=training_rows(config, names, count), net=net, num_cores=count)
+            group = f"{TRAINING}, {count} core{'s' * (count > 1)}, {net}"
+            rows = training_rows(config, loaders, count)
+            yield Comparison(group=group, rows=rows, net=net, num_cores=count)
 
 
-def _compare(comparison: Comparison, options: Options, store: Store, left_out: Sequence[LeftOut]) -> Record:
-    measured = [_measure(row, options, comparison.net, comparison.num_cores) for row in comparison.rows]
-    protocol = Protocol(
-        runs=options.runs, seconds=options.seconds, device=options.device, train=comparison.net or "none"
-    )
-    return make_record(store, comparison.config, protocol, measured, left_out)
+def loader_rows(config: LoaderConfig, loaders: Sequence[Contender], workers: Sequence[int]) -> list[Row]:
+    """Return a row for each source of ``dali``, for ``torch`` with each number of workers, and for the others."""
+    made = {"dali": _sources(config), "torch": [dataclasses.replace(config, num_workers=count) for count in workers]}
+    return [Row(contender=one, config=way) for one in loaders for way in made.get(one.name, [config])]
 
 
-def _measure(row: Row, options: Options, net: str = "", num_cores: int = 0) -> Measured:
-    """Measure a row by itself, alone or in training: pools of several processes at a time would not fit."""
-    log.info("%s", ", ".join(filter(None, (net, f"{num_cores} cores" if num_cores else "", row.label))))
-    task = Task(
-        row=row,
-        build=TABLE[row.loader],
-        seconds=options.seconds,
-        worker_start_method=multiprocessing.get_start_method(),
-        net=net,
-        num_cores=num_cores,
-    )
-    (measured,) = measure([task], 0 if net else options.runs, lambda _: None, trainings=options.runs)
-    return measured
+def _sources(config: LoaderConfig) -> list[LoaderConfig]:
+    """List the ways of ``dali``: one more with a pool of two windows, unless all volumes fit into that."""
+    store, plan = open_plan(config)
+    need = measure_need(plan, plan.lanes_of(0, 1), np.dtype(store.manifest.image_dtype).itemsize)
+    limit = need.least_bytes + need.window_bytes
+    rotating = [{"crop": "device", "gpu_cache": str(limit / 2**30)}] if limit < need.total_bytes else []
+    ways = [{"crop": "device"}, *rotating, {"crop": "host"}, {"read": "dali"}]
+    ways += [{"read": "gds"}, {"device": "cpu", "crop": "host"}] if config.device == "gpu" else []
+    return [dataclasses.replace(config, **way) for way in ways]  # type: ignore[arg-type]  # all of them texts
 
 
-def _alone(work: Callable[[Any], dict[str, Any]], task: Any, root: str) -> dict[str, Any]:
-    """Do ``work`` in a fresh process; what it raises becomes its ``failure``."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            return pool.submit(work, task).result() | {"failure": None}
-        except Exception as error:  # noqa: BLE001  # whatever breaks a row is a result
-            return {"failure": without_paths(f"{type(error).__name__}: {error}", root)}
+def training_rows(config: LoaderConfig, loaders: Sequence[Contender], num_cores: int) -> list[Row]:
+    """Return a row for each loader, to be trained from with ``num_cores``; one for each place where it can cut."""
+    threads = min(num_cores, config.num_threads)
+    some = dataclasses.replace(config, num_workers=num_cores, num_threads=threads)
+    return [Row(contender=one, config=dataclasses.replace(some, crop=crop)) for one in loaders for crop in one.crops]
 
 
 def _check_options(options: Options) -> list[str]:
@@ -197,8 +211,6 @@ def _check_options(options: Options) -> list[str]:
     _check_names("--parts", options.parts, PARTS)
     _check_names("--augments", options.augments, AUGMENTS)
     if "training" in parts:
-        from training.model.networks import NETWORKS  # MONAI's, not needed in the processes that this one starts
-
         _check_names("--nets", options.nets, NETWORKS)
     if options.runs < 1 or options.seconds <= 0:
         raise InputError(f"--runs {options.runs} --seconds {options.seconds:g}: at least 1 run of more than 0 s")
@@ -218,25 +230,28 @@ def _check_names(flag: str, given: str, known: Collection[str]) -> None:
         raise InputError(f"{flag} {given}: unknown {', '.join(unknown)!r}; known: {', '.join(known)}")
 
 
-def _possible(cores: str) -> list[int]:
-    """Return the numbers of cores that there are; all of them where fewer than the least are asked for."""
-    return [count for count in parse_numbers("--cores", cores, least=1) if count <= num_cores()] or [num_cores()]
+def draw(record: Record, path: Path) -> None:
+    """Draw, for each network, every loader's share of the ceiling over the processor cores it had; if any trained."""
+    nets: dict[str, dict[str, list[tuple[float, Spread]]]] = {}
+    for row in record["rows"]:
+        if "of_ceiling" in row["summary"] and row["details"]["loader"] != CEILING:
+            series = nets.setdefault(row["details"]["net"], {}).setdefault(_series(row["label"]), [])
+            series.append((row["details"]["cores"], row["summary"]["of_ceiling"]))
+    if not nets:
+        return
+    figure = new_figure(7 * len(nets), 4)
+    for axes, (net, found) in zip(figure.subplots(1, len(nets), squeeze=False)[0], nets.items(), strict=True):
+        lines(axes, found)
+        axes.axhline(1, color=INK, linestyle="--", linewidth=1)
+        axes.margins(x=0.3)
+        axes.set(title=f"{net}: share of the synthetic ceiling", xlabel="processor cores", ylim=(0, None))
+    finish(figure, record, path)
 
 
-def _plain(options: Options) -> dict[str, Any]:
-    given = dataclasses.asdict(options)
-    return {name: value for name, value in given.items() if not isinstance(value, Path)} | {
-        "patch": list(options.patch)
-    }
-
-
-def _has_failures(record: Record) -> bool:
-    tests, bus = record["tests"], record["bus"]
-    compared = record["loaders"] + [part["comparison"] for part in record["training"]]
-    failed_tests = bool(tests and tests["failures"] + tests["errors"])
-    return (
-        failed_tests or bool(bus and bus["failure"]) or any(row["failure"] for part in compared for row in part["rows"])
-    )
+def _series(label: str) -> str:
+    """Name a loader without the counts that go with the cores."""
+    counts = ("thread", "threads", "worker", "workers")
+    return ", ".join(part for part in label.split(", ") if not part.endswith(counts))
 
 
 if __name__ == "__main__":

@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-if not __package__:  # started as a file, also in its own child processes: the repository is not on the path yet
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
-from rich import get_console
-from rich.progress import Progress
 
-from benchmarks.contenders.table import FLOOR, TABLE
+from benchmarks.contenders.table import FLOOR, TABLE, Contender
 from benchmarks.measuring.data import median_patch, parse_numbers
-from benchmarks.measuring.messages import Task
 from benchmarks.measuring.origin import describe_data, num_cores
-from benchmarks.measuring.rounds import Measured, measure
-from benchmarks.measuring.rows import Row, Sweep, choose_rows
-from benchmarks.reporting.comparison import Protocol, make_record
-from benchmarks.reporting.comparison_page import show, write
-from benchmarks.reporting.comparison_repeats import find_earlier, repeat_lines
+from benchmarks.measuring.processes import NoiseWatch
+from benchmarks.measuring.rounds import measure
+from benchmarks.measuring.rows import Assignment, Sweep, choose_rows
+from benchmarks.reporting import comparison
+from benchmarks.reporting.page import publish
+from benchmarks.reporting.result import contents, make_record
 from pipelines.config import LoaderConfig
-from pipelines.loaders import LoaderBuilder, open_plan
+from pipelines.loaders import open_plan
 from preprocessing import to_shards
-from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
+from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError, check_known
 from preprocessing.console.flags import AutoTriple, main
 from preprocessing.phantom import DEFAULT_FOLDER
 from preprocessing.shards.store import Store, open_store
 
 log = logging.getLogger(__name__)
 AUTO = Path("auto")
-NETWORKS = ("segresnet", "unet", "dynunet", "nnunet")  # those of training.model.networks, whose import costs every row
 STEPS_PER_EPOCH = 512  # at least: with three cases to an epoch, loaders would be measured starting and stopping
 SAMPLES_PER_CASE = 4
 
@@ -44,7 +36,6 @@ SAMPLES_PER_CASE = 4
 class Options:
     """Compare how fast loaders deliver the same patches, after checking that they do; table, JSON, Markdown and PNG.
 
-    Says which medians repeat those of the newest earlier comparison of the same work in --output, if there is one.
     Exit code 1 when a loader fails or delivers anything but what the plan and the numpy reference say.
     """
 
@@ -76,21 +67,26 @@ class Options:
     """Network (segresnet, unet, dynunet, nnunet) to measure the loaders inside its training step as well."""
 
 
-def compare(options: Options, table: Mapping[str, LoaderBuilder] = TABLE) -> int:
+def compare(options: Options, table: Mapping[str, Contender] = TABLE) -> int:
     """Run the command with the loaders of ``table``; returns the exit code."""
     sweep = _check_options(options)
-    store = open_store(_ensure_store(options))
+    store, watch = open_store(_ensure_store(options)), NoiseWatch()
     config = _configure(options, sweep, store)
     has_gpu = torch.cuda.is_available()
     rows, left_out = choose_rows(options.loaders, config, sweep, options.device, table, has_gpu=has_gpu)
-    measured = _measure(rows, options, table)
-    protocol = Protocol(runs=options.runs, seconds=options.seconds, device=options.device, train=options.train)
-    record = make_record(store, config, protocol, measured, left_out)
-    earlier = find_earlier(record, options.output)
-    record |= {"repeats": repeat_lines(record, *earlier)} if earlier else {}
-    show(record)
-    log.info("written: %s", ", ".join(str(path) for path in write(record, options.output)))
-    return EXIT_UNEXPECTED if any(row.failure for row in measured) else EXIT_DONE
+    log.info("measuring %s", "; ".join(row.label for row in rows))
+    nets = [options.train if options.train != "none" and row.contender.name != FLOOR else "" for row in rows]
+    assignments = [Assignment(row=row, seconds=options.seconds, net=net) for row, net in zip(rows, nets, strict=True)]
+    measured = measure(assignments, options.runs, trainings=options.runs)
+    training = f"{comparison.TRAINING}, {options.train}"
+    made = comparison.comparison_rows(measured, store.root, training=training)
+    given = {"seconds": options.seconds, "device": options.device, "train": options.train}
+    described, method = comparison.describe_options(config) | given, comparison.describe_method(rows)
+    content = contents(describe_data(store), described, options.runs, made, method)
+    content |= {"doubts": comparison.doubts(made), "left_out": [one._asdict() for one in left_out]}
+    record = make_record(comparison.BENCHMARK, content, watch)
+    publish(record, f"Loader comparison: {store.manifest.name}", comparison.draw, options.output)
+    return EXIT_UNEXPECTED if any(row["failure"] for row in made) else EXIT_DONE
 
 
 def _check_options(options: Options) -> Sweep:
@@ -100,12 +96,12 @@ def _check_options(options: Options) -> Sweep:
             raise InputError(f"--{name} {getattr(options, name)}: it must be above 0")
     if options.threads < 0:
         raise InputError(f"--threads {options.threads}: 0 means one for every core, or give a number")
-    if options.train not in ("none", *NETWORKS):
-        raise InputError(f"--train {options.train}: unknown; known: none, {', '.join(NETWORKS)}")
-    return Sweep(
-        batch_sizes=parse_numbers("--batch-size", options.batch_size, least=1),
-        workers=[] if options.workers == "auto" else parse_numbers("--workers", options.workers, least=0),
-    )
+    if options.train != "none":
+        from training.model.networks import NETWORKS  # half of what the rest of this command imports
+
+        check_known("train", options.train, ("none", *NETWORKS))
+    workers = [] if options.workers == "auto" else parse_numbers("--workers", options.workers, least=0)
+    return Sweep(batch_sizes=parse_numbers("--batch-size", options.batch_size, least=1), workers=workers)
 
 
 def _ensure_store(options: Options) -> Path:
@@ -125,43 +121,13 @@ def _ensure_store(options: Options) -> Path:
 def _configure(options: Options, sweep: Sweep, store: Store) -> LoaderConfig:
     """Fill in what the options leave open; raises ``InputError`` for what no loader could deliver."""
     largest = max(sweep.batch_sizes)
-    enough = -(-STEPS_PER_EPOCH * largest // describe_data(store)["cases"])
-    config = LoaderConfig(
-        store=Path(store.root),
-        patch=options.patch or median_patch(store),
-        batch_size=largest,
-        augment=options.augment,
-        samples_per_case=max(SAMPLES_PER_CASE, enough),
-        num_threads=options.threads or num_cores(),
-        num_workers=num_cores(),
-        reuse_buffers=True,
-    )
+    patch, threads = options.patch or median_patch(store), options.threads or num_cores()
+    chosen = LoaderConfig(store=store.root, patch=patch, batch_size=largest, augment=options.augment)
+    per_case = max(SAMPLES_PER_CASE, -(-STEPS_PER_EPOCH * largest // describe_data(store)["cases"]))
+    chosen = replace(chosen, samples_per_case=per_case, reuse_buffers=True)
+    config = replace(chosen, num_threads=threads, num_workers=num_cores())
     open_plan(config)
     return config
-
-
-def _measure(rows: Sequence[Row], options: Options, table: Mapping[str, LoaderBuilder]) -> list[Measured]:
-    """Measure all rows behind a progress bar."""
-    method = multiprocessing.get_start_method()
-    tasks = [
-        Task(
-            row=row,
-            build=table[row.loader],
-            seconds=options.seconds,
-            worker_start_method=method,
-            net="" if options.train == "none" or row.loader == FLOOR else options.train,
-        )
-        for row in rows
-    ]
-    log.info("measuring %s", "; ".join(row.label for row in rows))
-    with Progress(disable=not get_console().is_terminal, transient=True) as progress:
-        steps = len(tasks) * (1 + options.runs) + sum(bool(task.net) for task in tasks) * options.runs
-        bar = progress.add_task("measuring", total=steps)
-
-        def done(label: str) -> None:
-            progress.update(bar, advance=1, description=label)
-
-        return measure(tasks, options.runs, done, trainings=options.runs)
 
 
 if __name__ == "__main__":

@@ -30,31 +30,30 @@ class Work:
     source: Source
     folder: Path
 
-    @property
-    def paths(self) -> list[Path]:
-        """Image and label as they lie on disk."""
-        return self.source.files
-
 
 def inflate_and_write(work: Work) -> None:
     """Unpack with libdeflate, CRC checked, and write the bytes: the least that any conversion does."""
     import deflate
 
-    for number, path in enumerate(work.paths):
-        (work.folder / f"{number}.raw").write_bytes(_unpack(path, deflate.gzip_decompress))
+    _unpack_and_write(work, deflate.gzip_decompress)
 
 
 def inflate_and_write_slowly(work: Work) -> None:
     """Do the same with Python's own gzip."""
-    for number, path in enumerate(work.paths):
-        (work.folder / f"{number}.raw").write_bytes(_unpack(path, gzip.decompress))
+    _unpack_and_write(work, gzip.decompress)
+
+
+def _unpack_and_write(work: Work, unpack: Callable[[bytes], bytes | bytearray]) -> None:
+    for number, path in enumerate(work.source.files):
+        packed = path.read_bytes()
+        (work.folder / f"{number}.raw").write_bytes(unpack(packed) if packed[:2] == b"\x1f\x8b" else packed)
 
 
 def inflate_summarise_and_write(work: Work) -> None:
     """Floor with statistics: mean and deviation of nonzero voxels by channel, the coordinates of labelled voxels."""
     from preprocessing.volumes.nifti import read_nifti
 
-    volumes = [read_nifti(path) for path in work.paths]  # libdeflate as above; views, nothing copied
+    volumes = [read_nifti(path) for path in work.source.files]  # libdeflate as above; views, nothing copied
     for number, volume in enumerate(volumes):
         for channel in volume.channels:
             if number == 0:
@@ -78,7 +77,7 @@ def nibabel_to_npy(work: Work) -> None:
     """Read with nibabel in the file's own dtype and np.save; nothing checked, cropped or summarised."""
     import nibabel as nib
 
-    for number, path in enumerate(work.paths):
+    for number, path in enumerate(work.source.files):
         image: Any = nib.load(path)
         np.save(work.folder / f"{number}.npy", np.asanyarray(image.dataobj))
 
@@ -88,15 +87,10 @@ def monai_to_pt(work: Work) -> None:
     import torch
     from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, NormalizeIntensityd
 
-    keys = ["image", "label"][: len(work.paths)]
-    transform = Compose(
-        [
-            LoadImaged(keys=keys, image_only=True),
-            EnsureChannelFirstd(keys=keys),
-            NormalizeIntensityd(keys="image", nonzero=True, channel_wise=True),
-        ]
-    )
-    made: Any = transform(dict(zip(keys, map(str, work.paths), strict=True)))
+    keys = ["image", "label"][: len(work.source.files)]
+    steps = [LoadImaged(keys=keys, image_only=True), EnsureChannelFirstd(keys=keys)]
+    transform = Compose([*steps, NormalizeIntensityd(keys="image", nonzero=True, channel_wise=True)])
+    made: Any = transform(dict(zip(keys, map(str, work.source.files), strict=True)))
     torch.save({key: made[key].as_tensor() for key in keys}, work.folder / "case.pt")
 
 
@@ -109,7 +103,8 @@ def nnunet_to_blosc2(work: Work) -> None:
     from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
     from nnunetv2.preprocessing.normalization.default_normalization_schemes import ZScoreNormalization
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-    from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
+
+    from benchmarks.contenders.nnunet_loader import save_blosc2
 
     reader: Any = SimpleITKIO()
     data, properties = reader.read_images([str(path) for path in work.source.images])
@@ -120,19 +115,7 @@ def nnunet_to_blosc2(work: Work) -> None:
         normalise.run(channel, seg[0])
     labels = [number for number in work.dataset.label_names if number]
     properties["class_locations"] = DefaultPreprocessor._sample_foreground_locations(seg, labels)  # noqa: SLF001
-    seg = seg.astype(np.int16)
-    blocks, chunks = comp_blosc2_params(data.shape, (PATCH,) * 3, data.itemsize)
-    blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, (PATCH,) * 3, seg.itemsize)
-    nnUNetDatasetBlosc2.save_case(
-        data,
-        seg,
-        properties,
-        str(work.folder / "case"),
-        chunks=chunks,
-        blocks=blocks,
-        chunks_seg=chunks_seg,
-        blocks_seg=blocks_seg,
-    )
+    save_blosc2(work.folder / "case", (data, seg.astype(np.int16)), properties, (PATCH,) * 3)
 
 
 NNUNET = "nnU-Net v2 + blosc2"
@@ -155,13 +138,8 @@ def conversions_here() -> dict[str, Callable[[Work], None]]:
     return {name: work for name, work in CONVERSIONS.items() if name != NNUNET}
 
 
-def _unpack(path: Path, unpack: Callable[[bytes], bytes | bytearray]) -> bytes | bytearray:
-    packed = path.read_bytes()
-    return unpack(packed) if packed[:2] == b"\x1f\x8b" else packed
-
-
-def empty(folder: Path) -> Path:
-    """Make ``folder`` anew."""
+def remade(folder: Path) -> Path:
+    """Make ``folder`` anew, empty, and return it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder

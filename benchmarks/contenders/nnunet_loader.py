@@ -24,13 +24,14 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from benchmarks.contenders.settings import NUM_CACHED
+from benchmarks.contenders.table import NUM_CACHED
 from pipelines.augment.parameters import ROTATION_RAD
 from pipelines.batch import Batch, Loader
 from pipelines.plan import SCALE_RANGE, SHIFT_RANGE, Plan
 from pipelines.reference import intensity_of, normalize
 from preprocessing.shards.case import Case
 from preprocessing.shards.store import Store
+from preprocessing.volumes.grid import Array, Int3
 
 if TYPE_CHECKING:
     from pipelines.config import LoaderConfig
@@ -55,12 +56,13 @@ class NnunetLoader(Loader):
         self._folder = Path(tempfile.mkdtemp(prefix="voxelfeed-nnunet-"))
         for case_id in plan.case_ids:
             _write(self._folder, store.case(case_id), store, config)
+        names = store.manifest.label_names
         source = nnUNetDataLoader(
             nnUNetDatasetBlosc2(str(self._folder)),
             config.batch_size,
             _first_patch(config),
             config.patch,
-            LabelManager({"background": 0} | {name: number for number, name in _foreground(store)}, None),
+            LabelManager({"background": 0} | {name: number for number, name in names.items() if number}, None),
             oversample_foreground_percent=config.foreground,
             probabilistic_oversampling=True,
             transforms=_transforms(config),
@@ -78,21 +80,14 @@ class NnunetLoader(Loader):
     def _batches(self, epoch: int, first_step: int) -> Generator[Batch]:  # noqa: ARG002  # the stream has no epochs
         for _ in range(first_step, len(self)):
             made = next(self._batches_made)
-            yield Batch(
-                image=made["data"].to(self.device, non_blocking=True),
-                label=made["target"].to(self.device, torch.uint8, non_blocking=True),
-                samples=(),
-                cases=tuple(str(key) for key in made["keys"]),
-            )
+            image = made["data"].to(self.device, non_blocking=True)
+            label = made["target"].to(self.device, torch.uint8, non_blocking=True)
+            yield Batch(image=image, label=label, samples=(), cases=tuple(map(str, made["keys"])))
 
     def _release(self) -> None:
         if isinstance(self._batches_made, NonDetMultiThreadedAugmenter):
             self._batches_made._finish()  # noqa: SLF001  # as nnUNetTrainer.on_train_end does
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _foreground(store: Store) -> list[tuple[int, str]]:
-    return [(number, name) for number, name in store.manifest.label_names.items() if number]
 
 
 def _write(folder: Path, case: Case, store: Store, config: LoaderConfig) -> None:
@@ -106,18 +101,14 @@ def _write(folder: Path, case: Case, store: Store, config: LoaderConfig) -> None
         number: np.concatenate([np.zeros((len(voxels), 1), np.int64), voxels.astype(np.int64)], axis=1)
         for number, voxels in case.foreground().items()
     }
-    blocks, chunks = comp_blosc2_params(image.shape, config.patch, image.itemsize)
-    blocks_label, chunks_label = comp_blosc2_params(channels_first.shape, config.patch, channels_first.itemsize)
-    nnUNetDatasetBlosc2.save_case(
-        image,
-        channels_first,
-        {"class_locations": locations},
-        str(folder / case.case_id),
-        chunks=chunks,
-        blocks=blocks,
-        chunks_seg=chunks_label,
-        blocks_seg=blocks_label,
-    )
+    save_blosc2(folder / case.case_id, (image, channels_first), {"class_locations": locations}, config.patch)
+
+
+def save_blosc2(path: Path, arrays: tuple[Array, Array], properties: dict[str, Any], patch: Int3) -> None:
+    """Write image and label, channels first, as ``nnUNetv2_preprocess`` does, in chunks that suit the patch."""
+    (blocks, chunks), (blocks_seg, chunks_seg) = (comp_blosc2_params(one.shape, patch, one.itemsize) for one in arrays)
+    sizes = {"chunks": chunks, "blocks": blocks, "chunks_seg": chunks_seg, "blocks_seg": blocks_seg}
+    nnUNetDatasetBlosc2.save_case(*arrays, properties, str(path), **sizes)
 
 
 def _first_patch(config: LoaderConfig) -> Any:

@@ -6,7 +6,6 @@ import threading
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +18,8 @@ from pipelines.reference import Float, cut, intensity_of, make_sample, normalize
 from preprocessing.shards.store import Store
 from preprocessing.volumes.grid import Array
 
+Buffer = tuple[Float, npt.NDArray[np.uint8]]  # of a batch: image [N,d,h,w,C] and label [N,d,h,w,1]
 BUFFERS = 3  # one in the consumer's hands, one ready, one being filled
-
-
-@dataclass(frozen=True, kw_only=True)
-class Buffer:
-    """Reused memory for one batch: image float32 [N,d,h,w,C] and label uint8 [N,d,h,w,1]."""
-
-    image: Float
-    label: npt.NDArray[np.uint8]
 
 
 class NumpyFloor(Loader):
@@ -36,13 +28,9 @@ class NumpyFloor(Loader):
     def __init__(self, store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> None:
         super().__init__(plan, rank, world_size)
         self.store = store
-        shape = (*config.patch, len(store.manifest.channel_names))
+        shape, channels = (len(self.lanes), *config.patch), len(store.manifest.channel_names)
         self._free = [
-            Buffer(
-                image=np.zeros((len(self.lanes), *shape), np.float32),
-                label=np.zeros((len(self.lanes), *config.patch, 1), np.uint8),
-            )
-            for _ in range(BUFFERS)
+            (np.zeros((*shape, channels), np.float32), np.zeros((*shape, 1), np.uint8)) for _ in range(BUFFERS)
         ]
         self._scratch = threading.local()
         self._pool = ThreadPoolExecutor(config.num_threads, thread_name_prefix="numpy-floor")
@@ -59,7 +47,7 @@ class NumpyFloor(Loader):
                 buffer, samples, made = pending[0]
                 for future in made:
                     future.result()
-                image, label = torch.from_numpy(buffer.image), torch.from_numpy(buffer.label)
+                image, label = (torch.from_numpy(part) for part in buffer)
                 yield Batch(image=channels_first(image), label=channels_first(label), samples=samples)
                 self._free.append(pending.popleft()[0])
         finally:
@@ -71,10 +59,7 @@ class NumpyFloor(Loader):
 
     def _submit(self, samples: list[Sample]) -> tuple[Buffer, list[Sample], list[Future[None]]]:
         buffer = self._free.pop()
-        made = [
-            self._pool.submit(self._make, sample, buffer.image[index], buffer.label[index])
-            for index, sample in enumerate(samples)
-        ]
+        made = [self._pool.submit(self._make, *parts) for parts in zip(samples, *buffer, strict=True)]
         return buffer, samples, made
 
     def _make(self, sample: Sample, image: Float, label: npt.NDArray[np.uint8]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torchio as tio
 
-from benchmarks.contenders.settings import QUEUE_LENGTH, SAMPLES_PER_VOLUME
+from benchmarks.contenders.table import QUEUE_LENGTH, SAMPLES_PER_VOLUME
 from pipelines.augment import parameters as ranges
 from pipelines.batch import Batch, Loader
 from pipelines.plan import SCALE_RANGE, SHIFT_RANGE, Plan
@@ -77,12 +77,9 @@ class TorchioLoader(Loader):
             for _, made in zip(range(left), self._loader, strict=False):
                 image, label = (made[name][tio.DATA].permute(0, 1, 4, 3, 2) for name in ("image", "label"))
                 left -= 1
-                yield Batch(
-                    image=image.to(self.device, non_blocking=True),
-                    label=label.to(self.device, torch.uint8, non_blocking=True),
-                    samples=(),
-                    cases=tuple(made["case_id"]),
-                )
+                image = image.to(self.device, non_blocking=True)
+                label = label.to(self.device, torch.uint8, non_blocking=True)
+                yield Batch(image=image, label=label, samples=(), cases=tuple(made["case_id"]))
 
     def _release(self) -> None:
         self._queue._subjects_iterable = None  # noqa: SLF001  # it has no other way to end its workers

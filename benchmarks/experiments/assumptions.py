@@ -99,6 +99,7 @@ PATCH_MB = 128**3 * (4 * 2 + 1) / 1e6  # image int16 of 4 channels and label, as
 CASE_MB = 27.2  # the mean of three BraTS cases, cropped, as preprocessing.to_shards stores them
 SAMPLES_PER_CASE = 4  # training.run's default
 SMALL_CASES, LARGE_CASES = 484, 48_884  # MSD Task01, and 101 times as many
+TIB_MB = 2**40 / 1e6
 EPOCHS = 10  # 90 h at 31,000 s an epoch
 
 
@@ -119,3 +120,17 @@ PUBLISHED = (
     Published(what="all of the training, before", num_cases=LARGE_CASES, epochs=EPOCHS, seconds=(324_000, 324_000)),
     Published(what="all of the training, after", num_cases=LARGE_CASES, epochs=EPOCHS, seconds=(14_400, 14_400)),
 )
+
+
+def gpus_fed(gpu: Gpu, patch_mb: float, mb_per_s: float) -> float:
+    """Return how many ``gpu`` a storage feeds when every patch of 4 x 128^3 costs ``patch_mb`` of reading."""
+    return mb_per_s / (gpu.patches_per_s * patch_mb)
+
+
+def fsx_size_tib(store_mb: float) -> float:
+    """Return the smallest FSx for Lustre (SSD: 1.2 TiB, 2.4 TiB and multiples of that) that holds a store.
+
+    1 TB takes 1.2 TiB, 1.33 TB takes 2.4 TiB.
+    """
+    needed = store_mb / TIB_MB
+    return 1.2 if needed <= 1.2 else 2.4 * -(-needed // 2.4)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from benchmarks.contenders.table import Contender, choose_installed
 from benchmarks.experiments.memory_limit import memory_limit
 from benchmarks.measuring.data import Experiment, forget, make_store, median_patch, parse_numbers
-from benchmarks.measuring.epochs import EpochError, measure_epochs
-from benchmarks.measuring.origin import describe_cases, num_cores
-from benchmarks.measuring.rows import THREADED, choose_installed
-from benchmarks.reporting.result import Record, make_row
+from benchmarks.measuring.epochs import measure_epochs
+from benchmarks.measuring.origin import describe_data, num_cores
+from benchmarks.measuring.processes import ProcessError
+from benchmarks.reporting.figure import LIMIT as LIMIT_COLOUR
+from benchmarks.reporting.figure import finish, lines, new_figure, upright_line
+from benchmarks.reporting.result import Record, contents, make_row
 from pipelines.config import LoaderConfig
 from preprocessing.shards.store import Store
 
@@ -73,12 +74,13 @@ def measure_epoch(options: Epoch) -> Record:
     with tempfile.TemporaryDirectory() as scratch:
         store = make_store(options.source, options.cases, Path(scratch) / "small")
         group = f"{options.cases} cases, memory not limited"
-        rows = [_row(group, name, name, epoch_config(store), options.runs) for name in loaders]
+        rows = [_row(group, one.name, one, epoch_config(store), options.runs) for one in loaders]
         if limits:
             large = make_store(options.source, options.large_cases, Path(scratch) / "large")
+            large_mb = sum(shard.size_bytes for shard in large.manifest.shards) / 1e6
             for limit_mb in limits:
-                group = f"{options.large_cases} cases ({_size_mb(large):,.0f} MB of shards), {LIMIT} {limit_mb:,} MB"
-                rows += [_row(group, name, name, epoch_config(large), options.runs, limit_mb) for name in loaders]
+                group = f"{options.large_cases} cases ({large_mb:,.0f} MB of shards), {LIMIT} {limit_mb:,} MB"
+                rows += [_row(group, one.name, one, epoch_config(large), options.runs, limit_mb) for one in loaders]
         return _content(store, rows, options.runs, [*METHOD, LIMIT_METHOD] if limits else METHOD)
 
 
@@ -89,15 +91,36 @@ def measure_workers(options: Workers) -> Record:
     with tempfile.TemporaryDirectory() as scratch:
         store = make_store(options.source, options.cases, Path(scratch))
         rows = []
-        for name in loaders:
+        for one in loaders:
             for count in counts:
-                if count or name not in THREADED:
+                if count or not one.has_threads:
                     config = replace(epoch_config(store), num_workers=count, num_threads=max(count, 1))
-                    rows.append(_row(name, str(count), name, config, options.runs))
+                    rows.append(_row(one.name, str(count), one, config, options.runs))
         return _content(store, rows, options.runs, METHOD)
 
 
-def installed_here(names: str) -> list[str]:
+def draw_workers(record: Record, path: Path) -> None:
+    """Draw seconds of an epoch against the number of workers, a line per loader."""
+    figure = new_figure(9, 4.5)
+    axes = figure.add_subplot()
+    counts = list(dict.fromkeys(row["label"] for row in record["rows"]))
+    measured = [row for row in record["rows"] if not row["failure"]]
+    series = {
+        group: [(counts.index(row["label"]), row["summary"]["epoch_s"]) for row in measured if row["group"] == group]
+        for group in dict.fromkeys(row["group"] for row in measured)
+    }
+    lines(axes, series)
+    axes.set_yscale("log")
+    axes.set_xticks(range(len(counts)), counts)
+    cores = str(record["machine"]["cores"])
+    if cores in counts:
+        upright_line(axes, counts.index(cores), "as many as cores", LIMIT_COLOUR)
+    axes.set(xlabel="workers (dali: threads)", ylabel="seconds of an epoch, logarithmic")
+    axes.set_title(f"{record['data']['name']}: workers too few and too many", loc="left")
+    finish(figure, record, path)
+
+
+def installed_here(names: str) -> list[Contender]:
     """Return the loaders that ``names`` lists, saying what all leaves out; raises ``InputError`` for unknown ones."""
     installed, left_out = choose_installed(names)
     for missing in left_out:
@@ -113,45 +136,22 @@ def is_unexpected(row: Record) -> bool:
 def epoch_config(store: Store) -> LoaderConfig:
     """Return what all loaders of these experiments are given: one patch per case, a worker or thread per core."""
     cores = num_cores()
-    return LoaderConfig(
-        store=Path(store.root),
-        patch=median_patch(store),
-        samples_per_case=1,
-        num_threads=cores,
-        num_workers=cores,
-        reuse_buffers=True,
-    )
+    shared = LoaderConfig(store=Path(store.root), patch=median_patch(store), samples_per_case=1, reuse_buffers=True)
+    return replace(shared, num_threads=cores, num_workers=cores)
 
 
-def _row(group: str, label: str, loader: str, config: LoaderConfig, runs: int, limit_mb: int = 0) -> Record:
+def _row(group: str, label: str, loader: Contender, config: LoaderConfig, runs: int, limit_mb: int = 0) -> Record:
     """Measure one row; a loader that does not get through is a failed row, under a limit of memory a finding."""
     try:
-        with _limited(limit_mb, config) as prefix:
+        if limit_mb:
+            forget(path for path in Path(config.store).rglob("*") if path.is_file())
+        with memory_limit(limit_mb) as prefix:
             return make_row(group, label, measure_epochs(loader, config, runs, prefix))
-    except EpochError as error:
+    except ProcessError as error:
         return make_row(group, label, {}, failure=str(error))
-
-
-@contextlib.contextmanager
-def _limited(limit_mb: int, config: LoaderConfig) -> Iterator[list[str]]:
-    if not limit_mb:
-        yield []
-        return
-    forget(path for path in Path(config.store).rglob("*") if path.is_file())
-    with memory_limit(limit_mb) as prefix:
-        yield prefix
-
-
-def _size_mb(store: Store) -> float:
-    return sum(shard.size_bytes for shard in store.manifest.shards) / 1e6
 
 
 def _content(store: Store, rows: list[Record], runs: int, method: list[str]) -> Record:
     config = epoch_config(store)
-    return {
-        "data": describe_cases(store),
-        "options": {"patch": list(config.patch), "batch_size": config.batch_size, "workers": config.num_workers},
-        "runs": runs,
-        "rows": rows,
-        "method": method,
-    }
+    options = {"patch": list(config.patch), "batch_size": config.batch_size, "workers": config.num_workers}
+    return contents(describe_data(store), options, runs, rows, method)

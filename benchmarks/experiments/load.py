@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.contenders.converters import Work, empty, voxelfeed
+from benchmarks.contenders.converters import Work, remade, voxelfeed
 from benchmarks.measuring.data import Experiment, read_labelled
-from benchmarks.measuring.rounds import Seconds, time_rounds
-from benchmarks.reporting.result import Record, make_row
+from benchmarks.measuring.rounds import time_rounds
+from benchmarks.reporting.result import Record, contents, make_row
 
 GROUP = "loading one image"
 PATCH = 128
@@ -32,23 +32,15 @@ def measure_load(options: Load) -> Record:
     """Run the experiment; returns data, options, runs, rows and method."""
     dataset = read_labelled(options.source)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = empty(Path(scratch) / "case")
+        folder = remade(Path(scratch) / "case")
         loads = prepare_loads(Work(dataset=dataset, source=dataset.sources[0], folder=folder))
         timed = time_rounds(loads, options.runs, 1)
-    return {
-        "data": {"name": dataset.name, "cases": 1},
-        "options": {"patch": [PATCH] * 3},
-        "runs": options.runs,
-        "rows": [make_row(GROUP, name, _milliseconds(seconds)) for name, seconds in timed.items()],
-        "method": METHOD,
+    milliseconds = {
+        name: {which.replace("_s", "_ms"): [1e3 * value for value in values] for which, values in seconds.items()}
+        for name, seconds in timed.items()
     }
-
-
-def _milliseconds(seconds: Seconds) -> Seconds:
-    return {
-        "wall_ms": [1e3 * value for value in seconds["wall_s"]],
-        "cpu_ms": [1e3 * value for value in seconds["cpu_s"]],
-    }
+    rows = [make_row(GROUP, name, values) for name, values in milliseconds.items()]
+    return contents({"name": dataset.name, "cases": 1}, {"patch": [PATCH] * 3}, options.runs, rows, METHOD)
 
 
 def prepare_loads(work: Work) -> dict[str, Callable[[], object]]:

@@ -19,9 +19,13 @@ JOIN = 'echo $$ > "$0" && exec "$@"'  # before the command starts: memory it alr
 def memory_limit(limit_mb: int) -> Iterator[list[str]]:
     """Make a memory cgroup of ``limit_mb`` below this process's own; yields the words to put before a command.
 
+    None for 0, which limits nothing.
     A limit of the address space would not do: it does not count the page cache, which is what shards live in. Raises
     ``InputError`` where such a group cannot be made.
     """
+    if not limit_mb:
+        yield []
+        return
     group = CONTROLLER / _own_group().lstrip("/") / f"voxelfeed-{os.getpid()}"
     try:
         group.mkdir()

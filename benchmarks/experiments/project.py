@@ -8,28 +8,19 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks.experiments.assumptions import (
-    ARTICLE,
-    EPOCHS,
-    INSTANCES,
-    LARGE_CASES,
-    PUBLISHED,
-    SMALL_CASES,
-    STORAGES,
-    Instance,
-)
+from benchmarks.contenders.table import TABLE
+from benchmarks.experiments import assumptions
+from benchmarks.experiments.assumptions import EPOCHS, INSTANCES, Instance, fsx_size_tib
 from benchmarks.experiments.epoch import epoch_config
-from benchmarks.experiments.storage import fsx_size_tib
-from benchmarks.measuring.data import Experiment, make_store
+from benchmarks.measuring.data import Experiment, make_store, patch_bytes
 from benchmarks.measuring.epochs import Values, measure_epochs
-from benchmarks.measuring.origin import describe_cases
-from benchmarks.reporting.result import PROJECTED, Record, make_row
-from benchmarks.reporting.result import PUBLISHED as KIND_PUBLISHED
-from benchmarks.scaling.throttled_reads import patch_bytes
+from benchmarks.measuring.origin import describe_data
+from benchmarks.reporting.result import PROJECTED, PUBLISHED, Record, contents, make_row
 from preprocessing.shards.store import Store
 
-STORAGE = STORAGES[2]  # FSx for Lustre, 500 MB/s/TiB
+STORAGE = assumptions.STORAGES[2]  # FSx for Lustre, 500 MB/s/TiB
 MEMORY_SHARE = 0.7  # of an instance's memory that is left for volumes
 GROUP = "measured here, the model's input"
 METHOD = [
@@ -44,8 +35,8 @@ METHOD = [
     ),
     "Not in it: the first epoch, validation, what GPUs lose by talking to each other, stragglers.",
     (
-        f"Published figures are those of {ARTICLE}; its crop and network differ from the GPUs' figures, so orders of "
-        "magnitude are to be compared."
+        f"Published figures are those of {assumptions.ARTICLE}; its crop and network differ from the GPUs' figures, so "
+        "compare orders of magnitude."
     ),
     *dict.fromkeys(f"{instance.gpu.name}: {instance.gpu.source}" for instance in INSTANCES),
     *(f"{instance.name}: {instance.source}" for instance in INSTANCES),
@@ -70,8 +61,7 @@ class Way:
     is_serial: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
+class Epoch(NamedTuple):
     """Seconds of an epoch, and the stage that decides them."""
 
     seconds: float
@@ -99,24 +89,20 @@ def epoch_seconds(way: Way, instance: Instance, num_cases: int) -> Epoch:
 
 def project(ways: list[Way]) -> Iterator[Record]:
     """Yield a row for every size, instance and way, and the article's own figures."""
-    for num_cases in (SMALL_CASES, LARGE_CASES):
+    for num_cases in (assumptions.SMALL_CASES, assumptions.LARGE_CASES):
         group = f"epoch of {num_cases:,} cases"
         for instance in INSTANCES:
             for way in ways:
                 epoch = epoch_seconds(way, instance, num_cases)
                 hours = EPOCHS * epoch.seconds / 3600
-                summary = {
-                    "epoch_s": [epoch.seconds],
-                    "hours": [hours],
-                    "usd": [hours * instance.usd_per_hour],
-                }
+                summary = {"epoch_s": [epoch.seconds], "hours": [hours], "usd": [hours * instance.usd_per_hour]}
                 label = f"{instance.name}, {way.name} (limit: {epoch.limit})"
                 yield make_row(group, label, summary, kind=PROJECTED)
-    for published in PUBLISHED:
+    for published in assumptions.PUBLISHED:
         group = f"epoch of {published.num_cases:,} cases"
         epoch_s = [seconds / published.epochs for seconds in published.seconds]
         summary = {"epoch_s": epoch_s, "hours": [EPOCHS * seconds / 3600 for seconds in epoch_s]}
-        yield make_row(group, f"article: {published.what}", summary, kind=KIND_PUBLISHED)
+        yield make_row(group, f"article: {published.what}", summary, kind=PUBLISHED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,19 +123,14 @@ def measure_project(options: Project) -> Record:
         config = epoch_config(store)
         serial = replace(config, num_workers=0)
         measured = {
-            "MONAI Dataset": measure_epochs("monai", serial, options.runs),
-            "MONAI CacheDataset": measure_epochs("monai-cache", config, options.runs),
-            "voxelfeed": measure_epochs("dali", config, options.runs),
+            "MONAI Dataset": measure_epochs(TABLE["monai"], serial, options.runs),
+            "MONAI CacheDataset": measure_epochs(TABLE["monai-cache"], config, options.runs),
+            "voxelfeed": measure_epochs(TABLE["dali"], config, options.runs),
         }
         ways = _ways(store, patch_bytes(store, config) / 1e6, measured)
-        data = describe_cases(store)
-    return {
-        "data": data,
-        "options": {"patch": list(config.patch), "batch_size": config.batch_size},
-        "runs": options.runs,
-        "rows": [*(make_row(GROUP, name, values) for name, values in measured.items()), *project(ways)],
-        "method": METHOD,
-    }
+        data = describe_data(store)
+    rows = [*(make_row(GROUP, name, values) for name, values in measured.items()), *project(ways)]
+    return contents(data, {"patch": list(config.patch), "batch_size": config.batch_size}, options.runs, rows, METHOD)
 
 
 def _ways(store: Store, patch_mb: float, measured: dict[str, Values]) -> list[Way]:
@@ -159,24 +140,14 @@ def _ways(store: Store, patch_mb: float, measured: dict[str, Values]) -> list[Wa
     stored_mb = sum(record.size_bytes for entry in entries for record in entry.files) / len(entries) / 1e6
     voxels = statistics.mean(math.prod(entry.source_shape_dhw) for entry in entries)
     float_mb = voxels * (4 * len(store.manifest.channel_names) + 1) / 1e6  # float32 image, uint8 label, uncropped
-    plain = Way(
-        name="MONAI Dataset, workers",
-        cpu_s=dataset,
-        missing_cpu_s=dataset,
-        cached_mb=packed_mb,
-        stored_mb=packed_mb,
-        read_mb=packed_mb,
-    )
+
+    def way(name: str, cpu_s: float, mb: float) -> Way:
+        return Way(name=name, cpu_s=cpu_s, missing_cpu_s=cpu_s, cached_mb=mb, stored_mb=mb, read_mb=mb)
+
+    plain = way("MONAI Dataset, workers", dataset, packed_mb)
     return [
         replace(plain, name="MONAI Dataset, no workers", is_serial=True),
         plain,
         replace(plain, name="MONAI CacheDataset", cpu_s=cached, cached_mb=float_mb),
-        Way(
-            name="voxelfeed",
-            cpu_s=ours,
-            missing_cpu_s=ours,
-            cached_mb=stored_mb,
-            stored_mb=stored_mb,
-            read_mb=min(patch_mb, stored_mb),
-        ),
+        replace(way("voxelfeed", ours, stored_mb), read_mb=min(patch_mb, stored_mb)),
     ]

@@ -1,36 +1,27 @@
-"""Does the loader change what is learnt, and how much does the seed? ``python benchmarks/experiments/quality.py``."""
+"""Does the loader change what is learnt, and how much does the seed? ``python benchmarks/article.py quality``."""
 
 from __future__ import annotations
 
 import logging
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-if not __package__:  # started as a file: the repository is not on the path yet
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from rich import get_console
-from rich.progress import track
 
 from benchmarks.measuring.data import ensure_store, median_patch, parse_numbers
-from benchmarks.measuring.origin import describe_cases
-from benchmarks.measuring.processes import NoiseWatch
-from benchmarks.measuring.training_step import run_training
-from benchmarks.reporting.figure import INK, OURS, PEER, finish, new_figure
-from benchmarks.reporting.page import publish
-from benchmarks.reporting.result import Record, make_record, make_row
-from preprocessing.console.errors import EXIT_DONE
-from preprocessing.console.flags import DEFAULT_SHARDS, AutoTriple, main
+from benchmarks.measuring.origin import describe_data
+from benchmarks.measuring.processes import run_command
+from benchmarks.reporting.figure import INK, OURS, PEER, beside, finish, new_panels
+from benchmarks.reporting.result import Record, contents, groups_of, make_row
+from preprocessing.console.flags import DEFAULT_SHARDS, AutoTriple
+from preprocessing.console.progress import counted
 from preprocessing.volumes.grid import Int3
 from training.trainer.record import read_metrics
 
 log = logging.getLogger(__name__)
 BY_LOADER, BY_SEED = "loader", "loader and seed"
-OF_SEED = ", seed "
+OF_SEED, FOLDER = ", seed ", "{}-seed-{}"
+TRAINED_BEFORE = "Trained before, perhaps beside other work, so their minutes do not compare: {}."
 METHOD = [
     (
         "python -m training.run, preset fast, the same recipe for every loader. A seed decides the weights, which "
@@ -43,7 +34,7 @@ METHOD = [
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Quality:
     """Train the same recipe from several loaders with several seeds, and compare Dice and HD95 on held-out cases.
 
     Runs that --runs-folder holds already are not trained again, and one that was interrupted goes on.
@@ -67,61 +58,42 @@ class Options:
     """Folder for training-quality_MACHINE_DATE.json, .md and .png."""
 
 
-def measure_quality(options: Options) -> int:
-    """Run the command; returns the exit code."""
+def measure_quality(options: Quality) -> Record:
+    """Run the experiment; returns data, options, runs, rows and method."""
     seeds = _seeds_by_loader(options)
-    store, watch = ensure_store(options.shards), NoiseWatch()
+    store = ensure_store(options.shards)
     patch = options.patch or median_patch(store)
     wanted = [(loader, seed) for loader, own in seeds.items() for seed in own]
-    found = [run for run in wanted if read_metrics(_folder(options, *run))]
-    finished = {
-        run: _train(options, patch, *run)
-        for run in track(wanted, "training", transient=True, disable=not get_console().is_terminal)
-    }
+    found = [run for run in wanted if read_metrics(options.runs_folder / FOLDER.format(*run))]
+    finished = {run: _train(options, patch, *run) for run in counted(wanted, "training")}
     rows = [quality_row(loader, [finished[loader, seed] for seed in own]) for loader, own in seeds.items()]
     rows += [quality_row(_label(loader, seed), [run], BY_SEED) for (loader, seed), run in finished.items()]
-    content = {
-        "data": describe_cases(store),
-        "options": {"patch": list(patch), "seeds": options.seeds, "preset": "fast", "epochs": options.epochs or "auto"},
-        "runs": max(map(len, seeds.values())),
-        "rows": rows,
-        "method": [*METHOD, *_describe_found(found)],
-    }
-    record = make_record("training-quality", content, watch)
-    publish(record, f"Training: {store.manifest.name}", draw, options.output)
-    return EXIT_DONE
+    described = {"patch": list(patch), "seeds": options.seeds, "preset": "fast", "epochs": options.epochs or "auto"}
+    method = [*METHOD, *([TRAINED_BEFORE.format("; ".join(_label(*run) for run in found))] if found else [])]
+    return contents(describe_data(store), described, max(map(len, seeds.values())), rows, method)
 
 
-def _seeds_by_loader(options: Options) -> dict[str, list[int]]:
+def _seeds_by_loader(options: Quality) -> dict[str, list[int]]:
     first, *others = options.loaders.split(",")
     seeds = parse_numbers("--seeds", options.seeds, least=0)
     other_seeds = parse_numbers("--other-seeds", options.other_seeds or options.seeds, least=0)
     return {first: seeds} | dict.fromkeys(others, other_seeds)
 
 
-def _folder(options: Options, loader: str, seed: int) -> Path:
-    return options.runs_folder / f"{loader}-seed-{seed}"
-
-
 def _label(loader: str, seed: int) -> str:
     return f"{loader}{OF_SEED}{seed}"
 
 
-def _describe_found(found: Sequence[tuple[str, int]]) -> list[str]:
-    """Say which runs this call did not train from their beginning, if any."""
-    names = "; ".join(_label(*run) for run in found)
-    return [f"Trained before, perhaps beside other work, so their minutes do not compare: {names}."] if found else []
-
-
-def _train(options: Options, patch: Int3, loader: str, seed: int) -> dict[str, float | None]:
+def _train(options: Quality, patch: Int3, loader: str, seed: int) -> dict[str, float | None]:
     """Train unless it is done; returns the figures of the run."""
-    folder = _folder(options, loader, seed)
+    folder = options.runs_folder / FOLDER.format(loader, seed)
     flags = {"loader": loader, "shards": options.shards, "output": folder, "patch": ",".join(map(str, patch))}
-    run_training(flags | {"epochs": options.epochs, "seed": seed, "resume": "auto"})
+    run_command("training.run", flags | {"epochs": options.epochs, "seed": seed, "resume": "auto"})
     lines = read_metrics(folder)
     best = max((line for line in lines if line["dice"]), key=lambda line: float(line["dice"]["mean"]))
     log.info("%s: mean Dice %.4f in epoch %d", folder, best["dice"]["mean"], best["epoch"])
-    seconds = [sum(_parts(line)) + line["validation_s"] for line in lines]
+    seconds = [value for line in lines for name, value in line["split"].items() if name.endswith("_s")]
+    seconds += [line["validation_s"] for line in lines]
     return {"dice": best["dice"]["mean"], "hd95_mm": best["hd95_mm"]["mean"], "minutes": sum(seconds) / 60}
 
 
@@ -137,34 +109,20 @@ def quality_row(label: str, runs: Sequence[Mapping[str, float | None]], group: s
     return make_row(group, label, summary)
 
 
-def _parts(line: Mapping[str, Any]) -> list[float]:
-    return [value for name, value in line["split"].items() if name.endswith("_s")]
-
-
-def draw(record: Record, path: Path) -> None:
+def draw_quality(record: Record, path: Path) -> None:
     """Draw a dot per run and a bar per loader: the mean Dice over its seeds."""
-    rows = [row for row in record["rows"] if row["group"] == BY_LOADER]
-    figure = new_figure(9, 1.6 + 0.5 * len(rows))
-    axes = figure.add_subplot()
-    for place, row in enumerate(rows):
-        mean, std = (row["summary"].get(name) for name in ("dice_mean", "dice_std"))
-        dice = [
-            run["summary"]["dice"]["median"]
-            for run in record["rows"]
-            if run["label"].startswith(row["label"] + OF_SEED)
-        ]
-        colour = OURS if place == 0 else PEER
-        axes.plot(dice, [place] * len(dice), "o", color=colour, markersize=7, alpha=0.7)
-        axes.plot(mean["median"], place, "|", color=INK, markersize=22, markeredgewidth=2)
-        text = f"{mean['median']:.4f}" + (f", deviation {std['median']:.4f}" if std else "")
-        axes.annotate(text, (mean["median"], place), xytext=(6, 8), textcoords="offset points", color=INK)
-    axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.7)
+    loaders, runs = groups_of(record).values()
+    figure, (axes,) = new_panels([len(loaders)])
+    for place, row in enumerate(loaders):
+        of_loader = [run for run in runs if run["label"].startswith(row["label"] + OF_SEED)]
+        mean, std = (row["summary"].get(name, {}).get("median") for name in ("dice_mean", "dice_std"))
+        dice = [run["summary"]["dice"]["median"] for run in of_loader]
+        axes.plot(dice, [place] * len(dice), "o", color=PEER if place else OURS, markersize=7, alpha=0.7)
+        axes.plot(mean, place, "|", color=INK, markersize=22, markeredgewidth=2)
+        beside(axes, f"{mean:.4f}" + (f", deviation {std:.4f}" if std else ""), (mean, place - 0.2))
+    axes.set_yticks(range(len(loaders)), [row["label"] for row in loaders])
+    axes.set_ylim(len(loaders) - 0.4, -0.7)
     axes.margins(x=0.15)
     axes.set_xlabel("mean Dice of held-out cases: a dot for each seed, a bar for their mean", loc="left", size=9)
     axes.set_title(f"{record['data']['name']}: the same recipe from each loader", loc="left")
     finish(figure, record, path, shows="")
-
-
-if __name__ == "__main__":
-    main(measure_quality, Options)

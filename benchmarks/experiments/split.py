@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.contenders.table import chosen_names
+from benchmarks.contenders.table import TABLE, Contender, choose
 from benchmarks.experiments.epoch import epoch_config
 from benchmarks.measuring.data import Experiment, make_store, median_patch
-from benchmarks.measuring.epochs import EpochError, measure_epochs
-from benchmarks.measuring.origin import describe_cases
-from benchmarks.measuring.training_step import run_training
-from benchmarks.reporting.result import Record, make_row
+from benchmarks.measuring.epochs import measure_epochs
+from benchmarks.measuring.origin import describe_data
+from benchmarks.measuring.processes import ProcessError, run_command
+from benchmarks.reporting.figure import beside, finish, new_figure, stack
+from benchmarks.reporting.result import Record, contents, make_row
 from pipelines.config import LoaderConfig
 from pipelines.loaders import LOADERS
 from preprocessing.console.errors import RunError
@@ -25,7 +26,8 @@ from preprocessing.console.flags import AutoTriple
 from training.trainer.record import read_metrics
 
 log = logging.getLogger(__name__)
-PARTS = ("disk", "preprocessing", "transfer", "model", "other")
+LOADING = ("disk_ms", "preprocessing_ms", "transfer_ms")
+PARTS = (*LOADING, "model_ms", "other_ms")
 METHOD = [
     (
         "python -m training.run with each loader, its own split of every epoch's time, divided by the steps; the first "
@@ -54,7 +56,7 @@ class Split(Experiment):
 
 def measure_split(options: Split) -> Record:
     """Run the experiment; returns data, options, runs, rows and method."""
-    loaders = chosen_names(options.loaders, LOADERS)
+    loaders = choose(options.loaders, {name: TABLE[name] for name in LOADERS})
     rows = []
     steps: dict[str, list[int]] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -62,35 +64,29 @@ def measure_split(options: Split) -> Record:
         patch = options.patch or median_patch(store)
         device = "gpu" if torch.cuda.is_available() else "cpu"  # as the trainer chooses
         config = replace(epoch_config(store), patch=patch, device=device)
-        for name in loaders:
-            check_loader(name, config)
-        for name in loaders:
+        for one in loaders:
+            check_loader(one, config)
+        for name in (one.name for one in loaders):
             output = Path(scratch) / name
             log.info("training %d epochs with %s", 1 + options.runs, name)
             epochs = options.runs + 1
             flags = {"loader": name, "shards": Path(store.root), "output": output, "preset": "article"}
             flags |= {"patch": ",".join(map(str, patch)), "epochs": epochs, "val-every": epochs, "samples-per-case": 1}
-            run_training(flags)
+            run_command("training.run", flags)
             lines = read_metrics(output)
             steps[name] = [line["split"]["steps"] for line in lines]
             rows.append(make_row("milliseconds of a step", name, _parts(lines[1:])))
         check_steps(steps)
-        data = describe_cases(store)
-    return {
-        "data": data,
-        "options": {"patch": list(patch), "batch_size": 2, "preset": "article"},
-        "runs": options.runs,
-        "rows": rows,
-        "method": METHOD,
-    }
+        data = describe_data(store)
+    return contents(data, {"patch": list(patch), "batch_size": 2, "preset": "article"}, options.runs, rows, METHOD)
 
 
-def check_loader(name: str, config: LoaderConfig) -> None:
-    """Deliver an epoch in a process of its own and check the first batches; raises ``EpochError`` for a wrong one."""
+def check_loader(loader: Contender, config: LoaderConfig) -> None:
+    """Deliver an epoch in a process of its own and check the first batches; raises ``ProcessError`` for a wrong one."""
     try:
-        measure_epochs(name, config, 0)
-    except EpochError as error:
-        raise EpochError(f"{name}: {error}") from error
+        measure_epochs(loader, config, 0)
+    except ProcessError as error:
+        raise ProcessError(f"{loader.name}: {error}") from error
 
 
 def check_steps(steps: Mapping[str, Sequence[int]]) -> None:
@@ -98,11 +94,23 @@ def check_steps(steps: Mapping[str, Sequence[int]]) -> None:
     first, *others = steps
     for name in others:
         if steps[name] != steps[first]:
-            raise RunError(
-                f"steps of each epoch: {first} took {steps[first]}, {name} {steps[name]}; they must be equal"
-            )
+            counts = f"{first} took {steps[first]}, {name} {steps[name]}"
+            raise RunError(f"steps of each epoch: {counts}; they must be equal")
 
 
 def _parts(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     splits = [line["split"] for line in lines]
-    return {f"{part}_ms": [1e3 * split[f"{part}_s"] / split["steps"] for split in splits] for part in PARTS}
+    return {part: [1e3 * split[part.replace("_ms", "_s")] / split["steps"] for split in splits] for part in PARTS}
+
+
+def draw_split(record: Record, path: Path) -> None:
+    """Draw a bar per loader, stacked from the parts of a step."""
+    rows = record["rows"]
+    figure = new_figure(9, 1.8 + 0.5 * len(rows))
+    axes = figure.add_subplot()
+    for place, (row, end) in enumerate(zip(rows, stack(axes, rows, PARTS), strict=True)):
+        waiting = sum(row["summary"][part]["median"] for part in LOADING)
+        beside(axes, f"waits {waiting / end:.0%}", (end, place), va="center")
+    axes.set_title(f"{record['data']['name']}: where the time of a training step goes", loc="left", pad=26)
+    axes.set_xlabel("milliseconds of a training step, medians", loc="left", size=9)
+    finish(figure, record, path)

@@ -1,4 +1,4 @@
-"""Check batches of loaders that draw for themselves: every patch has to be found in the volume of its case."""
+"""Check batches: against the plan and the reference, or, where a loader draws itself, by finding each patch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from benchmarks.contenders.settings import SAMPLES_PER_VOLUME
-from benchmarks.contenders.table import CEILING, SMART
+from benchmarks.contenders.table import BY_PLAN, BY_SEARCH, SAMPLES_PER_VOLUME
 from benchmarks.measuring.find_patch import Found, Label, find_patch
 from benchmarks.measuring.rows import Row
 from pipelines.batch import Batch
@@ -23,7 +22,6 @@ DRAWN_TOLERANCE = 1e-3  # of a standard deviation: peers add up their statistics
 ALIKE = 0.8  # correlation from which a patch with nnU-Net's augmentation is taken as found
 FULL_RANGE = 0.6, 1.0  # of factor and offset: brightness and contrast together
 SIGMAS = 5.0  # by which the patches of one case may be off their even share
-__all__ = ["CheckError", "Specification"]
 TOLERANCE = 1e-5  # of one standard deviation; of the value itself where that is larger than 1
 FULL_TOLERANCE = 1e-2  # where DALI interpolates in single precision; 3e-3 is the worst seen at 128^3 (2026-11-24)
 PATIENCE = 4  # times the usual number of batches, of which chance may have moved every patch
@@ -66,7 +64,11 @@ class DrawnPatches:
             if not np.isfinite(image).all():
                 raise CheckError(f"{where}: image holds nan or infinity")
             found = find_patch(image, label, *self._volumes(case_id))
-            if found is not None and (self.row.config.augment != "full" or self._lies_still(found, label)):
+            if found is None:
+                continue
+            # most patches are neither rotated nor zoomed by nnU-Net's list, and their labels fit exactly
+            lies_still = found.alike >= ALIKE and not found.wrong_labels and bool(label.any())
+            if self.row.config.augment != "full" or lies_still:
                 self._check_found(found, where)
 
     def _check_new(self, image: Float, where: str) -> None:
@@ -75,10 +77,6 @@ class DrawnPatches:
         if sparse in self._seen and self.row.config.augment != "none":
             raise CheckError(f"{where}: the same voxels as in an earlier batch")
         self._seen.add(sparse)
-
-    def _lies_still(self, found: Found, label: Label) -> bool:
-        """Tell a patch that nnU-Net's list has not rotated or zoomed: most are not, and their labels fit exactly."""
-        return found.alike >= ALIKE and not found.wrong_labels and bool(label.any())
 
     def _check_found(self, found: Found, where: str) -> None:
         full = self.row.config.augment == "full"
@@ -96,10 +94,10 @@ class DrawnPatches:
 
     def check_share(self) -> None:
         """Check that every case comes about as often as any other; raises ``CheckError``."""
-        if self.row.loader == SMART:
-            return  # it holds some of the cases for a while, then others
-        drawn, cases = sum(self._counts.values()), len(self.plan.case_ids)
-        expected = drawn / cases
+        if not self.row.contender.draws_evenly:
+            return
+        drawn = sum(self._counts.values())
+        expected = drawn / len(self.plan.case_ids)
         # several patches of one case may come at a time
         allowed = SIGMAS * (SAMPLES_PER_VOLUME * expected) ** 0.5 + SAMPLES_PER_VOLUME
         for case_id in self.plan.case_ids:
@@ -113,7 +111,7 @@ class DrawnPatches:
         case = self.store.case(case_id)
         raw, label = case.image(), case.label()
         assert label is not None  # the plan has labelled cases only
-        before, after, reaches = [], [], self.row.reaches_over
+        before, after, reaches = [], [], self.row.contender.reaches_over
         for side, size in zip(self.row.config.patch, label.shape, strict=False):
             missing = max(side - size, 0)
             before.append(missing // 2 + reaches)  # nnU-Net halves an odd number either way
@@ -131,21 +129,20 @@ class Specification:
     def __init__(self, row: Row) -> None:
         self.row = row
         self.store, self.plan = open_plan(row.config)
-        self._drawn = None if row.follows_plan or row.loader == CEILING else DrawnPatches(row, self.store, self.plan)
+        is_drawn = row.contender.checked == BY_SEARCH
+        self._drawn = DrawnPatches(row, self.store, self.plan) if is_drawn else None
         channels = len(self.store.manifest.channel_names)
         self._shape = (row.config.batch_size, channels, *row.config.patch)
-        self._buffers = (
-            np.empty((*row.config.patch, channels), self.store.manifest.image_dtype),
-            np.empty((*row.config.patch, 1), np.uint8),
-        )
+        image = np.empty((*row.config.patch, channels), self.store.manifest.image_dtype)
+        self._buffers = image, np.empty((*row.config.patch, 1), np.uint8)
 
     def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Pass the batches on; those that follow no plan are counted by case."""
         return batches if self._drawn is None else self._drawn.counted(batches)
 
     def warm_up(self, batches: Iterator[Batch]) -> None:
-        """Take batches until every case has been met, where that fills a cache."""
-        while self.row.fills_lazily and self._drawn is not None and not self._drawn.has_seen_all():
+        """Take batches until every case has come, where that fills a cache."""
+        while self.row.contender.fills_lazily and self._drawn is not None and not self._drawn.has_seen_all():
             next(batches)
 
     def check_first(self, batches: Iterator[Batch], count: int) -> None:
@@ -166,23 +163,20 @@ class Specification:
         if self._drawn is not None:
             self._drawn.check(batch, number, chosen)
             self._drawn.check_share()
-        elif self.row.follows_plan:
-            self._check_planned(batch, first_epoch, number, chosen)
-
-    def _check_planned(self, batch: Batch, first_epoch: int, number: int, slots: Sequence[int]) -> None:
-        epochs, step = divmod(number, self.plan.steps_per_epoch)
-        wanted = self.plan.batch(first_epoch + epochs, step, range(self.row.config.batch_size))
-        if list(batch.samples) != wanted:
-            raise CheckError(f"batch {number}: its samples are not those the plan drew")
-        for slot in slots:
-            self._check_voxels(batch, slot, wanted[slot], f"batch {number}, slot {slot}, case {wanted[slot].case_id}")
+        elif self.row.contender.checked == BY_PLAN:
+            epochs, step = divmod(number, self.plan.steps_per_epoch)
+            wanted = self.plan.batch(first_epoch + epochs, step, range(self.row.config.batch_size))
+            if list(batch.samples) != wanted:
+                raise CheckError(f"batch {number}: its samples are not those the plan drew")
+            for slot in chosen:
+                where = f"batch {number}, slot {slot}, case {wanted[slot].case_id}"
+                self._check_voxels(batch, slot, wanted[slot], where)
 
     def _check_form(self, batch: Batch, number: int) -> None:
-        label_shape = (self._shape[0], 1, *self._shape[2:])
-        for name, tensor, shape, dtype in (
-            ("image", batch.image, self._shape, torch.float32),
-            ("label", batch.label, label_shape, torch.uint8),
-        ):
+        size, channels, *patch = self._shape
+        wanted = {"image": ((size, channels, *patch), torch.float32), "label": ((size, 1, *patch), torch.uint8)}
+        for name, (shape, dtype) in wanted.items():
+            tensor: torch.Tensor = getattr(batch, name)
             if tuple(tensor.shape) != shape or tensor.dtype != dtype:
                 raise CheckError(f"batch {number}: {name} is {tensor.dtype} {tuple(tensor.shape)}, not {dtype} {shape}")
         if len(batch.case_ids) != self._shape[0]:

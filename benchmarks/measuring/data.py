@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.measuring import replicate
+import numpy as np
+
 from benchmarks.measuring.origin import describe_data
+from benchmarks.measuring.replicate import replicate
+from pipelines.config import LoaderConfig
 from preprocessing import to_shards
 from preprocessing.console.errors import InputError
 from preprocessing.layouts.dataset import Dataset
@@ -63,7 +67,7 @@ def repeat_cases(store: Store, num_cases: int) -> Iterator[Store]:
     root = Path(store.root).resolve()
     with tempfile.TemporaryDirectory(dir=root.parent) as folder:  # where hard links reach
         copy = Path(folder) / root.name
-        replicate.replicate(replicate.Options(input=root, output=copy, cases=num_cases))
+        replicate(root, copy, num_cases)
         yield open_store(copy)
 
 
@@ -74,7 +78,7 @@ def make_store(source: Path, num_cases: int, folder: Path) -> Store:
     cache.
     """
     copies, shards = folder / "nii", folder / "shards"
-    replicate.replicate(replicate.Options(input=ensure_source(source), output=copies, cases=num_cases))
+    replicate(ensure_source(source), copies, num_cases)
     to_shards.convert_all(to_shards.Options(input=copies, output=shards))
     return open_store(shards)
 
@@ -83,6 +87,12 @@ def median_patch(store: Store) -> Int3:
     """Return a patch within the median volume: (130, 171, 136) gives (128, 128, 128), (36, 50, 35) (32, 48, 32)."""
     d, h, w = (max(min(LARGEST, side) // STEP, 1) * STEP for side in describe_data(store)["shape_dhw"]["median"])
     return d, h, w
+
+
+def patch_bytes(store: Store, config: LoaderConfig) -> int:
+    """Return the bytes of one patch as it lies in the store, image and label."""
+    voxel = len(store.manifest.channel_names) * np.dtype(store.manifest.image_dtype).itemsize + 1
+    return math.prod(config.patch) * voxel
 
 
 def forget(files: Iterable[Path]) -> None:

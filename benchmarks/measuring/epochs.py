@@ -1,102 +1,57 @@
-"""Time whole epochs of one loader in a process of its own: seconds, processor time, peak memory."""
+"""Time whole epochs of one loader: in a process of its own, or while the pool on the device fills."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
+import contextlib
 import logging
-import signal
-import subprocess
-import sys
-import tempfile
+import statistics
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from benchmarks.measuring.origin import REPOSITORY
-from benchmarks.measuring.processes import descendants, own_cpu_s, tree_memory_bytes
+import torch
+
+from benchmarks.contenders.table import Contender
+from benchmarks.measuring.check import Specification
+from benchmarks.measuring.measure import CHECKED, endless
+from benchmarks.measuring.processes import FreshProcess, answer, own_cpu_s
+from benchmarks.measuring.rows import Row
 from pipelines.config import LoaderConfig
-from preprocessing.console.errors import InputError, RunError
+from preprocessing.console.errors import RunError
 
 log = logging.getLogger(__name__)
-PATIENCE_S = 300.0
 SAMPLE_S = 0.2
+COPIES, COPY_BYTES = 7, 2**28
 Values = dict[str, list[float]]
 
 
-class EpochError(RunError):
-    """Say why a loader did not get through its epochs."""
+def measure_epochs(contender: Contender, config: LoaderConfig, epochs: int, prefix: Sequence[str] = ()) -> Values:
+    """Time building the loader and its first epoch, then ``epochs`` more; returns the values of each metric.
 
-
-def measure_epochs(loader: str, config: LoaderConfig, epochs: int, prefix: Sequence[str] = ()) -> Values:
-    """Time building ``loader`` and its first epoch, then ``epochs`` more; returns the values of each metric.
-
-    ``prefix`` goes before the command (a memory limit). Raises ``EpochError`` when it fails, is killed or hangs, or
+    ``prefix`` goes before the command (a memory limit). Raises ``ProcessError`` when it fails, is killed or hangs, or
     when its batches are not what they should be.
     """
-    log.info("measuring %d epochs of %s", 1 + epochs, loader)
-    task = dataclasses.asdict(config) | {"store": str(Path(config.store).resolve())}
-    words = [json.dumps({"loader": loader, "config": task, "epochs": epochs})]
-    command = [*prefix, sys.executable, "-m", "benchmarks.measuring.epochs", *words]
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=output, stderr=errors)
-        peak = _wait(process)
-        output.seek(0)
-        errors.seek(0)
-        if process.returncode:
-            raise EpochError(_reason(process.returncode, errors.read()))
-        values: Values = json.loads(output.read().splitlines()[-1])
-    return values | {"peak_memory_mb": [peak / 1e6]}
+    log.info("measuring %d epochs of %s", 1 + epochs, contender.name)
+    row = Row(contender=contender, config=config)
+    with contextlib.closing(FreshProcess(answer, time_epochs, row, epochs, prefix=prefix)) as process:
+        values: Values = process.receive(sample_s=SAMPLE_S)
+        return values | {"peak_memory_mb": [process.peak_bytes / 1e6]}
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Wait for the end, sampling the memory of the process tree; returns the peak in bytes."""
-    deadline, peak = time.perf_counter() + PATIENCE_S, 0
-    try:
-        while True:
-            peak = max(peak, tree_memory_bytes(process.pid))
-            try:
-                process.wait(timeout=SAMPLE_S)
-            except subprocess.TimeoutExpired:
-                if time.perf_counter() > deadline:
-                    raise EpochError(f"no end within {PATIENCE_S:.0f} s") from None
-            else:
-                return peak
-    finally:
-        for left in descendants(process.pid) if process.poll() is None else ():
-            left.kill()
-        process.wait()
-
-
-def _reason(code: int, errors: str) -> str:
-    if code == -signal.SIGKILL:
-        return "killed, as the kernel does when memory runs out"
-    return (errors.strip().splitlines() or [f"exit code {code}"])[-1]
-
-
-def _measure(loader_name: str, config: Mapping[str, Any], epochs: int) -> Values:
-    """Measure in this process."""
-    from benchmarks.contenders.table import TABLE
-    from benchmarks.measuring.check import Specification
-    from benchmarks.measuring.measure import CHECKED, endless
-    from benchmarks.measuring.rows import Row
-    from pipelines.loaders import build_loader
-
-    made = LoaderConfig(**{**config, "patch": tuple(config["patch"]), "cases": None})
+def time_epochs(row: Row, epochs: int) -> Values:
+    """Measure in this process, then check the first batches; raises ``RunError`` where they are wrong."""
     seconds, cpu_s = [], []
     begin, used_s = time.perf_counter(), own_cpu_s()
-    with build_loader(loader_name, made, table=TABLE) as loader:
+    with row.contender.open(row.config) as loader:
         for epoch in range(epochs + 1):
             loader.set_epoch(epoch)
             count = sum(len(batch.image) for batch in loader)
-            if count != len(loader) * made.batch_size:
-                raise EpochError(f"epoch {epoch}: {count} patches, not {len(loader) * made.batch_size}")
+            if count != len(loader) * row.config.batch_size:
+                raise RunError(f"epoch {epoch}: {count} patches, not {len(loader) * row.config.batch_size}")
             seconds.append(time.perf_counter() - begin)
             cpu_s.append(own_cpu_s() - used_s)
             begin, used_s = time.perf_counter(), own_cpu_s()
         loader.set_epoch(0)
-        specification = Specification(Row(loader=loader_name, config=made))
+        specification = Specification(row)
         specification.check_first(specification.watch(endless(loader)), CHECKED)
     return {
         "first_epoch_s": seconds[:1],
@@ -105,9 +60,45 @@ def _measure(loader_name: str, config: Mapping[str, Any], epochs: int) -> Values
     }
 
 
-if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    try:
-        print(json.dumps(_measure(given["loader"], given["config"], given["epochs"])))
-    except (InputError, RuntimeError) as error:  # EpochError and CheckError among them
-        sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
+def measure_bus(row: Row) -> dict[str, float]:
+    """Return the rate of a large pinned copy, and of the epoch in which ``row`` fills its pool and the one after."""
+    is_gpu = row.config.device == "gpu"
+
+    def clock() -> tuple[float, int]:
+        if is_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter(), loader.stages.read_bytes
+
+    begin = time.perf_counter()
+    with row.contender.open(row.config) as loader:
+        batches = iter(loader)
+        next(batches)
+        first_s, first_bytes = clock()
+        count = 1 + sum(1 for _ in batches)
+        filled_s, filled_bytes = clock()
+        for _ in loader:
+            pass
+        later_s, later_bytes = clock()
+    return {
+        "copy_gb_per_s": _copy_rate(torch.device("cuda" if is_gpu else "cpu")),
+        "first_batch_ms": 1e3 * (first_s - begin),
+        "filled_gb": filled_bytes / 1e9,
+        "fill_gb_per_s": (filled_bytes - first_bytes) / (filled_s - first_s) / 1e9,
+        "fill_patches_per_s": (count - 1) * row.config.batch_size / (filled_s - first_s),
+        "later_patches_per_s": count * row.config.batch_size / (later_s - filled_s),
+        "later_read_gb": (later_bytes - filled_bytes) / 1e9,
+    }
+
+
+def _copy_rate(device: torch.device) -> float:
+    """Return GB/s from host memory, pinned where there is a GPU."""
+    source = torch.ones(COPY_BYTES, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    target = torch.empty_like(source, device=device)
+    seconds = []
+    for _ in range(COPIES):
+        begin = time.perf_counter()
+        target.copy_(source, non_blocking=True)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    return COPY_BYTES / statistics.median(seconds[1:]) / 1e9

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,7 @@ SHORT_LIST = 16  # places under each flip that are compared in more voxels, the 
 MORE_PROBES = 4096
 
 
-@dataclass(frozen=True, kw_only=True)
-class Found:
+class Found(NamedTuple):
     """The place whose voxels, times ``scale`` plus ``shift``, come closest to the patch.
 
     ``error`` is the largest difference of a voxel, in units of the larger of 1 and its value; ``alike`` the correlation
@@ -116,12 +115,5 @@ def _compare(image: Float, label: Label, volume: Float, labels: Label, position:
     shift = float(image.mean(dtype=np.float64) - scale * wanted.mean(dtype=np.float64))
     expected = wanted * np.float32(scale) + np.float32(shift)
     error = np.abs(image - expected) / np.maximum(np.abs(expected), 1)
-    return Found(
-        position_dhw=position,
-        flips_dhw=flips,
-        scale=scale,
-        shift=shift,
-        error=float(error.max()),
-        alike=alike,
-        wrong_labels=int((flip(labels[box], flips) != label).sum()),
-    )
+    wrong_labels = int((flip(labels[box], flips) != label).sum())
+    return Found(position, flips, scale, shift, float(error.max()), alike, wrong_labels)

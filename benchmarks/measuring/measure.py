@@ -1,11 +1,14 @@
-"""Measure one loader, inside a process of its own: check it, warm it up, then one timed run per request."""
+"""Measure one loader, inside a process of its own: check it, warm it up, then one timed run per request.
+
+Once the loader stands and is checked, the process says how many seconds passed until the first batch, with imports.
+For each request ``RUN`` it says ``LEAD_IN`` (untimed batches flow: memory may be sampled), ``TIMING`` (do not disturb)
+and the figures of the run; for a request ``TRAIN`` those of a stretch of training.
+"""
 
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Generator, Iterator
 from multiprocessing.connection import Connection
@@ -13,88 +16,81 @@ from multiprocessing.connection import Connection
 import torch
 
 from benchmarks.measuring.check import Specification
-from benchmarks.measuring.messages import LEAD_IN, STOP, TIMING, TRAIN, Failed, Ready, Run, Task, Trained
 from benchmarks.measuring.processes import machine_busy_s, own_cpu_s
-from benchmarks.measuring.rows import Row
+from benchmarks.measuring.rows import Assignment, Row
 from pipelines.batch import Batch, Loader
-from pipelines.loaders import build_loader
 
+RUN, TRAIN = "run", "train"
+LEAD_IN, TIMING = "lead-in", "timing"
 CHECKED = 3
 LEAST_BATCHES = 6  # of a run, however slow the loader
 LEAD_IN_SHARE = 0.15  # of a run's seconds, and at least the batches that the loader may hold ready
 SETTLE_S, QUIET = 3.0, 0.1  # how long to wait for workers to rest, and the fraction of a core that counts as rest
 
 
-def serve(connection: Connection, task: Task) -> None:
-    """Do what each message asks for, until it is ``STOP``. Ctrl-C is the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    multiprocessing.set_start_method(task.worker_start_method, force=True)
-    if task.num_cores:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task.num_cores])
-        torch.set_num_threads(task.num_cores)
-    try:
-        _serve(connection, task)
-    except Exception as error:  # noqa: BLE001  # whatever breaks a loader is a result: its row says so
-        connection.send(Failed(reason=f"{type(error).__name__}: {error}"))
-
-
-def _serve(connection: Connection, task: Task) -> None:
+def serve(connection: Connection, assignment: Assignment) -> None:
+    """Build the loader, check it, and do what each message asks for, until the other side hangs up."""
+    if assignment.num_cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: assignment.num_cores])
+        torch.set_num_threads(assignment.num_cores)
     begin = time.perf_counter()
-    row = task.row
-    with build_loader(row.loader, row.config, table={row.loader: task.build}) as loader:
+    row = assignment.row
+    with row.contender.open(row.config) as loader:
         specification = Specification(row)
         batches = specification.watch(endless(loader))
         first = next(batches)
         start_s = time.perf_counter() - begin
         specification.check_first(itertools.chain([first], batches), CHECKED)
         specification.warm_up(batches)
-        _flow(batches, task)
+        _flow(batches, assignment)
         _settle()
-        connection.send(Ready(start_s=start_s))
+        connection.send(start_s)
         for epoch in itertools.count(1):
-            request = connection.recv()
-            if request == STOP:
+            try:
+                request = connection.recv()
+            except EOFError:
                 return
             loader.set_epoch(epoch)
-            connection.send(
-                _train(loader, task) if request == TRAIN else _run(connection, loader, specification, task, epoch)
-            )
+            if request == TRAIN:
+                from benchmarks.measuring.training_step import train  # half of what the other rows import
+
+                connection.send(train(row, assignment.net, loader, endless(loader), assignment.seconds))
+            else:
+                connection.send(_run(connection, loader, specification, assignment, epoch))
 
 
-def _train(loader: Loader, task: Task) -> Trained:
-    from benchmarks.measuring.training_step import train  # MONAI's networks are half of what the other rows import
-
-    return train(task.row, task.net, loader, endless(loader), task.seconds)
-
-
-def _run(connection: Connection, loader: Loader, specification: Specification, task: Task, epoch: int) -> Run:
+def _run(
+    connection: Connection, loader: Loader, specification: Specification, assignment: Assignment, epoch: int
+) -> dict[str, float]:
     """Start the epoch, wait for its first batch, let some flow, time the following ones, check the last."""
-    row = task.row
+    row = assignment.row
     begin = time.perf_counter()
     batches = specification.watch(endless(loader))
     next(batches)
     _synchronize(row)
     first_batch_s = time.perf_counter() - begin
     connection.send(LEAD_IN)
-    lead_in = _flow(batches, task)
+    lead_in = _flow(batches, assignment)
     connection.send(TIMING)
     machine_s, used_s = machine_busy_s(), own_cpu_s()
     begin = time.perf_counter()
-    timed, last = _timed(batches, begin + task.seconds, row.cycle)
+    timed, last = _timed(batches, begin + assignment.seconds, row.cycle)
     _synchronize(row)
     wall_s = time.perf_counter() - begin
     machine_s, used_s = machine_busy_s() - machine_s, own_cpu_s() - used_s
     slot = epoch % row.config.batch_size
     specification.check(last, epoch, lead_in + timed, slots=[slot])  # under load: shows memory reused too early
     _settle()
-    return Run(
-        batches=timed,
-        batch_bytes=last.image.nbytes + last.label.nbytes,
-        wall_s=wall_s,
-        first_batch_s=first_batch_s,
-        cpu_s=used_s,
-        others_cpu_s=max(machine_s - used_s, 0.0),
-    )
+    patches = timed * row.config.batch_size
+    return {
+        "batches": timed,
+        "wall_s": wall_s,
+        "patches_per_s": patches / wall_s,
+        "mb_per_s": timed * (last.image.nbytes + last.label.nbytes) / wall_s / 1e6,
+        "cpu_ms_per_patch": 1e3 * used_s / patches,
+        "first_batch_ms": 1e3 * first_batch_s,
+        "others_cores": max(machine_s - used_s, 0.0) / wall_s,
+    }
 
 
 def endless(loader: Loader) -> Generator[Batch]:
@@ -103,14 +99,14 @@ def endless(loader: Loader) -> Generator[Batch]:
         yield from loader
 
 
-def _flow(batches: Iterator[Batch], task: Task) -> int:
+def _flow(batches: Iterator[Batch], assignment: Assignment) -> int:
     """Take batches untimed until none that was made in advance is left; returns how many."""
-    deadline = time.perf_counter() + LEAD_IN_SHARE * task.seconds
-    for number in itertools.count(1):
+    deadline = time.perf_counter() + LEAD_IN_SHARE * assignment.seconds
+    count = 0
+    while count < assignment.row.num_ready or time.perf_counter() < deadline:
         next(batches)
-        if number >= task.row.num_ready and time.perf_counter() >= deadline:
-            return number
-    raise AssertionError("count() ended")
+        count += 1
+    return count
 
 
 def _timed(batches: Iterator[Batch], deadline: float, cycle: int) -> tuple[int, Batch]:

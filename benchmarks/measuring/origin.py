@@ -105,13 +105,6 @@ def _content(entry: CaseEntry) -> tuple[str, ...]:
     return tuple(record.xxh3 for record in entry.sources)
 
 
-def describe_cases(store: Store) -> Description:
-    """Return what a result says of its data where its work is not patches: the cases, and their median volume."""
-    data = describe_data(store)
-    kept = {name: data[name] for name in ("name", "cases", "distinct")}
-    return kept | {"median_dhw": data["shape_dhw"]["median"]}
-
-
 def count_cases(data: Description) -> str:
     """Write how many cases a result has: ``8 cases (3 distinct)``, or ``8 cases`` where all differ.
 

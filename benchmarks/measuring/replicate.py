@@ -1,91 +1,60 @@
-"""Make a large store or data set out of a small one, for benchmarks: ``python benchmarks/measuring/replicate.py``."""
+"""Make a large store or data set out of a small one, by hard links where the file system allows them."""
 
 from __future__ import annotations
 
 import dataclasses
 import errno
 import json
-import logging
 import os
 import shutil
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-if not __package__:  # started as a file: the repository is not on the path yet
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import xxhash
-from rich import get_console
-from rich.progress import track
 
-from preprocessing.console.errors import EXIT_DONE, InputError
-from preprocessing.console.flags import DEFAULT_SHARDS, main
+from preprocessing.console.errors import InputError
+from preprocessing.console.progress import counted
 from preprocessing.layouts.dataset import read_description
 from preprocessing.layouts.msd import read_msd
 from preprocessing.shards.entries import CaseEntry, FileRecord, ShardEntry
 from preprocessing.shards.files import INDEX, MANIFEST, write_manifest, write_source
 from preprocessing.shards.store import open_store
 
-log = logging.getLogger(__name__)
+CASES_PER_SHARD = 64
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Repeat the labelled cases of a shard store, or of an MSD folder, until there are --cases of them.
+def replicate(source: Path, target: Path, num_cases: int, cases_per_shard: int = CASES_PER_SHARD) -> None:
+    """Repeat the labelled cases of a store, or of an MSD folder, in ``target`` until there are ``num_cases``.
 
-    Files are hard links where the file system allows it, so a thousandfold copy takes hardly any disk.
+    Raises ``InputError`` where ``source`` is neither, holds no labelled case, or ``target`` exists.
     """
-
-    input: Path = DEFAULT_SHARDS
-    """Store, or data set folder in MSD layout."""
-    output: Path = Path("data/replica")
-    """Folder to make; of the same kind as --input."""
-    cases: int = 1000
-    """Cases to make."""
-    cases_per_shard: int = 64
-    """Cases in one shard of a replicated store."""
-
-
-def replicate(options: Options) -> int:
-    """Run the command; returns the exit code."""
-    if options.cases < 1 or options.cases_per_shard < 1:
-        raise InputError(f"--cases {options.cases} and --cases-per-shard {options.cases_per_shard}: both at least 1")
-    if options.output.exists():
-        raise InputError(f"--output {options.output} exists; give another one")
-    if (options.input / MANIFEST).is_file():
-        _replicate_store(options)
-    elif (options.input / "dataset.json").is_file():
-        _replicate_msd(options)
+    if target.exists():
+        raise InputError(f"{target} exists; give another folder")
+    if (source / MANIFEST).is_file():
+        _replicate_store(source, target, num_cases, cases_per_shard)
+    elif (source / "dataset.json").is_file():
+        _replicate_msd(source, target, num_cases)
     else:
-        raise InputError(f"{options.input}: neither a store nor a data set in MSD layout; give one with --input")
-    log.info("%s: %d cases", options.output, options.cases)
-    return EXIT_DONE
+        raise InputError(f"{source}: neither a store nor a data set in MSD layout")
 
 
-def _replicate_store(options: Options) -> None:
-    store = open_store(options.input)
+def _replicate_store(source: Path, target: Path, num_cases: int, cases_per_shard: int) -> None:
+    store = open_store(source)
     originals = [(shard, entry) for shard, entry in store.entries() if entry.label is not None]
     if not originals:
-        raise InputError(f"{options.input}: holds no labelled case to repeat")
-    options.output.mkdir(parents=True)
+        raise InputError(f"{source}: holds no labelled case to repeat")
     shards = []
-    firsts = range(0, options.cases, options.cases_per_shard)
-    for number, first in enumerate(_tracked(list(firsts))):
-        folder = options.output / f"shard-{number:05d}"
-        folder.mkdir()
-        last = min(first + options.cases_per_shard, options.cases)
+    for number, first in enumerate(counted(range(0, num_cases, cases_per_shard), "replicating")):
+        folder = target / f"shard-{number:05d}"
+        folder.mkdir(parents=True)
         cases = []
-        for position in range(first, last):
+        for position in range(first, min(first + cases_per_shard, num_cases)):
             shard, entry = originals[position % len(originals)]
-            renamed = _renamed(entry, f"{entry.case_id}_{position:06d}")
-            for old, new in zip(entry.files, renamed.files, strict=True):
-                _link(options.input / shard / old.name, folder / new.name)
-            cases.append(renamed)
+            cases.append(_renamed(entry, f"{entry.case_id}_{position:06d}"))
+            for old, new in zip(entry.files, cases[-1].files, strict=True):
+                _link(source / shard / old.name, folder / new.name)
         shards.append(_write_shard(folder, cases))
-    write_source(options.output, store.source_root)
-    write_manifest(options.output, dataclasses.replace(store.manifest, shards=shards, errors=None))
+    write_source(target, store.source_root)
+    write_manifest(target, dataclasses.replace(store.manifest, shards=shards, errors=None))
 
 
 def _write_shard(folder: Path, cases: list[CaseEntry]) -> ShardEntry:
@@ -96,53 +65,40 @@ def _write_shard(folder: Path, cases: list[CaseEntry]) -> ShardEntry:
 
 
 def _renamed(entry: CaseEntry, case_id: str) -> CaseEntry:
-    def renamed(record: FileRecord | None) -> FileRecord | None:
-        if record is None:
-            return None
+    def renamed(record: FileRecord) -> FileRecord:
         return dataclasses.replace(record, name=case_id + record.name.removeprefix(entry.case_id))
 
+    label, foreground = (record and renamed(record) for record in (entry.label, entry.foreground))
     image = renamed(entry.image)
-    assert image is not None
-    return dataclasses.replace(
-        entry, case_id=case_id, image=image, label=renamed(entry.label), foreground=renamed(entry.foreground)
-    )
+    return dataclasses.replace(entry, case_id=case_id, image=image, label=label, foreground=foreground)
 
 
-def _replicate_msd(options: Options) -> None:
-    dataset = read_msd(options.input)
-    labelled = [source for source in dataset.sources if source.label is not None]
+def _replicate_msd(source: Path, target: Path, num_cases: int) -> None:
+    dataset = read_msd(source)
+    labelled = [case for case in dataset.sources if case.label is not None]
     if not labelled:
-        raise InputError(f"{options.input}: holds no labelled case to repeat")
+        raise InputError(f"{source}: holds no labelled case to repeat")
     entries = []
     for folder in ("imagesTr", "labelsTr"):
-        (options.output / folder).mkdir(parents=True)
-    for position in _tracked(range(options.cases)):
-        source = labelled[position % len(labelled)]
-        assert source.label is not None
+        (target / folder).mkdir(parents=True)
+    for position in range(num_cases):
+        case = labelled[position % len(labelled)]
         entry = {}
-        for kind, path in (("image", source.images[0]), ("label", source.label)):
-            name = f"{source.case_id}_{position:06d}{path.name.removeprefix(source.case_id)}"
-            _link(path, options.output / f"{kind}sTr" / name)
+        for kind, path in zip(("image", "label"), case.files, strict=True):
+            name = f"{case.case_id}_{position:06d}{path.name.removeprefix(case.case_id)}"
+            _link(path, target / f"{kind}sTr" / name)
             entry[kind] = f"./{kind}sTr/{name}"
         entries.append(entry)
-    described = read_description(options.input / "dataset.json") | {"training": entries, "test": []}
+    described = read_description(source / "dataset.json") | {"training": entries, "test": []}
     described |= {"numTraining": len(entries), "numTest": 0}
-    (options.output / "dataset.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+    (target / "dataset.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
 
 
-def _tracked(steps: list[int] | range) -> Iterator[int]:
-    yield from track(steps, description="replicating", transient=True, disable=not get_console().is_terminal)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Link ``target`` to ``source``; copy where the file system cannot link, or has linked the file often enough."""
+def _link(original: Path, link: Path) -> None:
+    """Link to ``original``; copy where the file system cannot link, or has linked the file often enough."""
     try:
-        os.link(source.resolve(), target)
+        os.link(original.resolve(), link)
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP):
             raise
-        shutil.copy(source, target)
-
-
-if __name__ == "__main__":
-    main(replicate, Options)
+        shutil.copy(original, link)

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pynvml
 import torch
 
-from benchmarks.measuring.messages import Trained
-from benchmarks.measuring.origin import REPOSITORY
 from benchmarks.measuring.rows import Row
 from pipelines.batch import Batch, Loader
-from preprocessing.console.errors import RunError
 from preprocessing.shards.store import open_store
 from training.distributed.group import Group
 from training.distributed.world import read_world
@@ -36,8 +32,12 @@ LEAST_STEPS = 3
 ENDLESS = 1_000_000  # steps of the learning rate's schedule
 
 
-def train(row: Row, net: str, loader: Loader, batches: Iterator[Batch], seconds: float) -> Trained:
-    """Train ``net`` from scratch on the loader's ``batches`` for ``seconds``, after some steps that warm up."""
+def train(row: Row, net: str, loader: Loader, batches: Iterator[Batch], seconds: float) -> dict[str, float]:
+    """Train ``net`` from scratch on the loader's ``batches`` for ``seconds``, after some steps that warm up.
+
+    Returns the steps, patches/s, the share of the time in which the model waited for data and, on a GPU, how busy it
+    was in percent and what all processes together hold in its memory.
+    """
     setup, state = _prepare(row, net, loader)
     timer = StepTimer(loader.stages)
     state.network.train()
@@ -57,15 +57,17 @@ def train(row: Row, net: str, loader: Loader, batches: Iterator[Batch], seconds:
         if number >= LEAST_STEPS and time.perf_counter() >= deadline:
             break
     split = timer.take()
-    return Trained(
-        net=net,
-        steps=split.steps,
-        wall_s=split.wall_s,
-        patches_per_s=split.steps * row.config.batch_size / split.wall_s,
-        waiting=split.waiting,
-        gpu_utilisation=statistics.fmean(busy) if busy else None,
-        gpu_memory_mb=_gpu_memory_mb(setup.group.device),
-    )
+    figures = {
+        "steps": split.steps,
+        "patches_per_s": split.steps * row.config.batch_size / split.wall_s,
+        "waiting": split.waiting,
+    }
+    if busy:
+        figures["gpu_utilisation"] = statistics.fmean(busy)
+    if row.config.device == "gpu":
+        free, total = torch.cuda.mem_get_info()  # of everybody: DALI's memory is not torch's
+        figures["gpu_memory_mb"] = (total - free) / 1e6
+    return figures
 
 
 def _prepare(row: Row, net: str, loader: Loader) -> tuple[RunSetup, TrainState]:
@@ -78,28 +80,12 @@ def _prepare(row: Row, net: str, loader: Loader) -> tuple[RunSetup, TrainState]:
     amp = choose_amp("auto", group.device)
     network = spec.build().to(group.device)
     optimizer = build_optimizer(preset.optimizer, network, preset.lr, preset.weight_decay)
-    setup = RunSetup(
-        folder=Path(),
-        store=store,
-        spec=spec,
-        validation_cases=(),
-        epochs=1,
-        val_every=1,
-        group=group,
-        amp=amp,
-        loss=build_loss(preset.loss, spec.task, spec.ignore_label),
-        accumulate=1,
-        options={},
-    )
-    state = TrainState(
-        network=network,
-        forward=network,
-        average=None,
-        optimizer=optimizer,
-        schedule=build_schedule(preset.schedule, optimizer, ENDLESS, preset.warmup_steps),
-        scaler=build_scaler(group.device, amp),
-        loader=loader,
-    )
+    unused: dict[str, Any] = {"folder": Path(), "validation_cases": (), "epochs": 1, "val_every": 1, "options": {}}
+    loss = build_loss(preset.loss, spec.task, spec.ignore_label)
+    setup = RunSetup(store=store, spec=spec, group=group, amp=amp, loss=loss, accumulate=1, **unused)
+    schedule = build_schedule(preset.schedule, optimizer, ENDLESS, preset.warmup_steps)
+    shared: dict[str, Any] = {"network": network, "forward": network, "average": None, "optimizer": optimizer}
+    state = TrainState(**shared, schedule=schedule, scaler=build_scaler(group.device, amp), loader=loader)
     return setup, state
 
 
@@ -109,21 +95,3 @@ def _gpu_utilisation() -> list[float]:
         return [float(torch.cuda.utilization())] if torch.cuda.is_available() else []
     except pynvml.NVMLError:
         return []
-
-
-def _gpu_memory_mb(device: torch.device) -> float | None:
-    """Return what is in use on the GPU by everybody: DALI's memory is not torch's."""
-    if device.type == "cpu":
-        return None
-    free, total = torch.cuda.mem_get_info(device)
-    return (total - free) / 1e6
-
-
-def run_training(flags: Mapping[str, object]) -> None:
-    """Train with these flags (paths absolute); raises ``RunError`` with the last line that a failed run said."""
-    written = {name: value.resolve() if isinstance(value, Path) else value for name, value in flags.items()}
-    words = [word for name, value in written.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "training.run", *words]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RunError(f"training with --loader {flags['loader']} failed: {done.stderr.strip().splitlines()[-1]}")

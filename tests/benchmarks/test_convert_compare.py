@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.contenders.converters import CONVERSIONS, NNUNET, Work, conversions_here, empty
+from benchmarks.contenders.converters import CONVERSIONS, NNUNET, Work, conversions_here, remade
 from benchmarks.convert_compare import CONVERSION, FLOOR, OURS, SCALING, Options, compare
 from benchmarks.measuring.origin import REPOSITORY
 from preprocessing.console.errors import InputError
@@ -26,7 +26,7 @@ from tests.preprocessing.layouts.test_layout_files import write_brats, write_nnu
 @pytest.fixture
 def work(msd_folder: Path, tmp_path: Path) -> Work:
     dataset = read_dataset(msd_folder)
-    return Work(dataset=dataset, source=dataset.sources[0], folder=empty(tmp_path / "case"))
+    return Work(dataset=dataset, source=dataset.sources[0], folder=remade(tmp_path / "case"))
 
 
 def test_a_comparison_leaves_a_record_a_page_and_a_picture(msd_folder: Path, tmp_path: Path) -> None:

@@ -252,6 +252,23 @@ def test_a_late_sample_asks_for_no_more_than_an_early_one(monkeypatch: pytest.Mo
         assert sorted(drawn) == [8 if step else 16, 16, 20]  # a window of samples, one sample, the cases
 
 
+@pytest.mark.parametrize("sticky", [False, True])
+def test_up_to_64_ranks_share_48884_cases_fairly(*, sticky: bool) -> None:
+    """Every case is read by one rank only, but for those that fill the last step; sticky cases stay on their rank."""
+    cases, total = 48_884, 128
+    plan = plan_of(cases, global_batch=total, samples_per_case=1, sticky=sticky)
+    epochs = [[set(lane_of(plan, lane, epoch)) for lane in range(total)] for epoch in range(1 + sticky)]
+    for world_size in (2**power for power in range(7)):
+        shares = [plan.lanes_of(rank, world_size) for rank in range(world_size)]
+        assert list(itertools.chain.from_iterable(shares)) == list(range(total))
+        for lanes in epochs:
+            read = [set[str]().union(*lanes[share.start : share.stop]) for share in shares]
+            assert set[str]().union(*read) == set(plan.case_ids)
+            assert sum(map(len, read)) <= cases + -cases % total
+            if sticky:
+                assert read == [set(plan.cases_of(share)) for share in shares]
+
+
 @given(PLANS, EPOCHS)
 def test_every_rank_takes_as_many_steps_of_as_many_samples(plan: Plan, epoch: int) -> None:
     """Also a rank that has no case of its own, because there are fewer cases than lanes."""

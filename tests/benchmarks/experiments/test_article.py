@@ -15,8 +15,8 @@ import pytest
 import tyro
 
 from benchmarks.article import Options, repeat
-from benchmarks.contenders import table as contenders
-from benchmarks.contenders.converters import Work, empty
+from benchmarks.contenders.converters import Work, remade
+from benchmarks.contenders.table import TABLE
 from benchmarks.experiments.assumptions import INSTANCES
 from benchmarks.experiments.epoch import LIMIT, Epoch, Workers, is_unexpected
 from benchmarks.experiments.load import Load, prepare_loads
@@ -24,16 +24,17 @@ from benchmarks.experiments.memory_limit import memory_limit
 from benchmarks.experiments.project import Project, Way
 from benchmarks.experiments.project import epoch_seconds as projected
 from benchmarks.experiments.split import Split, check_steps
-from benchmarks.measuring import epochs as epoch_seconds
 from benchmarks.measuring.check import CheckError
 from benchmarks.measuring.data import Experiment, forget
-from benchmarks.measuring.epochs import EpochError, measure_epochs
+from benchmarks.measuring.epochs import measure_epochs, time_epochs
+from benchmarks.measuring.processes import ProcessError
+from benchmarks.measuring.rows import Row
 from benchmarks.reporting.result import PROJECTED, PUBLISHED, Record, make_row
 from pipelines.config import LoaderConfig
 from pipelines.loaders import LOADERS
 from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError, RunError
 from preprocessing.layouts.known import read_dataset
-from tests.benchmarks.measuring.faulty_loaders import same_batch
+from tests.benchmarks.measuring.faulty_loaders import SAME_BATCH, same_batch
 
 P3, P3_LARGE, P4 = INSTANCES
 EAT = "import sys; held = bytearray(int(sys.argv[1]) * 10**6); held[::4096] = b'x' * len(held[::4096])"
@@ -59,7 +60,7 @@ def test_loads_are_timed(msd_folder: Path, tmp_path: Path) -> None:
 
 def test_loads_end_with_the_voxels(msd_folder: Path, tmp_path: Path) -> None:
     dataset = read_dataset(msd_folder)
-    work = Work(dataset=dataset, source=dataset.sources[0], folder=empty(tmp_path / "case"))
+    work = Work(dataset=dataset, source=dataset.sources[0], folder=remade(tmp_path / "case"))
     shapes = {name: np.asarray(load()).shape for name, load in prepare_loads(work).items()}
     *files, patch = shapes.values()
     assert set(files) == {(28, 24, 20, 4)}
@@ -74,11 +75,10 @@ def test_epochs_are_timed(msd_folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_loader_that_fails_fails_the_run(msd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Known here and, not being installed, unknown to the process that measures it."""
-    monkeypatch.setitem(contenders.TABLE, "same-batch", same_batch)
+    monkeypatch.setitem(TABLE, "same-batch", SAME_BATCH)
     experiment = Epoch(source=msd_folder, output=tmp_path, loaders="same-batch,dali", cases=4, runs=1)
     failed, dali = record_of(experiment, EXIT_UNEXPECTED)["rows"]
-    assert "unknown loader 'same-batch'" in failed["failure"]
+    assert failed["failure"].startswith("CheckError: batch 1, slot 0, case case_00")
     assert dali["failure"] is None
 
 
@@ -95,11 +95,10 @@ def test_unknown_loaders_are_refused_at_once(tmp_path: Path, kind: Any) -> None:
         repeat(Options(experiment=experiment))
 
 
-def test_a_loader_that_cheats_is_caught(coordinate_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(contenders.TABLE, "same-batch", same_batch)
-    config = {"store": str(coordinate_store), "patch": [16, 16, 16], "num_workers": 0}
+def test_a_loader_that_cheats_is_caught(coordinate_store: Path) -> None:
+    config = LoaderConfig(store=coordinate_store, patch=(16, 16, 16), num_workers=0)
     with pytest.raises(CheckError, match="batch 1, slot 0"):
-        epoch_seconds._measure("same-batch", config, 1)
+        time_epochs(Row(contender=SAME_BATCH, config=config), 1)
 
 
 def test_workers_are_swept(msd_folder: Path, tmp_path: Path) -> None:
@@ -122,10 +121,10 @@ def test_a_training_step_is_split(msd_folder: Path, tmp_path: Path) -> None:
 def test_no_training_is_split_before_its_loaders_are_checked(
     msd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A loader that is known here only: the process that checks it refuses it before a trainer could."""
     monkeypatch.setitem(LOADERS, "same-batch", same_batch)
+    monkeypatch.setitem(TABLE, "same-batch", SAME_BATCH)
     experiment = Split(source=msd_folder, output=tmp_path, loaders="same-batch", patch=(16, 16, 16), cases=4)
-    with pytest.raises(EpochError, match=r"^same-batch: InputError: unknown loader 'same-batch'"):
+    with pytest.raises(ProcessError, match=r"^same-batch: CheckError: batch 1, slot 0"):
         repeat(Options(experiment=experiment))
 
 
@@ -202,8 +201,8 @@ def test_a_memory_limit_holds_and_leaves_nothing_behind() -> None:
 def test_a_loader_that_needs_more_memory_is_a_failed_row(coordinate_store: Path) -> None:
     config = LoaderConfig(store=coordinate_store, patch=(16, 16, 16))
     forget(path for path in coordinate_store.rglob("*") if path.is_file())
-    with memory_limit(100) as prefix, pytest.raises(EpochError, match="killed, as the kernel does"):
-        measure_epochs("dali", config, 1, prefix)
+    with memory_limit(100) as prefix, pytest.raises(ProcessError, match="killed, as the kernel does"):
+        measure_epochs(TABLE["dali"], config, 1, prefix)
 
 
 def test_forgetting_files_leaves_them_as_they_are(tmp_path: Path) -> None:

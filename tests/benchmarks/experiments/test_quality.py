@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.experiments.quality import Options, measure_quality, quality_row
+from benchmarks.article import Options, repeat
+from benchmarks.experiments.quality import Quality, quality_row
 from preprocessing.console.errors import EXIT_DONE, RunError
 from training.trainer.record import read_metrics
 
 
 def test_loaders_that_follow_the_plan_learn_the_same(coordinate_store: Path, tmp_path: Path) -> None:
-    options = Options(
+    options = Quality(
         shards=coordinate_store, loaders="dali,torch", seeds="3,4", other_seeds="3", patch=(16, 16, 16), epochs=1,
         runs_folder=tmp_path / "runs", output=tmp_path,
     )  # fmt: skip
-    assert measure_quality(options) == EXIT_DONE
+    assert repeat(Options(experiment=options)) == EXIT_DONE
     (path,) = tmp_path.glob("training-quality_*.json")
     record = json.loads(path.read_text())
     assert not any("Trained before" in line for line in record["method"])
@@ -33,7 +34,7 @@ def test_loaders_that_follow_the_plan_learn_the_same(coordinate_store: Path, tmp
     assert rows["dali"]["minutes"]["median"] > 0
     checkpoint = tmp_path / "runs" / "dali-seed-3" / "checkpoints" / "last.pt"
     before = checkpoint.stat().st_mtime_ns
-    assert measure_quality(options) == EXIT_DONE
+    assert repeat(Options(experiment=options)) == EXIT_DONE
     assert checkpoint.stat().st_mtime_ns == before
     assert len(list(tmp_path.glob("*.png"))) == 2
     (again,) = set(tmp_path.glob("training-quality_*.json")) - {path}
@@ -42,9 +43,9 @@ def test_loaders_that_follow_the_plan_learn_the_same(coordinate_store: Path, tmp
 
 
 def test_a_failed_training_ends_it_in_one_line(coordinate_store: Path, tmp_path: Path) -> None:
-    options = Options(shards=coordinate_store, loaders="dahli", runs_folder=tmp_path, patch=(16, 16, 16))
-    with pytest.raises(RunError, match=r"training with --loader dahli failed: .*unknown loader 'dahli'"):
-        measure_quality(options)
+    options = Quality(shards=coordinate_store, loaders="dahli", runs_folder=tmp_path, patch=(16, 16, 16))
+    with pytest.raises(RunError, match=r"python -m training.run --loader dahli .*: .*unknown loader 'dahli'"):
+        repeat(Options(experiment=options))
 
 
 def test_mean_and_deviation_are_of_the_seeds() -> None:
@@ -58,7 +59,7 @@ def test_mean_and_deviation_are_of_the_seeds() -> None:
 
 
 def test_options_are_these() -> None:
-    assert [field.name for field in dataclasses.fields(Options)] == [
+    assert [field.name for field in dataclasses.fields(Quality)] == [
         "shards", "loaders", "seeds", "other_seeds", "patch", "epochs", "runs_folder", "output"
     ]  # fmt: skip
-    assert Options().seeds == "0,1,2,3,4"
+    assert Quality().seeds == "0,1,2,3,4"

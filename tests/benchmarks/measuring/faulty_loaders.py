@@ -8,9 +8,9 @@ from collections.abc import Callable, Generator
 
 import torch
 
+from benchmarks.contenders.table import BY_PLAN, BY_SEARCH, Contender
 from pipelines.batch import Batch, Loader
 from pipelines.config import LoaderConfig
-from pipelines.loaders import LoaderBuilder
 from pipelines.plan import Plan
 from pipelines.workers.monai_loader import VARIANTS, MonaiLoader
 from pipelines.workers.torch_loader import TorchLoader
@@ -176,9 +176,16 @@ def killed(*_: object) -> Loader:
     os._exit(9)
 
 
-BROKEN_TABLE: dict[str, LoaderBuilder] = {
-    "same-batch": same_batch,
-    "stale-later": stale_later,
-    "missing-file": missing_file,
-    "killed": killed,
+def faulty(name: str) -> Contender:
+    """Return the row of a class above: one that draws its patches itself if it is MONAI's."""
+    build = globals()[name]
+    return Contender(name=name, build=build, checked=BY_SEARCH if issubclass(build, FaultyMonai) else BY_PLAN)
+
+
+SAME_BATCH = Contender(name="same-batch", build=same_batch)
+BROKEN_TABLE: dict[str, Contender] = {
+    "same-batch": SAME_BATCH,
+    "stale-later": Contender(name="stale-later", build=stale_later),
+    "missing-file": Contender(name="missing-file", build=missing_file),
+    "killed": Contender(name="killed", build=killed),
 }

@@ -8,24 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cold_reads, gpu_check, steady_state
+from benchmarks import gpu_check, scale
 from benchmarks.measuring.data import ensure_store, repeat_cases
 from benchmarks.measuring.origin import count_cases, describe_data
 from preprocessing.console.errors import EXIT_DONE, InputError
 from preprocessing.console.flags import DEFAULT_SHARDS
 from preprocessing.phantom import DEFAULT_FOLDER
-from tests.benchmarks.test_cold_reads import has_direct_reads
 
 
-def keep_steady() -> int:
-    options = steady_state.Options(
-        cases=12, batches=5, patch=(12, 12, 12), runs=1, seconds=0.05, output=Path("results")
-    )
-    return steady_state.measure_steady_state(options)
-
-
-def read_cold() -> int:
-    return cold_reads.compare(cold_reads.Options(runs=1, output=Path("results")))
+def measure_scale() -> int:
+    return scale.measure_scale(scale.Options(cases="12", runs=1, seconds=0.05, output=Path("results")))
 
 
 def check_gpu() -> int:
@@ -41,13 +33,12 @@ def fresh(msd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
-@pytest.mark.parametrize("command", [keep_steady, read_cold, check_gpu])
+@pytest.mark.parametrize("command", [measure_scale, check_gpu])
 def test_commands_make_the_default_store(fresh: Path, command: Callable[[], int]) -> None:
-    if command is read_cold and not has_direct_reads(fresh / DEFAULT_FOLDER / "dataset.json"):
-        pytest.skip("this file system has no O_DIRECT")
     assert command() == EXIT_DONE
     assert len(ensure_store(DEFAULT_SHARDS).labelled_ids) == 5
     assert {path.name for path in DEFAULT_SHARDS.parent.iterdir()} == {DEFAULT_SHARDS.name, DEFAULT_FOLDER.name}
+    assert list((fresh / "results").glob("*.json"))
 
 
 def test_no_other_store_is_made(fresh: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.measuring.origin import count_cases, describe_data
-from benchmarks.measuring.replicate import Options, replicate
+from benchmarks.measuring.replicate import replicate
 from preprocessing.check import Options as CheckOptions
 from preprocessing.check import check
 from preprocessing.console.errors import InputError
@@ -22,10 +21,10 @@ from tests.conftest import SHAPES
 
 
 def test_a_replicated_store_is_whole_and_takes_no_room(coordinate_store: Path, tmp_path: Path) -> None:
-    options = Options(input=coordinate_store, output=tmp_path / "large", cases=23, cases_per_shard=4)
-    assert replicate(options) == 0
-    assert check(CheckOptions(shards=options.output)) == 0
-    store, original = open_store(options.output), open_store(coordinate_store)
+    large = tmp_path / "large"
+    replicate(coordinate_store, large, 23, cases_per_shard=4)
+    assert check(CheckOptions(shards=large)) == 0
+    store, original = open_store(large), open_store(coordinate_store)
     assert len(store.case_ids) == len(store.labelled_ids) == 23
     assert len(store.manifest.shards) == 6
     assert store.source_root == original.source_root is not None
@@ -44,12 +43,12 @@ def test_only_labelled_cases_of_a_store_are_repeated(msd_folder: Path, tmp_path:
     (source / "dataset.json").write_text(json.dumps(described))
     assert convert(ConvertOptions(input=source, output=tmp_path / "store", workers=1)) == 0
     assert len(open_store(tmp_path / "store").case_ids) == 5
-    assert replicate(Options(input=tmp_path / "store", output=tmp_path / "large", cases=7)) == 0
+    replicate(tmp_path / "store", tmp_path / "large", 7)
     assert len(open_store(tmp_path / "large").labelled_ids) == 7
 
 
 def test_a_replicated_data_set_converts(msd_folder: Path, tmp_path: Path) -> None:
-    assert replicate(Options(input=msd_folder, output=tmp_path / "large", cases=7)) == 0
+    replicate(msd_folder, tmp_path / "large", 7)
     assert json.loads((tmp_path / "large" / "dataset.json").read_text())["numTraining"] == 7
     assert convert(ConvertOptions(input=tmp_path / "large", output=tmp_path / "store", workers=1)) == 0
     store = open_store(tmp_path / "store")
@@ -60,13 +59,7 @@ def test_a_replicated_data_set_converts(msd_folder: Path, tmp_path: Path) -> Non
 
 def test_what_cannot_be_repeated_is_wrong_usage(coordinate_store: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neither a store nor a data set in MSD layout"):
-        replicate(Options(input=tmp_path, output=tmp_path / "large"))
-    with pytest.raises(InputError, match="exists; give another one"):
-        replicate(Options(input=coordinate_store, output=tmp_path))
-    with pytest.raises(InputError, match="--cases 0 and --cases-per-shard 64: both at least 1"):
-        replicate(Options(input=coordinate_store, output=tmp_path / "large", cases=0))
+        replicate(tmp_path, tmp_path / "large", 1)
+    with pytest.raises(InputError, match="exists; give another folder"):
+        replicate(coordinate_store, tmp_path, 1)
     assert not (tmp_path / "large").exists()
-
-
-def test_options_are_these() -> None:
-    assert [field.name for field in dataclasses.fields(Options)] == ["input", "output", "cases", "cases_per_shard"]

@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import jsonschema
 import pytest
 
 from benchmarks.measuring.processes import NoiseWatch, own_cpu_s
-from benchmarks.reporting.page import notes, page, tables, write
-from benchmarks.reporting.result import PROJECTED, PUBLISHED, SCHEMA, Record, make_record, make_row
+from benchmarks.reporting.page import free_paths, notes, page, tables, write_files
+from benchmarks.reporting.result import PROJECTED, PUBLISHED, Record, check_record, make_record, make_row, written
+from preprocessing.console.errors import InputError
 
 BURNT_S = 0.3
 BURN = f"import time\nwhile time.process_time() < {BURNT_S}: pass"
@@ -43,9 +43,12 @@ def test_tables_show_medians_ranges_failures_and_what_was_not_measured() -> None
     assert projection[1:] == [["large", "*7*"], ["article", "*8.5 (8..9)*"]]
 
 
-def test_a_page_says_where_its_figures_come_from() -> None:
+def test_a_page_says_where_its_figures_come_from(tmp_path: Path) -> None:
     record = some_record()
-    text = page(record, "Scale", "scale.png")
+    picture = tmp_path / "scale.png"
+    assert "scale.png" not in page(record, "Scale", picture)
+    picture.touch()
+    text = page(record, "Scale", picture)
     data = "Data: phantom, 3 cases (2 distinct), channels 4"
     for part in ("3 runs", data, record["machine"]["cpu"], record["date"], "- Warm.", "scale.png"):
         assert part in text
@@ -77,7 +80,7 @@ def test_work_of_others_is_noise(tmp_path: Path) -> None:
     burn = f"{BURN}\nopen({str(done)!r}, 'w').close()"
     subprocess.run(["sh", "-c", '"$@" &', "sh", sys.executable, "-c", burn], check=True)
     wait_for(done.exists)
-    assert watch.read().others_cores * (time.perf_counter() - begin) > 0.9 * BURNT_S
+    assert watch.read()["others_cores"] * (time.perf_counter() - begin) > 0.9 * BURNT_S
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -87,22 +90,56 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_a_record_off_the_schema_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"host": "x"}, "result: missing or wrong: ; unknown: host"),
+        ({"date": "then"}, "of format 3, with a date in UTC"),
+        ({"format_version": 2}, "it has to be of format 3"),
+        ({"rows": []}, "at least one row"),
+        ({"rows": [{"group": "a"}]}, "row: missing or wrong: label, kind, failure, summary"),
+        ({"runs": "many"}, "result: missing or wrong: runs"),
+        ({"data": {"name": "x"}}, "data: missing or wrong: cases"),
+        ({"noise": {}}, "noise: missing or wrong: others_cores, load_before, is_noisy"),
+        ({"commit": {"hash": 7, "dirty": False}}, "commit: missing or wrong: hash"),
+        ({"rows": [make_row("a", "b", {"furlongs": [1.0]})]}, "row b: furlongs is unknown"),
+        ({"rows": [make_row("a", "b", {"wall_s": [-1.0]})]}, "row b: wall_s is unknown, or no spread"),
+    ],
+)
+def test_a_record_of_another_form_is_refused(change: Record, message: str) -> None:
     record = some_record()
-    changes: list[Record] = [{"host": "x"}, {"date": "then"}, {"rows": []}, {"data": {"name": "x"}}, {"noise": {}}]
-    for change in changes:
-        with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(record | change, SCHEMA)
-    with pytest.raises(jsonschema.ValidationError):
+    check_record(record | {"commit": None})
+    with pytest.raises(InputError, match=message):
+        check_record(record | change)
+
+
+def test_a_record_is_checked_before_it_is_written() -> None:
+    record = some_record()
+    with pytest.raises(InputError, match="furlongs is unknown"):
         make_record("scale", record | {"rows": [make_row("a", "b", {"furlongs": [1.0]})]}, NoiseWatch())
+
+
+def test_shares_and_ratios_are_written_as_such() -> None:
+    values = {"median": 1.2123, "min": 1.18, "max": 1.35}
+    assert written("of_floor", values) == "121% (118%..135%)"
+    assert written("dali_is", dict.fromkeys(values, 73.52)) == "73.5x"
+    assert written("patches_per_s", values, "\n") == "1.21\n(1.18..1.35)"
+
+
+def test_what_was_left_out_is_said_by_reason() -> None:
+    missing = [{"label": name, "reason": "needs a GPU"} for name in ("a", "b")]
+    assert "Left out, needs a GPU: a; b" in notes(some_record() | {"left_out": missing})
 
 
 def test_results_of_one_day_stand_side_by_side(tmp_path: Path) -> None:
     def draw(record: Record, path: Path) -> None:
         path.write_text(record["benchmark"])
 
-    first, second = (write(some_record(), "Scale", draw, tmp_path) for _ in range(2))
+    record = some_record()
+    first, second = (write_files(record, free_paths(record, tmp_path), "Scale", draw) for _ in range(2))
     assert [path.suffix for path in first] == [".json", ".md", ".png"]
+    assert first[0].name.startswith("scale_")
     assert second[0].name == f"{first[0].stem}-2.json"
     assert json.loads(first[0].read_text())["benchmark"] == "scale"
     assert first[2].read_text() == "scale"
+    assert not free_paths(record | {"benchmark": "loader_compare"}, tmp_path)[0].name.startswith("loader")

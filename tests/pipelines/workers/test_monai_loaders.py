@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.contenders.table import TABLE
 from benchmarks.measuring.check import Specification
 from benchmarks.measuring.rows import Row
 from pipelines.batch import Batch
@@ -126,15 +127,15 @@ def test_ct_is_clipped_and_standardised_as_in_the_store(tmp_path: Path) -> None:
     described = {"name": "ct", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "organ"}}
     (tmp_path / "ct" / "dataset.json").write_text(json.dumps(described | {"training": entries, "test": []}))
     assert convert(Options(input=tmp_path / "ct", output=tmp_path / "shards", workers=1)) == 0
-    row = Row(loader="monai-cache", config=config_for(tmp_path / "shards"))
-    with build_loader(row.loader, row.config) as loader:
+    row = Row(contender=TABLE["monai-cache"], config=config_for(tmp_path / "shards"))
+    with row.contender.open(row.config) as loader:
         Specification(row).check_first(iter(loader), len(loader))
 
 
 def test_channels_of_ct_have_ranges_of_their_own(own_store: Path) -> None:
     write_manifest(own_store, dataclasses.replace(open_store(own_store).manifest, modality="ct"))
-    row = Row(loader="monai", config=config_for(own_store))
-    with build_loader(row.loader, row.config) as loader:
+    row = Row(contender=TABLE["monai"], config=config_for(own_store))
+    with row.contender.open(row.config) as loader:
         Specification(row).check_first(iter(loader), len(loader))
 
 
