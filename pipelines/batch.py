@@ -120,14 +120,16 @@ def channels_first(batch: torch.Tensor) -> torch.Tensor:
 class Loader(ABC):
     """Base of all loaders: where it stands in the plan, how it is saved and closed.
 
-    Iterating continues where the last iteration stopped, and a finished epoch is followed by the next one. A subclass
-    implements ``_batches`` (and ``_release`` when it holds threads, processes or memory).
+    Iterating continues where the last iteration stopped, and a finished epoch is followed by the next one; with
+    ``start_anew`` every iteration delivers the whole epoch that ``set_epoch`` chose. A subclass implements ``_batches``
+    (and ``_release`` when it holds threads, processes or memory).
     """
 
     plan: Plan
     rank: int
     world_size: int
     stages: StageSeconds = field(default_factory=StageSeconds, init=False)
+    start_anew: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.lanes = self.plan.lanes_of(self.rank, self.world_size)
@@ -149,11 +151,13 @@ class Loader(ABC):
         self._epoch, self._step = epoch, 0
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the rest of the current epoch."""
+        """Yield the rest of the current epoch, or all of it with ``start_anew``."""
         if self._closed:
             raise RuntimeError("this loader is closed; build a new one")
         self._stop()
-        if self._step >= len(self):
+        if self.start_anew:
+            self._step = 0
+        elif self._step >= len(self):
             self.set_epoch(self._epoch + 1)
         batches = self._batches(self._epoch, self._step)
         # Held weakly: in a cycle with the loader it would be collected in any order, DALI's pipeline perhaps first.

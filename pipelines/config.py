@@ -23,7 +23,8 @@ class LoaderConfig:
 
     ``batch_size`` is per rank. ``cases`` restricts the loader to some case ids (default: every labelled case).
     ``sticky`` keeps each case in its lane, and so on its rank, over the epochs. ``regions`` asks for overlapping region
-    masks as labels, ``dtype`` for float32 or float16 images.
+    masks as labels, ``dtype`` for float32 or float16 images. With ``start_anew`` every iteration delivers the epoch
+    from its first batch on, as validation wants it; otherwise it goes on where the last one was left.
 
     ``device`` is ``"cpu"`` or ``"gpu"``. ``num_threads`` serves the ``dali`` loader, ``num_workers`` the ``torch`` and
     MONAI ones. With ``reuse_buffers`` a CPU batch is overwritten when the next one is asked for, which saves a copy in
@@ -49,6 +50,7 @@ class LoaderConfig:
     cases: tuple[str, ...] | None = None
     regions: bool = False
     dtype: str = "float32"
+    start_anew: bool = False
 
     device: str = "cpu"
     num_threads: int = 2

@@ -64,7 +64,9 @@ def build_loader(
     if config.device == "gpu" and not torch.cuda.is_available():
         raise InputError('device "gpu": torch finds no CUDA device here; use device "cpu"')
     store, plan = open_plan(config, world_size)
-    return table[name](store, plan, config, rank, world_size)
+    loader = table[name](store, plan, config, rank, world_size)
+    loader.start_anew = config.start_anew
+    return loader
 
 
 def check_config(name: str, config: LoaderConfig, table: Mapping[str, LoaderBuilder] = LOADERS) -> None:

@@ -19,12 +19,14 @@ from pipelines.plan import Sample
 from preprocessing.shards.case import Case
 from preprocessing.shards.entries import Manifest
 from preprocessing.volumes.grid import Array, Int3
-from preprocessing.volumes.statistics import ChannelStatistics
+from preprocessing.volumes.statistics import CT, NONZERO, ChannelStatistics
 
 Slices = tuple[slice, ...]
 ScalarT = TypeVar("ScalarT", bound=np.generic)
 Float = npt.NDArray[np.float32]
 Channels = Sequence[ChannelStatistics]
+KeepZero = bool | tuple[bool, ...]
+LARGEST = float(np.finfo(np.float32).max)
 VOXEL_TYPES = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "c16"}  # one number for all channels of a voxel
 
 
@@ -33,32 +35,40 @@ class Intensity:
     """How intensities become network input: per channel float32 [C] each.
 
     MR keeps zero as background: ``(x - mean) / std`` where ``x != 0``. CT clips to [low, high] first and has no
-    background.
+    background. ``keep_zero`` is of all channels, or of each where they are not alike; those that are not clipped then
+    have the largest numbers as limits.
     """
 
     mean: Float
     std: Float
     low: Float
     high: Float
-    keep_zero: bool
+    keep_zero: KeepZero
 
 
 def intensity_of(case: Case, manifest: Manifest) -> Intensity:
-    """Choose the statistics for one case: its own for MR, the whole data set's for CT (nnU-Net's rule)."""
-    return intensity_for(manifest.modality, case.entry.channels, manifest.channels)
+    """Choose the statistics for one case, of each channel by its scheme."""
+    return intensity_for(manifest.channel_schemes, case.entry.channels, manifest.channels)
 
 
-def intensity_for(modality: str, own: Channels, pooled: Channels) -> Intensity:
-    """Choose between an image's ``own`` channel statistics (MR) and the data set's ``pooled`` ones (CT)."""
-    is_ct = modality == "ct"
-    return intensity_from(pooled if is_ct else own, keep_zero=not is_ct)
-
-
-def intensity_from(channels: Channels, *, keep_zero: bool) -> Intensity:
-    """Collect channel statistics into arrays."""
-    rows = [(one.mean, one.std, one.percentile_00_5, one.percentile_99_5) for one in channels]
+def intensity_for(schemes: Sequence[str], own: Channels, pooled: Channels) -> Intensity:
+    """Choose between an image's ``own`` channel statistics and the data set's ``pooled`` ones (CT; nnU-Net's rule)."""
+    chosen = [pooled[c] if scheme == CT else own[c] for c, scheme in enumerate(schemes)]
+    rows = [_row_of(one, scheme) for one, scheme in zip(chosen, schemes, strict=True)]
     mean, std, low, high = np.array(rows, dtype=np.float32).T
-    return Intensity(mean=mean, std=std, low=low, high=high, keep_zero=keep_zero)
+    return Intensity(mean=mean, std=std, low=low, high=high, keep_zero=kept_zeros(schemes))
+
+
+def kept_zeros(schemes: Sequence[str]) -> KeepZero:
+    """Tell which channels keep zero as background; one answer where it is that of all."""
+    kept = tuple(scheme == NONZERO for scheme in schemes)
+    return kept[0] if len(set(kept)) == 1 else kept
+
+
+def _row_of(one: ChannelStatistics, scheme: str) -> tuple[float, float, float, float]:
+    """Return mean, std, low and high of a channel."""
+    limits = (one.percentile_00_5, one.percentile_99_5) if scheme == CT else (-LARGEST, LARGEST)
+    return (0.0, 1.0, *limits) if scheme == "none" else (one.mean, one.std, *limits)
 
 
 def crop(volume: Array, position_dhw: Int3, out: npt.NDArray[ScalarT]) -> npt.NDArray[ScalarT]:
@@ -118,13 +128,16 @@ def normalize(patch: Array, intensity: Intensity, scale: float, shift: float, ou
     # an innermost axis of 4 channels (12 against 51 ms for 128^3 x 4 int16, 2 cores, 2026-11-24).
     width = patch.shape[2]
     mean, low, high = (np.tile(row, width) for row in (intensity.mean, intensity.low, intensity.high))
+    is_value = np.tile(~np.array(intensity.keep_zero), width)  # zero is one like any other
     factor = np.tile(np.float32(scale) / intensity.std, width)
     for plane, target in zip(patch, values, strict=True):
         raw, made = plane.reshape(-1, mean.size), target.reshape(-1, mean.size)
-        np.subtract(raw if intensity.keep_zero else np.clip(raw, low, high, out=made), mean, out=made)
+        np.subtract(raw if intensity.keep_zero is True else np.clip(raw, low, high, out=made), mean, out=made)
         made *= factor
-        if intensity.keep_zero:
+        if intensity.keep_zero is True:
             made *= raw != 0
+        elif intensity.keep_zero:
+            made *= (raw != 0) | is_value
         made += np.float32(shift)
     return values
 

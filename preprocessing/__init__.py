@@ -3,3 +3,7 @@
 Commands: ``phantom``, ``to_shards``, ``merge``, ``check``, ``stage``. In Python:
 ``from preprocessing.shards import open_store``.
 """
+
+from preprocessing.console.interrupt import end_quietly
+
+end_quietly(__name__)

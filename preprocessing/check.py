@@ -100,9 +100,18 @@ def check_shard(folder: Path, shard: ShardEntry, *, fast: bool) -> Iterator[str]
         expected |= {record.name for record in case.files}
         for record in case.files:
             yield from _check_file(folder, record, sizes.get(record.name), f"case {case.case_id}", fast=fast)
+        yield from _check_sizes(case)
         if not fast:
             yield from _check_header(folder, case)
     yield from (f"{folder / name}: not part of the store" for name in sorted(sizes) if name not in expected)
+
+
+def _check_sizes(entry: CaseEntry) -> Iterator[str]:
+    """Find a store made before sizes came from the affine, of files whose headers contradict themselves."""
+    sizes = np.linalg.norm(np.asarray(entry.affine)[:3, :3], axis=0)[::-1]
+    if not np.allclose(entry.spacing_mm, sizes, rtol=1e-3):
+        said, meant = (" x ".join(f"{side:.4g}" for side in triple) for triple in (entry.spacing_mm, sizes))
+        yield f"case {entry.case_id}: the index says voxels of {said} mm (D,H,W), its affine {meant}"
 
 
 def _check_header(folder: Path, entry: CaseEntry) -> Iterator[str]:

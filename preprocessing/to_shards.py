@@ -21,10 +21,13 @@ from preprocessing.conversion.partition import Conversion, Partition, write_part
 from preprocessing.conversion.restart import check_earlier_shards
 from preprocessing.conversion.shard_job import plan_shards
 from preprocessing.conversion.single_writer import only_writer
+from preprocessing.layouts.ids import consecutive_ids, say_ids
 from preprocessing.layouts.known import check_layout, read_dataset
 from preprocessing.layouts.regions import describe_regions, resolve_regions
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
+from preprocessing.shards.files import MANIFEST
 from preprocessing.volumes.image import ConvertOptions
+from preprocessing.volumes.statistics import CT, NONZERO
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +72,9 @@ class Options:
     """Accept labels whose affine differs from their image's."""
     max_volume_gib: float = ConvertOptions.max_volume_gib
     """Refuse a file whose header promises more than this."""
+    trust: str = ConvertOptions.trust
+    """Which field of a header places its voxels, where they disagree: auto (sform, else qform), sform, qform, or pixdim
+    (its sizes, in the directions of auto)."""
     on_error: str = "skip"
     """skip: leave a bad case out, name it, go on. stop: end at the first one."""
     report: Flag = False
@@ -100,16 +106,23 @@ def convert(options: Options) -> int:
         options = dataclasses.replace(options, input=absolute(options.input), output=absolute(options.output))
     dataset = read_dataset(options.input, options.layout)
     regions = resolve_regions(dataset.label_names, options.regions, dataset.regions)
+    if regions != dataset.regions:
+        dataset = dataclasses.replace(dataset, region_ids={})
     if regions:
         log.info("regions: %s", describe_regions(regions, dataset.label_names))
-    if dataset.label_remap:
-        changes = ", ".join(f"{old} -> {new}" for old, new in dataset.label_remap.items() if old != new)
-        log.info("label ids are stored in other numbers: %s", changes)
+    dataset, regions = consecutive_ids(dataset, regions)
+    say_ids(dataset)
     if dataset.ignore_label is not None:
         log.info("label %d marks voxels that do not count, in training as in scores", dataset.ignore_label)
+    if parts := ", ".join(f"{part} {len(names)}" for part, names in dataset.split.items()):
+        log.info("the data set's own split is kept in %s: %s; training.run --held-out draws another", MANIFEST, parts)
     settings = settings_from(options, ConvertOptions)
-    if settings.crop_foreground and dataset.modality == "ct":
-        log.info("CT is stored whole: 0 is water there, not background")
+    if len({*dataset.schemes}) > 1:
+        pairs = zip(dataset.channel_names, dataset.schemes, strict=True)
+        log.info("each channel is normalised by its own scheme: %s", ", ".join(map(" ".join, pairs)))
+    if settings.crop_foreground and {*dataset.schemes} != {NONZERO}:
+        said = "CT is stored whole: 0 is water" if CT in dataset.schemes else "images are stored whole: 0 is a value"
+        log.info("%s there, not background", said)
         settings = dataclasses.replace(settings, crop_foreground=False)
     share = Partition.parse(options.partition)
     folder = options.output if share.is_whole else options.output / share.folder

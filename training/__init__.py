@@ -1,4 +1,8 @@
 """Batches in, checkpoints, predictions and scores out.
 
-Commands: ``run``, ``predict``, ``evaluate``, ``report``.
+Commands: ``run``, ``study``, ``predict``, ``evaluate``, ``report``.
 """
+
+from preprocessing.console.interrupt import end_quietly
+
+end_quietly(__name__)

@@ -6,7 +6,7 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,29 +17,53 @@ from rich.table import Table
 
 from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED, InputError
 from preprocessing.console.flags import Flag, main
+from preprocessing.console.folder_lock import hold
 from preprocessing.layouts.images import find_images
 from preprocessing.shards.files import write_json
-from preprocessing.volumes.image import read_label
+from preprocessing.volumes.image import whole_numbers
 from preprocessing.volumes.nifti import case_id_of, read_nifti
+from preprocessing.volumes.statistics import count_labels
 from training.inference.outputs import DESCRIPTION, SCORES
 from training.inference.overlay import draw_overlay, save_figure
 from training.inference.same_grid import on_grid_of
-from training.inference.scores import METRICS, CaseScore, Groups, Scores, average, counted, mean_of, score_pair
+from training.inference.scores import (
+    METRICS,
+    CaseScore,
+    Groups,
+    Scores,
+    average,
+    by_structure,
+    count_cases,
+    counted,
+    mean_of,
+    penalized,
+    score_pair,
+)
+from training.model.spec import Labels
 from training.trainer.record import without_nan
 
 log = logging.getLogger(__name__)
-ANY_LABEL = range(256)
 LABEL = "label "
-Described = tuple[Groups | None, int | None]
-"""The structures of a set of predictions, and the label id that does not count; ``None`` where nothing says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What ``predict`` says of its label maps: the structures, every id they know, and the id that does not count.
+
+    Where it says nothing (``None``), every id is scored by itself, and none is unknown.
+    """
+
+    groups: Groups | None = None
+    known: frozenset[int] | None = None
+    ignore_label: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Score label maps: Dice, 95 % Hausdorff distance, surface Dice and volumes per case and structure.
 
-    Writes scores.csv, scores.json and scores.md, worst case first. Labels without a prediction, and pairs that do not
-    fit, are named; the exit code is then 3.
+    Writes scores.csv, scores.json and scores.md, worst case first. Labels without a prediction, pairs that do not fit,
+    and labels with ids that the model does not know, are named; the exit code is then 3.
     """
 
     predictions: Path = Path("predictions")
@@ -52,6 +76,9 @@ class Options:
     """Folder of the images: adds pictures with both outlines to --output."""
     tolerance_mm: float = 1.0
     """Surface Dice counts surface voxels nearer than this as matched."""
+    hd95_penalty: Flag = False
+    """Count a structure that only one map has with the image's diagonal as its HD95, and one that neither has with 0
+    (BraTS' rule). Otherwise the mean of HD95 leaves them out; how many cases it covers stands beside it."""
     ignore_affine: Flag = False
     """Compare voxel by voxel where affines differ, as to_shards --ignore-affine converts."""
 
@@ -67,20 +94,36 @@ def evaluate(options: Options) -> int:
     labels = {case_id_of(path): path for path in find_images(options.labels)}
     predictions = {case_id_of(path): path for path in find_images(options.predictions)}
     described = _read_description(options.predictions)
-    options.output.mkdir(parents=True, exist_ok=True)
+    with hold(options.output, "another evaluate"):
+        return _evaluate(labels, predictions, described, options)
+
+
+def _evaluate(
+    labels: Mapping[str, Path], predictions: Mapping[str, Path], described: Described, options: Options
+) -> int:
     scores, refused = _score_all(labels, predictions, described, options)
     for reason in refused:
         log.error("%s", reason)
     if not scores:
         raise InputError(f"nothing to score: no label of {options.labels} has a usable prediction")
     ordered = dict(sorted(scores.items(), key=lambda item: mean_of(item[1], "dice")))
-    means = average(ordered)
-    write_json(options.output / SCORES, without_nan({"mean": means, "cases": ordered, "refused": refused}))
+    means, counts = average(ordered), count_cases(ordered)
+    content = {"mean": means, "counts": counts, "cases": ordered, "refused": refused}
+    write_json(options.output / SCORES, without_nan(content | {"hd95_penalty": options.hd95_penalty}))
     _write_csv(options.output / "scores.csv", ordered)
-    (options.output / "scores.md").write_text(_markdown(ordered, means), encoding="utf-8")
-    Console().print(_table(ordered, means))
-    log.info("%s: %d cases, mean dice %.4f", options.output / SCORES, len(ordered), mean_of(means, "dice"))
+    rows = _rows(ordered)
+    (options.output / "scores.md").write_text(_markdown(rows), encoding="utf-8")
+    Console().print(_table(rows))
+    _tell(options.output / SCORES, len(ordered), means)
     return EXIT_REFUSED if refused else EXIT_DONE
+
+
+def _tell(path: Path, num_cases: int, means: CaseScore) -> None:
+    """Log the mean Dice, without the structures that no label has: finding nothing there is no merit."""
+    left_out = [name for name, metrics in means.items() if metrics["true_volume_ml"] == 0]
+    without = f" (without {', '.join(left_out)}, which no label has)" if left_out else ""
+    mean = by_structure(means, "dice", left_out)["mean"]
+    log.info("%s: %d cases, mean dice %s%s", path, num_cases, "n/a" if math.isnan(mean) else f"{mean:.4f}", without)
 
 
 def _score_all(
@@ -95,14 +138,16 @@ def _score_all(
                 scores[name] = _score_case(labels[name], predictions[name], described, options)
             except InputError as error:
                 refused.append(f"case {name}: {error}")
-    return scores if described[0] is not None else _with_absent(scores, options.tolerance_mm), refused
+    return scores if described.groups is not None else _with_absent(scores, options), refused
 
 
-def _with_absent(scores: Scores, tolerance_mm: float) -> Scores:
+def _with_absent(scores: Scores, options: Options) -> Scores:
     """Give every case the structures of all: one that a case has in neither map is scored as agreed upon."""
     nothing = np.zeros((1, 1, 1), dtype=np.uint8)
     names = sorted({name for case in scores.values() for name in case}, key=_label_number)
-    absent = score_pair(nothing, nothing, {name: (_label_number(name),) for name in names}, (1, 1, 1), tolerance_mm)
+    groups = {name: (_label_number(name),) for name in names}
+    absent = score_pair(nothing, nothing, groups, (1, 1, 1), options.tolerance_mm)
+    absent = penalized(absent, 0.0) if options.hd95_penalty else absent
     return {case_id: {name: case.get(name, absent[name]) for name in names} for case_id, case in scores.items()}
 
 
@@ -124,20 +169,25 @@ def _read_description(predictions: Path) -> Described:
     """
     path = predictions / DESCRIPTION
     if not path.exists():
-        return None, None
+        return Described()
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
         groups = {name: tuple(numbers) for name, numbers in described["groups"].items()}
-        return groups, described.get("ignore_label")
+        known = {0, *map(int, described.get("label_names", ())), *(number for ids in groups.values() for number in ids)}
+        return Described(groups=groups, known=frozenset(known), ignore_label=described.get("ignore_label"))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({error!r}); predict again") from error
 
 
 def _score_case(label_path: Path, predicted_path: Path, described: Described, options: Options) -> CaseScore:
-    name, (groups, ignore_label) = case_id_of(label_path), described
+    name, groups = case_id_of(label_path), described.groups
     true_volume, predicted_volume = read_nifti(label_path), read_nifti(predicted_path)
-    turned = on_grid_of(true_volume, predicted_volume, read_label(predicted_volume, ANY_LABEL), options.ignore_affine)
-    predicted, true = counted(turned, read_label(true_volume, ANY_LABEL), ignore_label)
+    true, predicted = whole_numbers(true_volume)[0], whole_numbers(predicted_volume)[0]
+    if described.known is not None:
+        _check_ids(label_path, true, described.known | {described.ignore_label})
+        _check_ids(predicted_path, predicted, described.known)
+    predicted = on_grid_of(true_volume, predicted_volume, predicted, options.ignore_affine)
+    predicted, true = counted(predicted, true, described.ignore_label)
     if groups is None:
         present = np.union1d(np.unique(true), np.unique(predicted))
         groups = {f"{LABEL}{number}": (int(number),) for number in present if number}
@@ -146,7 +196,21 @@ def _score_case(label_path: Path, predicted_path: Path, described: Described, op
         shown = on_grid_of(true_volume, image, image.channels[0], options.ignore_affine)
         picture = draw_overlay(shown, true_volume.affine, true, predicted)
         save_figure(options.output / "overlays" / f"{name}.png", picture)
-    return score_pair(predicted, true, groups, true_volume.spacing_mm, options.tolerance_mm)
+    spacing_mm = true_volume.spacing_mm
+    scored = score_pair(predicted, true, groups, spacing_mm, options.tolerance_mm)
+    return penalized(scored, math.hypot(*np.multiply(true.shape, spacing_mm))) if options.hd95_penalty else scored
+
+
+def _check_ids(path: Path, label: Labels, known: Collection[int | None]) -> None:
+    """Refuse a label map with ids that make up no structure: whatever stands there would count as background."""
+    unknown = {number: count for number, count in count_labels(label).items() if number not in known}
+    if unknown:
+        found = ", ".join(f"{number} in {count} voxels" for number, count in unknown.items())
+        raise InputError(
+            f"{path} holds ids that the model does not know: {found}; it knows "
+            f"{', '.join(str(number) for number in sorted(n for n in known if n is not None))}; renumber the labels as "
+            f"the training set's, or remove {DESCRIPTION} to score each id by itself"
+        )
 
 
 def _find_image(folder: Path, name: str) -> Path:
@@ -165,27 +229,34 @@ def _write_csv(path: Path, scores: Scores) -> None:
                 writer.writerow([case_id, name, *(f"{metrics[metric]:.6g}" for metric in METRICS)])
 
 
-def _rows(scores: Scores, means: CaseScore) -> list[list[str]]:
+def _rows(scores: Scores) -> list[list[str]]:
+    """Write the scores of all cases, then the means, each with the number of cases that its HD95 is over."""
+
     def text(metrics: Mapping[str, float]) -> list[str]:
         return ["n/a" if math.isnan(metrics[metric]) else f"{metrics[metric]:.3f}" for metric in METRICS]
 
     rows = [[case_id, name, *text(metrics)] for case_id, case in scores.items() for name, metrics in case.items()]
-    return rows + [["mean", name, *text(metrics)] for name, metrics in means.items()]
+    counts = count_cases(scores)
+    for name, metrics in average(scores).items():
+        shown = dict(zip(METRICS, text(metrics), strict=True))
+        shown["hd95_mm"] += f" ({counts[name]['hd95_mm']} of {len(scores)})"
+        rows.append(["mean", name, *shown.values()])
+    return rows
 
 
-def _markdown(scores: Scores, means: CaseScore) -> str:
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
     head = ["case", "structure", *METRICS]
-    rows = [head, ["---"] * 2 + ["---:"] * len(METRICS), *_rows(scores, means)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    lines = [head, ["---"] * 2 + ["---:"] * len(METRICS), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def _table(scores: Scores, means: CaseScore) -> Table:
+def _table(rows: Sequence[Sequence[str]]) -> Table:
     table = Table(title="worst case first", box=box.SIMPLE_HEAD)
     for name in ("case", "structure"):
         table.add_column(name, no_wrap=True)
     for name in METRICS:
         table.add_column(name.replace("_", " "), justify="right")
-    for row in _rows(scores, means):
+    for row in rows:
         table.add_row(*row)
     return table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from pipelines.config import LoaderConfig
 from pipelines.loaders import check_config
 from preprocessing.console.errors import InputError, check_known
-from preprocessing.console.flags import DEFAULT_SHARDS, AutoTriple, Flag, Place
+from preprocessing.console.flags import DEFAULT_SHARDS, AutoTriple, CountOrNever, Flag, Place
 from preprocessing.console.settings import settings_from
 from preprocessing.volumes.grid import Int3
 from training.distributed.world import BACKENDS, DEVICES
@@ -84,8 +85,16 @@ class Options:
     """Decides the weights, the split and every patch of the run."""
     held_out: float = 0.2
     """Fraction of the cases that is validated on and not trained on, at least one; 0 trains and validates on all."""
-    val_every: int = 0
-    """Epochs between validations; 0 makes about ten in the run."""
+    splits: Path | None = None
+    """Split file in place of --held-out: nnU-Net's splits_final.json, lists as in dataset.json, or a CSV id,fold."""
+    folds: int = 0
+    """Folds to deal the cases over, in place of --held-out, for example 5; 0 makes none."""
+    fold: int = 0
+    """The fold that is validated on, of --splits or --folds, counted from 0."""
+    group_by: str = ""
+    """Keep the cases of a patient together: a regular expression that finds the patient in a case id, such as (.+)_v"""
+    val_every: CountOrNever = 0
+    """Epochs between validations; 0 makes about ten in the run, never makes none, and no best.pt: last.pt is there."""
     resume: str = "never"
     """auto goes on from the newest checkpoint in --output; a path goes on from that file."""
     init_from: Path | None = None
@@ -128,7 +137,7 @@ def check_options(options: Options) -> None:
         raise InputError(
             f"--batch-size {options.batch_size} --samples-per-case {options.samples_per_case}: at least 1 is needed"
         )
-    if options.epochs < 0 or options.val_every < 0 or options.lr < 0:
+    if options.epochs < 0 or (options.val_every or 0) < 0 or options.lr < 0:
         raise InputError("--epochs, --val-every and --lr are 0 (choose) or positive")
     if options.workers < 0:
         raise InputError(f"--workers {options.workers}: 0 (choose), or a positive number for each process")
@@ -136,7 +145,25 @@ def check_options(options: Options) -> None:
         raise InputError(f"--accumulate {options.accumulate}: must divide --batch-size {options.batch_size}")
     if not 0 <= options.held_out < 1:
         raise InputError(f"--held-out {options.held_out:g}: 0 (train and validate on all), or a fraction below 1")
+    _check_split(options)
     check_decay(options.ema)
+    if options.ema and options.val_every is None:
+        raise InputError("--ema is what best.pt holds, which --val-every never does not write; leave one of them out")
     if options.patch is not None:
         check_patch(net_of(options), options.patch)
     check_config(options.loader, loader_config(options, options.patch or ANY_PATCH))
+
+
+def _check_split(options: Options) -> None:
+    if options.splits is not None and options.folds:
+        raise InputError(f"--splits {options.splits} and --folds {options.folds}: give one of them")
+    if options.splits is not None and options.group_by:
+        raise InputError(f"--group-by {options.group_by}: --splits says already who goes where; leave one out")
+    try:
+        re.compile(options.group_by)
+    except re.error as error:
+        raise InputError(f"--group-by {options.group_by}: not a regular expression ({error})") from error
+    if options.folds < 0 or options.folds == 1:
+        raise InputError(f"--folds {options.folds}: 0 (none), or 2 and more")
+    if options.fold < 0 or (options.splits is None and options.fold >= max(options.folds, 1)):
+        raise InputError(f"--fold {options.fold}: counts from 0, and --folds is {options.folds}")

@@ -14,8 +14,9 @@ import xxhash
 
 from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED, CaseError, InputError
 from preprocessing.console.flags import Flag, main
+from preprocessing.console.folder_lock import hold
 from preprocessing.console.progress import counted
-from preprocessing.shards.files import write_json
+from preprocessing.shards.files import MANIFEST, write_json
 from preprocessing.volumes.nifti import SUFFIXES
 from training.distributed.world import choose_device, read_world
 from training.inference.inputs import Input, find_inputs
@@ -24,6 +25,7 @@ from training.inference.predictor import Predictor
 from training.inference.sliding import Sliding
 from training.model.checkpoint import load_checkpoint
 from training.model.compute import choose_amp, gpu_memory_ran_out
+from training.model.grids import UnlikeTraining
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,9 @@ class Options:
     """Average over the eight ways to flip each window: eight times the time, a little more accuracy."""
     overlap: float = 0.5
     """Overlap of neighbouring windows, 0 to 0.9; more is slower and a little better."""
+    like_training: Flag = False
+    """Bring images to the orientation and voxel size of the training set, where theirs are others, and the label maps
+    back. Otherwise the network sees them as they are, and those that differ are counted."""
     max_volume_gib: float = 16.0
     """Refuse a file whose header promises more than this."""
 
@@ -66,32 +71,43 @@ def predict(options: Options) -> int:
         raise InputError(f"--checkpoint {options.checkpoint} is a folder; give its checkpoints/best.pt")
     content = load_checkpoint(options.checkpoint)
     checksum = xxhash.xxh3_64_hexdigest(options.checkpoint.read_bytes())
-    check_output(options, checksum)
+    check_place(options)
     device = choose_device(options.device, read_world())
     how = Sliding(overlap=options.overlap, amp=choose_amp(options.amp, device), mirror=options.mirror)
     predictor = Predictor.from_checkpoint(content, how, device)
-    cases = _chosen(find_inputs(options.input, predictor.spec, options.max_volume_gib), content, options.cases)
-    options.output.mkdir(parents=True, exist_ok=True)
+    found = find_inputs(options.input, predictor.spec, options.max_volume_gib, options.like_training)
+    cases = _chosen(found, content, options.cases)
     made_by = {"checkpoint": str(options.checkpoint), "checkpoint_xxh3": checksum}
-    write_json(options.output / DESCRIPTION, describe(predictor.spec) | made_by)
-    refused = _predict_all(cases, predictor, options)
+    with hold(options.output, "another predict"):
+        check_made_by(options, checksum)
+        write_json(options.output / DESCRIPTION, describe(predictor.spec) | made_by)
+        unlike = UnlikeTraining(predictor.spec.seen)
+        refused = _predict_all(cases, predictor, options, unlike)
     for error in refused:
         log.error("refused %s", error)
+    if str(unlike):
+        is_store = (options.input / MANIFEST).is_file()
+        remedy = "predict the NIfTI files with" if is_store else "their labels may be wrong, try"
+        log.warning("%s: %s --like-training true", unlike, remedy)
     log.info("%s: %d label maps%s", options.output, len(cases) - len(refused), _and_refused(refused))
     return EXIT_REFUSED if refused else EXIT_DONE
 
 
-def check_output(options: Options, checksum: str) -> None:
-    """Refuse to write over anything but earlier predictions of the same weights: raises ``InputError``.
-
-    ``checksum`` is that of the checkpoint: at the same path there may lie another one, of a run that went on.
-    """
+def check_place(options: Options) -> None:
+    """Raise ``InputError`` where ``--output`` cannot be a folder for predictions."""
     source = options.input if options.input.is_dir() else options.input.parent
     if options.output.resolve() == source.resolve():
         raise InputError(f"--output {options.output} is the folder of the input; give another one")
     if options.output.is_file():
         raise InputError(f"--output {options.output} is a file; give a folder")
-    held = options.output.is_dir() and any(path.name.endswith(SUFFIXES) for path in options.output.iterdir())
+
+
+def check_made_by(options: Options, checksum: str) -> None:
+    """Refuse to write over anything but earlier predictions of the same weights: raises ``InputError``.
+
+    ``checksum`` is that of the checkpoint: at the same path there may lie another one, of a run that went on.
+    """
+    held = any(path.name.endswith(SUFFIXES) for path in options.output.iterdir())
     if held and (made_by := _made_by(options.output / DESCRIPTION)) != checksum:
         whose = "volumes that predict did not make" if made_by is None else "predictions of another checkpoint"
         known = "" if made_by is None else f" (checksum {made_by}, that of {options.checkpoint} is {checksum})"
@@ -121,15 +137,17 @@ def _chosen(cases: list[Input], content: Mapping[str, Any], wanted: str) -> list
     return [by_name[name] for name in names]
 
 
-def _predict_all(cases: Sequence[Input], predictor: Predictor, options: Options) -> list[CaseError]:
+def _predict_all(
+    cases: Sequence[Input], predictor: Predictor, options: Options, unlike: UnlikeTraining
+) -> list[CaseError]:
     shown = counted(cases, "predicting")
-    return [error for case in shown if (error := _predict_case(case, predictor, options)) is not None]
+    return [error for case in shown if (error := _predict_case(case, predictor, options, unlike)) is not None]
 
 
-def _predict_case(case: Input, predictor: Predictor, options: Options) -> CaseError | None:
+def _predict_case(case: Input, predictor: Predictor, options: Options, unlike: UnlikeTraining) -> CaseError | None:
     """Write what is predicted for one case; returns why it is refused, if it is."""
     try:
-        _write_case(case, predictor, options)
+        _write_case(case, predictor, options, unlike)
     except InputError as error:
         return CaseError(case.case_id, str(error))
     except (MemoryError, RuntimeError) as error:
@@ -137,8 +155,9 @@ def _predict_case(case: Input, predictor: Predictor, options: Options) -> CaseEr
     return None
 
 
-def _write_case(case: Input, predictor: Predictor, options: Options) -> None:
+def _write_case(case: Input, predictor: Predictor, options: Options, unlike: UnlikeTraining) -> None:
     image, header = case.read()
+    unlike.add(image.geometry)
     name = f"{case.case_id}.nii.gz"
     if options.probabilities:
         steps = np.empty((*image.geometry.file_shape_dhw[::-1], predictor.spec.task.out_channels), np.uint16)

@@ -65,11 +65,10 @@ def make_sections(
     """Return the sections of the page as HTML with every picture inside them."""
     total = total_split(lines)
     validated = [line for line in lines if line["dice"]]
-    best = max((line["dice"]["mean"] for line in validated), default=0.0)
     cases = run["cases"]
     lead = (
         f"{len(cases['training'])} training and {len(cases['validation'])} validation cases, "
-        f"{lines[-1]['epoch']} epochs, {lines[-1]['step']} steps; best validation Dice {best:.3f}"
+        f"{_count(lines[-1]['epoch'], 'epoch')}, {_count(lines[-1]['step'], 'step')}; {_best(validated)}"
     )
     return [
         f"<p class=lead>{lead}</p>",
@@ -80,6 +79,21 @@ def make_sections(
         _evaluation(evaluation, run["cases"]["training"]),
         _facts("Options", run["options"]) + _facts("Environment", run["environment"]),
     ]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _best(validated: Sequence[Mapping[str, Any]]) -> str:
+    """Say what the best validation reached: a line without any Dice is of an epoch whose cases have no structure."""
+    reached = [line["dice"]["mean"] for line in validated if line["dice"]["mean"] is not None]
+    if not reached:
+        return "not validated" if not validated else "no validation case has a structure to score"
+    left_out = ", ".join(validated[-1].get("left_out", ()))
+    return f"best validation Dice {max(reached):.3f}" + (
+        f" (without {left_out}, which no validation case has)" if left_out else ""
+    )
 
 
 def _was_on_gpu(run: Mapping[str, Any]) -> bool:
@@ -147,7 +161,9 @@ def _evaluation(folder: Path, training_cases: Sequence[str]) -> str:
     scores = json.loads((folder / SCORES).read_text(encoding="utf-8"))
     rows = [("mean", name, metrics) for name, metrics in scores["mean"].items()]
     rows += [(case, name, metrics) for case, by_name in scores["cases"].items() for name, metrics in by_name.items()]
-    body = [(case, name, *(_number(metrics[metric]) for metric in METRICS)) for case, name, metrics in rows]
+    body = [[case, name, *(_number(metrics[metric]) for metric in METRICS)] for case, name, metrics in rows]
+    for row, count in zip(body, scores.get("counts", {}).values(), strict=False):  # the means come first
+        row[2 + METRICS.index("hd95_mm")] += f" ({count['hd95_mm']} of {len(scores['cases'])})"
     pictures = "".join(
         picture(path.read_bytes(), html.escape(path.stem), alt=path.stem)
         for path in (folder / "overlays" / f"{case}.png" for case in scores["cases"])

@@ -14,7 +14,7 @@ from preprocessing.to_shards import ensure_phantom
 from training.distributed.group import Group, join
 from training.distributed.watch import record_failure
 from training.distributed.world import read_world
-from training.model.checkpoint import BEST
+from training.model.checkpoint import BEST, LAST
 from training.model.compute import gpu_memory_ran_out, use_tensor_cores
 from training.options import Options, check_options
 from training.trainer.build import prepare, run_folder
@@ -38,7 +38,9 @@ def conclude(training: Training) -> None:
     board.add_pictures(pictures, progress.step)
     board.close()
     best = setup.folder / "checkpoints" / BEST
-    if progress.best_epoch < 0:
+    if setup.val_every is None:
+        log.info("trained without validation: %s", best.with_name(LAST))
+    elif progress.best_epoch < 0:
         log.warning("no validation gave a mean dice here: there is no %s", best)
     else:
         log.info("best mean dice %.4f in epoch %d: %s", progress.best_dice, progress.best_epoch + 1, best)
@@ -60,10 +62,15 @@ def _train(options: Options, group: Group, stop: StopRequest) -> int:
         ensure_phantom(options.shards)
     group.wait()
     store = open_store(options.shards)
-    folder = run_folder(options, store.manifest)
     seed_everything(options.seed)
     use_tensor_cores(group.device)
-    training = prepare(options, store, folder, group, stop)
+    group.wait()  # what ends another process so far ends this one before it makes the folder
+    with run_folder(options, store.manifest, group) as folder:
+        return _run(prepare(options, store, folder, group, stop), stop)
+
+
+def _run(training: Training, stop: StopRequest) -> int:
+    folder = training.setup.folder
     try:
         training.run()
     except Stopped:
@@ -79,7 +86,7 @@ def _train(options: Options, group: Group, stop: StopRequest) -> int:
         ) from error
     finally:
         training.state.loader.close()
-    if group.is_main:
+    if training.setup.group.is_main:
         conclude(training)
     return EXIT_DONE
 

@@ -18,10 +18,11 @@ import torch
 from nvidia.dali import fn, math
 from nvidia.dali.data_node import DataNode
 from nvidia.dali.pipeline import Pipeline, pipeline_def
-from nvidia.dali.types import DALIDataType
+from nvidia.dali.types import Constant, DALIDataType
 
 from pipelines.augment import in_dali as ops
 from pipelines.dali.inputs import FACTORS, PATCHES, SWITCHES, input_specs
+from pipelines.reference import KeepZero
 from preprocessing.volumes.grid import Array, Int3
 
 _pipelines: set[weakref.ref[Pipeline]] = set()
@@ -55,7 +56,7 @@ class GraphOptions:
     image_dtype: str
     augment: str
     dtype: str
-    keep_zero: bool
+    keep_zero: KeepZero
     regions: tuple[tuple[int, ...], ...] | None
     raw_patches: bool
     patch_device: str
@@ -66,7 +67,7 @@ class GraphOptions:
     @property
     def leaves_background(self) -> bool:
         """Whether ``fill_background`` has to follow the graph."""
-        return self.keep_zero and self.augment != "full" and self.device == "cpu" and not self.raw_patches
+        return self.keep_zero is True and self.augment != "full" and self.device == "cpu" and not self.raw_patches
 
 
 def standardize(patch: DataNode, statistics: DataNode, options: GraphOptions) -> DataNode:
@@ -77,7 +78,7 @@ def standardize(patch: DataNode, statistics: DataNode, options: GraphOptions) ->
     """
     shape = [1, 1, 1, options.num_channels]
     mean, std = fn.reshape(statistics[0], shape=shape), fn.reshape(statistics[1], shape=shape)
-    if not options.keep_zero:
+    if options.keep_zero is not True:
         low, high = fn.reshape(statistics[2], shape=shape), fn.reshape(statistics[3], shape=shape)
         patch = math.clamp(fn.cast(patch, dtype=DALIDataType.FLOAT), low, high)
     return fn.normalize(patch, mean=mean, stddev=std, axes=[0, 1, 2])
@@ -86,10 +87,21 @@ def standardize(patch: DataNode, statistics: DataNode, options: GraphOptions) ->
 def normalize(patch: DataNode, statistics: DataNode, options: GraphOptions) -> DataNode:
     """Map each channel linearly and set the background, where there is one, to the shift; float32."""
     values = standardize(patch, statistics, options)
-    if not options.keep_zero:
+    if options.keep_zero is False:
         return values
+    if options.keep_zero is not True:
+        return _with_background(values, patch, statistics, options.keep_zero)
     foreground = values * (patch != 0)
     return foreground if options.augment == "full" else foreground + statistics[4, 0] * (patch == 0)
+
+
+def _with_background(values: DataNode, patch: DataNode, statistics: DataNode, kept: Sequence[bool]) -> DataNode:
+    """Set the background of the channels that have one to what a raw zero becomes."""
+    row = Constant(np.reshape([float(has) for has in kept], (1, 1, 1, len(kept))).astype(np.float32))  # type: ignore[no-untyped-call]
+    empty = row * (patch == 0)
+    background = fn.reshape(statistics[4], shape=[1, 1, 1, len(kept)])
+    made: DataNode = values * (1.0 - empty) + background * empty
+    return made
 
 
 def fill_background(image: Array, patch: Array, shift: float) -> None:
@@ -124,7 +136,7 @@ def augmented(
         label = ops.affine_nearest(label, given["matrix"], patch)
     image = normalize(image, given["statistics"], options)
     if fires["spatial"]:
-        outside = None if options.keep_zero else given["statistics"][4]
+        outside = None if options.keep_zero is True else given["statistics"][4]
         image = ops.affine(image, given["matrix"], patch, outside, channels)
     if fires["noise"]:
         image = ops.gaussian_noise(image, given["noise"])

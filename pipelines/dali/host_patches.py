@@ -64,6 +64,7 @@ class HostPatches(SlotRing):
         begin = time.perf_counter()
         slot.wait()
         case, image, label = self._maps(sample.case_id)
+        case.check_files()  # they were mapped for an earlier patch
         patches = slot.buffers["image"][index], slot.buffers["label"][index]
         placement = self._place(sample, case)
         if placement is not None:

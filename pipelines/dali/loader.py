@@ -28,6 +28,7 @@ from pipelines.dali.reader_patches import ReaderPatches
 from pipelines.dali.slots import Filled, Slot, SlotRing
 from pipelines.dali.volume_pool import VolumePool
 from pipelines.plan import Plan
+from pipelines.reference import kept_zeros
 from preprocessing.console.settings import settings_from
 from preprocessing.shards.store import Store
 
@@ -69,7 +70,7 @@ class DaliLoader(Loader):
             batch_size=len(self.lanes),
             num_channels=plan.num_channels,
             image_dtype=store.manifest.image_dtype,
-            keep_zero=store.manifest.modality != "ct",
+            keep_zero=kept_zeros(store.manifest.channel_schemes),
             regions=config.region_numbers(store),
             raw_patches=self.slots.raw_patches,
             patch_device=self.slots.patch_device,

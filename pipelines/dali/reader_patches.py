@@ -77,6 +77,7 @@ class ReaderPatches(SlotRing):
         boxes = []
         for index, sample in enumerate(samples):
             case = self.store.case(sample.case_id)
+            case.check_files()  # DALI maps them as well
             placement = self._place(sample, case)
             self._fill_parameters(slot, index, sample, case, placement)
             first, shape = (

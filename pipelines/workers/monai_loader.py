@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 from pipelines.batch import Batch, Loader
 from pipelines.plan import STREAM_MONAI, Plan, random_words
 from pipelines.workers.monai_transforms import cached_part, random_part
-from pipelines.workers.source_files import source_files
+from pipelines.workers.source_files import naming_lost_files, source_files
 from pipelines.workers.torch_loader import Todo, end_workers, move
 from preprocessing.shards.store import Store
 
@@ -66,12 +66,31 @@ def _cache(items: list[Item], transforms: Compose, threads: int, folder: Path) -
     return CacheDataset(items, transforms, num_workers=threads, progress=False, copy_cache=False)
 
 
+class TellingSmartCache(SmartCacheDataset):
+    """Keeps what ends the thread that replaces cases for whoever asks for the next ones; else nobody hears of it."""
+
+    failure: Exception | None = None
+
+    def manage_replacement(self) -> None:
+        """Replace cases until this is shut down."""
+        try:
+            super().manage_replacement()
+        except Exception as error:  # noqa: BLE001  # raised again in the loader's own thread
+            self.failure = error
+
+    def update_cache(self) -> None:
+        """Take the cases that were prepared meanwhile; raises what kept them from being prepared."""
+        if self.failure is not None:
+            raise self.failure
+        super().update_cache()
+
+
 def _smart_cache(items: list[Item], transforms: Compose, threads: int, folder: Path) -> Any:
     """Keep a part of it in memory, and prepare the next cases in threads meanwhile."""
     count = max(int(len(items) * SMART_SHARE), 1)
     if count == len(items):
         return _cache(items, transforms, threads, folder)
-    return SmartCacheDataset(
+    return TellingSmartCache(
         items,
         transforms,
         replace_rate=REPLACED,
@@ -132,12 +151,14 @@ class MonaiLoader(Loader):
         self._folder = Path(tempfile.mkdtemp(prefix="voxelfeed-monai-"))
         self._remove_folder = weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._todo: Todo[tuple[int, int]] = Todo()
+        self._store = store
         self._dataset = self._build_dataset(self._items)
         self._loader = self._build_loader()
         self._cached_epoch = 0
 
     def _build_dataset(self, items: list[Item]) -> Any:
-        dataset = self.variant.make(items, self._transforms, self.num_threads, self._folder)
+        with naming_lost_files(self._store, self._numbers):
+            dataset = self.variant.make(items, self._transforms, self.num_threads, self._folder)
         if isinstance(dataset, SmartCacheDataset):
             weakref.finalize(self, dataset.shutdown)  # its thread would keep it for ever
         return dataset
@@ -162,12 +183,12 @@ class MonaiLoader(Loader):
         with self.stages.waiting("preprocessing_s"):
             self._turn_cache(epoch)
         steps = range(first_step, len(self))
-        plan, lanes, numbers = self.plan, self.lanes, self._numbers  # not self: see TorchLoader
+        plan, lanes, numbers, store = self.plan, self.lanes, self._numbers, self._store  # not self: see TorchLoader
         self._todo.batches = ([_draw(plan, numbers, epoch, step, lane) for lane in lanes] for step in steps)
         with self.stages.waiting("preprocessing_s"):
             made = iter(self._loader)
         for _ in steps:
-            with self.stages.waiting("preprocessing_s"):
+            with self.stages.waiting("preprocessing_s"), naming_lost_files(store, numbers):
                 item = next(made)
             image, label = (item[name].as_subclass(torch.Tensor) for name in ("image", "label"))
             image, label = move(image, label, self.device, self.dtype, self.stages)
@@ -178,7 +199,8 @@ class MonaiLoader(Loader):
         if not self._is_smart:
             return
         if epoch == self._cached_epoch + 1:
-            self._dataset.update_cache()
+            with naming_lost_files(self._store, self._numbers):
+                self._dataset.update_cache()
         elif epoch != self._cached_epoch:
             self._dataset.shutdown()
             held = len(self._dataset)

@@ -18,6 +18,7 @@ from monai.transforms import (
     Lambdad,
     LoadImaged,
     MapLabelValued,
+    NormalizeIntensity,
     NormalizeIntensityd,
     OneOf,
     RandAdjustContrastd,
@@ -31,7 +32,8 @@ from monai.transforms import (
     RandShiftIntensityd,
     RandSimulateLowResolutiond,
     RandSpatialCropSamplesd,
-    ScaleIntensityRanged,
+    ScaleIntensity,
+    ScaleIntensityRange,
     SelectItemsd,
     SpatialCropd,
     SpatialPadd,
@@ -41,8 +43,8 @@ from monai.transforms import (
 
 from pipelines.augment import parameters as ranges
 from pipelines.plan import SCALE_RANGE, SHIFT_RANGE
-from preprocessing.console.errors import InputError
 from preprocessing.shards.entries import Manifest
+from preprocessing.volumes.statistics import CT, NONZERO, ChannelStatistics
 
 if TYPE_CHECKING:
     from pipelines.config import LoaderConfig
@@ -114,16 +116,37 @@ def _num_classes(manifest: Manifest) -> int:
 
 
 def _standardise(manifest: Manifest) -> Any:
-    if manifest.modality != "ct":
+    schemes = manifest.channel_schemes
+    if set(schemes) == {NONZERO}:
         return NormalizeIntensityd("image", nonzero=True, channel_wise=True)
-    if len(manifest.channels) > 1:
-        raise InputError(
-            f"{manifest.name}: {len(manifest.channels)} channels of CT, MONAI has one range for all; use --loader dali"
-        )
-    (channel,) = manifest.channels
-    low, high = channel.percentile_00_5, channel.percentile_99_5
-    begin, end = ((value - channel.mean) / channel.std for value in (low, high))
-    return ScaleIntensityRanged("image", a_min=low, a_max=high, b_min=begin, b_max=end, clip=True)
+    return StandardiseChannels([_standard(*pair) for pair in zip(schemes, manifest.channels, strict=True)])
+
+
+def _standard(scheme: str, pooled: ChannelStatistics) -> Transform | None:
+    """Choose MONAI's transform of one channel; ``None`` leaves it as it is."""
+    if scheme == CT:
+        low, high = pooled.percentile_00_5, pooled.percentile_99_5
+        begin, end = ((value - pooled.mean) / pooled.std for value in (low, high))
+        width = high - low or 1.0  # a constant channel has none, and MONAI warns of it
+        return ScaleIntensityRange(a_min=low, a_max=low + width, b_min=begin, b_max=end, clip=True)
+    if scheme == "rescale-0-1":
+        return ScaleIntensity(minv=0.0, maxv=1.0)
+    return None if scheme == "none" else NormalizeIntensity(nonzero=scheme == NONZERO)
+
+
+class StandardiseChannels(Transform):
+    """Standardises each channel of the image [C,D,H,W] by a transform of its own."""
+
+    def __init__(self, transforms: Sequence[Transform | None]) -> None:
+        self.transforms = transforms
+
+    def __call__(self, case: Any) -> Any:
+        """Standardise the image of ``case``."""
+        image = case["image"].float()
+        for channel, transform in enumerate(self.transforms):
+            if transform is not None:
+                image[channel] = transform(image[channel])
+        return {**case, "image": image}
 
 
 def random_part(manifest: Manifest, config: LoaderConfig) -> list[Any]:

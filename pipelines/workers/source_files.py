@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from preprocessing.console.errors import InputError
 from preprocessing.console.places import is_remote, location, named_in
 from preprocessing.shards.store import Store
 from preprocessing.volumes.nifti import file_size
+
+
+@contextmanager
+def naming_lost_files(store: Store, case_ids: Iterable[str]) -> Iterator[None]:
+    """Run the block; when it fails and a source of one of the cases is gone or changed, say that in one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception:  # MONAI and DataLoader wrap what a reader raised in errors of their own
+        for case_id in case_ids:
+            source_files(store, case_id)
+        raise
 
 
 def source_files(store: Store, case_id: str) -> tuple[list[Path], Path]:

@@ -95,6 +95,27 @@ AutoTriple = Annotated[tuple[int, int, int] | None, _triple_or("auto", "D,H,W", 
 Spacing = Annotated[tuple[float, float, float] | None, _triple_or("source", "X,Y,Z", parse_spacing)]
 """Three sizes in millimetres in x,y,z order, or ``source`` (``None``) to keep the file's."""
 
+
+def _count_or_never(text: str) -> int | None:
+    if text == "never":
+        return None
+    if not text.strip().isdigit():
+        raise ValueError(f"expected never, or a whole number from 0 on, got {text!r}")
+    return int(text)
+
+
+CountOrNever = Annotated[
+    int | None,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="INT|never",
+        instance_from_str=lambda arguments: _count_or_never(arguments[0]),
+        is_instance=lambda value: value is None or isinstance(value, int),
+        str_from_instance=lambda value: ["never" if value is None else str(value)],
+    ),
+]
+"""A whole number from 0 on, or ``never`` (``None``)."""
+
 Place = Annotated[
     Path,
     tyro.constructors.PrimitiveConstructorSpec(

@@ -55,10 +55,12 @@ def is_file_name(text: object) -> bool:
 
 
 def named_in(folder: Path, text: str) -> Path:
-    """Read a path as a list in ``folder`` names it: relative to that folder, or whole."""
+    """Read a path as a list in ``folder`` names it: relative to that folder, or whole; with slashes of any system."""
     if "://" in text:
         return location(text)
     path = folder / text
+    if "\\" in text and not path.exists():
+        path = folder / text.replace("\\", "/")
     return path.resolve() if is_remote(path) else path  # keys are text: ./a is not a
 
 

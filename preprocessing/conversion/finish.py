@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 
 import numpy as np
 
 from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED
 from preprocessing.console.places import remote_errors
+from preprocessing.conversion.notes import say_notes
 from preprocessing.layouts.dataset import Dataset
 from preprocessing.layouts.regions import Regions
 from preprocessing.shards.entries import CaseEntry, Manifest, ShardEntry
 from preprocessing.shards.files import ERRORS, FORMAT_VERSION, MANIFEST, write_json, write_manifest, write_source
 from preprocessing.shards.store import read_index
 from preprocessing.volumes.image import ConvertOptions
-from preprocessing.volumes.statistics import DTYPES, ChannelStatistics
+from preprocessing.volumes.statistics import CT, DTYPES, NONZERO, ChannelStatistics
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,10 @@ def finish_store(
         refused += index.refused
         entries += index.cases
         shards.append(ShardEntry.of_cases(name, index.cases, index.xxh3))
-    counted = _counted(entries, dataset.modality)
+    say_notes(entries, options)
+    labelled = [entry for entry in entries if entry.label is not None] or entries
+    # Of CT only cases with a label are pooled: others count air and table, which would drown them.
+    counted = [labelled if scheme == CT else entries for scheme in dataset.schemes]
     with remote_errors(root):
         (root / ERRORS).unlink(missing_ok=True)
     manifest = Manifest(
@@ -48,18 +51,25 @@ def finish_store(
         label_names=dataset.label_names,
         label_remap=dataset.label_remap,
         modality=dataset.modality,
+        schemes=dataset.schemes if {*dataset.schemes} - {NONZERO} and dataset.modality != CT else [],
         ignore_label=dataset.ignore_label,
         regions=None if regions is None else {region: list(numbers) for region, numbers in regions.items()},
         image_dtype=common_dtype([entry.image_dtype for entry in entries]),
         max_abs_error=max((entry.max_abs_error for entry in entries), default=0.0),
-        channels=[_pool([entry.channels[c] for entry in counted]) for c in range(len(dataset.channel_names))],
-        options=dataclasses.asdict(options),
+        channels=[_pool([entry.channels[c] for entry in pooled]) for c, pooled in enumerate(counted)],
+        options=options.to_json(),
         shards=shards,
+        split=_stored_split(dataset.split, {entry.case_id for entry in entries}),
+        region_ids=dataset.region_ids,
         errors=write_json(root / ERRORS, {"refused": refused}) if refused else None,
     )
     write_source(root, str(dataset.root.resolve()))
     write_manifest(root, manifest)
     return manifest, refused
+
+
+def _stored_split(split: Mapping[str, list[str]], stored: Set[str]) -> dict[str, list[str]]:
+    return {part: [name for name in names if name in stored] for part, names in split.items()}
 
 
 def refused_in(root: Path, shard_names: Sequence[str]) -> list[dict[str, str]]:
@@ -71,12 +81,6 @@ def common_dtype(names: list[str]) -> str:
     """Return the smallest stored dtype that holds all of ``names`` without loss: uint8 with float32 gives float32."""
     joined = np.result_type(*names) if names else np.dtype("int16")
     return str(joined) if str(joined) in DTYPES else "float32"
-
-
-def _counted(entries: list[CaseEntry], modality: str) -> list[CaseEntry]:
-    """Choose the cases to pool: of CT those with a label, as others count air and table, which would drown them."""
-    labelled = [entry for entry in entries if entry.label is not None]
-    return labelled if labelled and modality == "ct" else entries
 
 
 def _pool(parts: list[ChannelStatistics]) -> ChannelStatistics:

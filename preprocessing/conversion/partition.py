@@ -72,7 +72,7 @@ class Conversion:
         return {
             "dataset": described,
             "input": str(self.dataset.root.resolve()),
-            "options": dataclasses.asdict(self.options),
+            "options": self.options.to_json(),
             "regions": self.regions,
             "shard_names": self.shard_names,
         }

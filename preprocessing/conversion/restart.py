@@ -16,6 +16,7 @@ from preprocessing.conversion.shard_job import ShardJob, made_from
 from preprocessing.shards.commit import clear_unfinished
 from preprocessing.shards.files import INDEX, parse_json
 from preprocessing.shards.store import open_store
+from preprocessing.volumes.image import ConvertOptions
 from preprocessing.volumes.nifti import checksum_of, parts_of
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def _difference(folder: Path, index: Mapping[str, Any], job: ShardJob | None) ->
 
 
 def _other_options(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    before, now = ({"trust": ConvertOptions.trust} | options for options in (dict(before), dict(now)))
     for name in dict.fromkeys((*now, *before)):
         if before.get(name) != now.get(name):
             return f"with other options: --{name.replace('_', '-')} {before.get(name)}, now {now.get(name)}"

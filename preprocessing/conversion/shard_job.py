@@ -42,7 +42,7 @@ def plan_shards(
     """
     count = len(dataset.sources)
     size = cases_per_shard or min(64, -(-count // 64))
-    described = dataclasses.replace(dataset, sources=[])  # or every job would carry every case to its worker
+    described = dataclasses.replace(dataset, sources=[], split={})  # or every job would carry every case to its worker
     return [
         ShardJob(
             root=root,
@@ -64,7 +64,7 @@ def convert_shard(job: ShardJob) -> int:
     """
     with new_shard(job.root / job.name) as folder:
         made = [_convert_or_refuse(folder, source, job) for source in job.sources]
-        entries = [dataclasses.asdict(entry) for entry in made if isinstance(entry, CaseEntry)]
+        entries = [entry.to_json() for entry in made if isinstance(entry, CaseEntry)]
         refused = [reason for reason in made if isinstance(reason, dict)]
         write_json(folder / INDEX, {"made_from": made_from(job), "cases": entries, "refused": refused})
     return len(entries)
@@ -82,7 +82,7 @@ def _convert_or_refuse(folder: Path, source: Source, job: ShardJob) -> CaseEntry
 def made_from(job: ShardJob) -> dict[str, Any]:
     """Describe what decides a shard's bytes; the shard keeps it, and a restart (``restart.py``) compares."""
     return {
-        "options": dataclasses.asdict(job.options),
+        "options": job.options.to_json(),
         "label_remap": {str(number): stored for number, stored in job.dataset.label_remap.items()},
         "label_names": {str(number): name for number, name in job.dataset.label_names.items()},
         "ignore_label": job.dataset.ignore_label,
@@ -128,4 +128,5 @@ def _write_case(folder: Path, case: ConvertedCase, root: Path) -> CaseEntry:
         sources=[
             FileRecord(name=name_from(root, v.path), size_bytes=v.source_bytes, xxh3=v.source_xxh3) for v in volumes
         ],
+        notes=case.notes,
     )

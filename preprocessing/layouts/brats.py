@@ -1,4 +1,4 @@
-"""BraTS as it is handed out, 2018 to 2023: one folder per case, one file per modality, label ids 1, 2, 4 or 1, 2, 3."""
+"""BraTS as it is handed out, 2018 to 2024: one folder per case, one file per modality, ids that differ by challenge."""
 
 from __future__ import annotations
 
@@ -9,14 +9,53 @@ from pathlib import Path
 
 from preprocessing.console.errors import InputError
 from preprocessing.layouts.dataset import Dataset, Source, sorted_sources
+from preprocessing.layouts.regions import Regions
 
 # Channels and ids as in MSD's Task01_BrainTumour, which was made from BraTS: stores of both can be compared.
 CHANNELS = {"FLAIR": ("flair", "t2f"), "T1w": ("t1", "t1n"), "t1gd": ("t1ce", "t1c", "t1gd"), "T2w": ("t2", "t2w")}
-LABEL_NAMES = {0: "background", 1: "edema", 2: "non-enhancing tumor", 3: "enhancing tumour"}
-REMAP_2018 = {0: 0, 1: 2, 2: 1, 4: 3}
-REMAP_2023 = {0: 0, 1: 2, 2: 1, 3: 3}
 FILE_NAME = re.compile(r"(.+)[_-](flair|t1ce|t1gd|t1|t2|t1n|t1c|t2w|t2f|seg)\.nii(\.gz)?", re.IGNORECASE)
 NEW_NAMES = {"t1n", "t1c", "t2w", "t2f"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meaning:
+    """What the ids in a challenge's label files mean: ``remap`` gives the stored id of each, ``names`` name those."""
+
+    names: dict[int, str]
+    remap: dict[int, int]
+    regions: Regions | None = None
+
+
+NESTED: Regions = {"WT": (1, 2, 3), "TC": (2, 3), "ET": (3,)}
+GLIOMA_NAMES = {0: "background", 1: "edema", 2: "non-enhancing tumor", 3: "enhancing tumour"}
+FLAIR_NAMES = GLIOMA_NAMES | {1: "surrounding FLAIR hyperintensity"}
+REMAP_2023 = {0: 0, 1: 2, 2: 1, 3: 3}
+GLIOMA_2018 = Meaning(names=GLIOMA_NAMES, remap={0: 0, 1: 2, 2: 1, 4: 3})
+GLIOMA_2023 = Meaning(names=GLIOMA_NAMES, remap=REMAP_2023)
+AROUND_TUMOUR = Meaning(names=FLAIR_NAMES, remap=REMAP_2023, regions=NESTED)
+AFTER_SURGERY = Meaning(
+    names=FLAIR_NAMES | {4: "resection cavity"}, remap=REMAP_2023 | {4: 4}, regions=NESTED | {"RC": (4,)}
+)
+CHILDREN_2023 = Meaning(names=GLIOMA_NAMES | {2: "non-enhancing tumor or cyst"}, remap=REMAP_2023)
+CHILDREN_2024 = Meaning(
+    names={0: "background", 1: "enhancing tumour", 2: "non-enhancing tumor", 3: "cystic component", 4: "edema"},
+    remap={number: number for number in range(5)},
+    regions={"WT": (1, 2, 3, 4), "TC": (1, 2, 3), "ET": (1,), "NET": (2,), "CC": (3,)},
+)
+CHALLENGES = {
+    "GLI 2023": GLIOMA_2023,
+    "GLI 2024": AFTER_SURGERY,
+    "GOAT": GLIOMA_2023,
+    "MEN": AROUND_TUMOUR,
+    "MET": AROUND_TUMOUR,
+    "PED 2023": CHILDREN_2023,
+    "PED 2024": CHILDREN_2024,
+    "SSA": GLIOMA_2023,
+}
+"""Challenges of 2023 and later, by the middle of ``BraTS-SSA-00000-000``, and the year where the ids have changed."""
+CASE_NAME = re.compile(r"BraTS-([A-Za-z]+)-.*?(?:-(\d+))?", re.IGNORECASE)
+FIRST_AFTER_SURGERY = 100  # GLI 2024 counts its points in time from here on: BraTS-GLI-00005-100
+YEAR = re.compile(r"(?<!\d)20(?:23|24)(?!\d)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,30 +70,86 @@ class _Folder:
 def read_brats(root: Path) -> Dataset:
     """Read case folders under ``root``, directly or one folder deeper (``HGG``, ``LGG``); ``root`` may be one itself.
 
-    ``CASE_flair t1 t1ce t2 seg`` (2018 to 2021) or ``CASE-t2f t1n t1c t2w seg`` (2023). A case without ``seg`` is
+    ``CASE_flair t1 t1ce t2 seg`` (2018 to 2021) or ``CASE-t2f t1n t1c t2w seg`` (2023 on). A case without ``seg`` is
     unlabelled where none of its neighbours has one, and refused where they do. Raises ``InputError`` where there is no
-    such folder, or where both namings occur: their label ids differ.
+    such folder, or where labels cannot be told: both namings, several challenges, or one that is not known.
     """
+    folders = _folders(root)
+    labelled = [folder for folder in folders if "seg" in folder.files]
+    meaning = _meaning(root, labelled) if labelled else GLIOMA_2023
+    return Dataset(
+        name=root.name,
+        root=root,
+        channel_names=list(CHANNELS),
+        label_names=meaning.names,
+        modality="mr",
+        sources=_sources(root, folders),
+        label_remap=meaning.remap,
+        regions=meaning.regions,
+    )
+
+
+def brats_images(root: Path) -> list[Source]:
+    """List the cases under ``root`` for their images' sake: nothing has to be known of their labels."""
+    return _sources(root, _folders(root))
+
+
+def _folders(root: Path) -> list[_Folder]:
     folders = list(_case_folders(root))
     if not folders:
         raise InputError(f"{root}: no case folder in it with files such as CASE_flair.nii.gz or CASE-t2f.nii.gz")
+    return folders
+
+
+def _meaning(root: Path, folders: list[_Folder]) -> Meaning:
+    """Tell what the ids in the cases' labels mean: by what the cases are called, and the year in the folder's name."""
     new = {folder.path for folder in folders if NEW_NAMES & set(folder.files)}
     if 0 < len(new) < len(folders):
         raise InputError(
             f"{root}: {len(new)} cases are named as BraTS 2023 and {len(folders) - len(new)} as BraTS 2018 to 2021; "
             "their label ids differ: convert them separately"
         )
+    if not new:
+        return GLIOMA_2018
+    kinds = {_challenge(folder.path): folder.path.name for folder in folders}
+    if len(kinds) > 1:
+        listed = ", ".join(f"{case} ({kind or 'not known'})" for kind, case in kinds.items())
+        raise InputError(f"{root}: several challenges, whose label ids differ: {listed}; convert them separately")
+    ((kind, case),) = kinds.items()
+    if kind not in CHALLENGES:
+        raise InputError(f"{root / case}: it cannot be told what its label ids mean; {_remedy(kind)}")
+    return CHALLENGES[kind]
+
+
+def _challenge(path: Path) -> str:
+    """Name the challenge of a case's folder as ``CHALLENGES`` does; one that is not there is not known."""
+    match = CASE_NAME.fullmatch(path.resolve().name)
+    if match is None:
+        return ""
+    name = match[1].upper()
+    if name == "GLI":
+        return f"GLI {2024 if int(match[2] or 0) >= FIRST_AFTER_SURGERY else 2023}"
+    years = YEAR.findall("/".join(path.absolute().parts[-3:-1])) if name == "PED" else []
+    return " ".join([name, *years[-1:]])
+
+
+def _remedy(kind: str) -> str:
+    own = "list the cases in a table (--layout list) beside a dataset.json that names the labels"
+    same_name = {name: meaning for name, meaning in CHALLENGES.items() if kind and name.startswith(f"{kind} ")}
+    if not same_name:
+        known = sorted({f"BraTS-{name.split()[0]}" for name in CHALLENGES})
+        return f"known are {', '.join(known)}, and CASE_flair.nii.gz as of 2018 to 2021; {own}"
+    tables = (
+        f"{name}: " + ", ".join(f"{number} {meaning.names[to]}" for number, to in meaning.remap.items() if number)
+        for name, meaning in same_name.items()
+    )
+    return f"they changed ({'; '.join(tables)}): write the year into its folder's name, or {own}"
+
+
+def _sources(root: Path, folders: list[_Folder]) -> list[Source]:
     labelled = {folder.path.parent for folder in folders if "seg" in folder.files}
     sources = [_source(folder, has_label=folder.path.parent in labelled) for folder in folders]
-    return Dataset(
-        name=root.name,
-        root=root,
-        channel_names=list(CHANNELS),
-        label_names=LABEL_NAMES,
-        modality="mr",
-        sources=sorted_sources(sources, root, "give the folder that holds the case folders"),
-        label_remap=REMAP_2023 if new else REMAP_2018,
-    )
+    return sorted_sources(sources, root, "give the folder that holds the case folders")
 
 
 def has_case_folders(root: Path) -> bool:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from preprocessing.console.errors import InputError
-from preprocessing.layouts.brats import CHANNELS, has_case_folders, is_case_folder, read_brats
+from preprocessing.layouts.brats import CHANNELS, brats_images, has_case_folders, is_case_folder
 from preprocessing.layouts.dataset import Source
 from preprocessing.layouts.nnunet import channel_files, group_channels
 from preprocessing.layouts.table import SUFFIXES as LISTS
@@ -28,15 +28,23 @@ def find_cases(path: Path, channel_names: Sequence[str]) -> list[Source]:
         names = channel_names if len(table.columns) == 1 else table.columns
         return _in_order(path, table.sources, names, channel_names)
     if path.is_dir() and _is_brats(path, channel_names):
-        return _in_order(path, read_brats(path).sources, list(CHANNELS), channel_names)
+        return _in_order(path, brats_images(path), list(CHANNELS), channel_names)
     found = find_images(path)
     channels = group_channels([image.name for image in found], _ending(found[0]))
     if len(channels) < len(found) and sum(map(len, channels.values())) == len(found):
         return [
-            Source(case_id=name, images=channel_files(path, name, _ending(found[0]), len(channel_names)), label=None)
-            for name in channels
+            Source(
+                case_id=name,
+                images=channel_files(path / name, _ending(found[0]), len(channel_names), files),
+                label=None,
+            )
+            for name, files in channels.items()
         ]
-    if len(channel_names) == 1 and all(numbers == {0} for numbers in channels.values()) and len(channels) == len(found):
+    if (
+        len(channel_names) == 1
+        and all(set(files) == {0} for files in channels.values())
+        and len(channels) == len(found)
+    ):
         return [Source(case_id=name, images=(image,), label=None) for name, image in zip(channels, found, strict=True)]
     return [Source(case_id=case_id_of(image), images=(image,), label=None) for image in found]
 
@@ -48,10 +56,10 @@ def find_images(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"{path}: no such file or folder")
-    found = sorted(p for p in path.iterdir() if p.name.endswith(SUFFIXES) and not p.name.startswith("."))
+    found = sorted(p for p in path.iterdir() if p.name.lower().endswith(SUFFIXES) and not p.name.startswith("."))
     if not found:
-        inner = [p.name for p in sorted(path.iterdir()) if p.is_dir() and p.name.startswith("images")]
-        hint = f"; did you mean {path / inner[0]}?" if inner else ""
+        inner = [str(p) for p in sorted(path.iterdir(), reverse=True) if p.is_dir() and p.name.startswith("images")]
+        hint = f"; did you mean {' or '.join(inner)}?" if inner else ""
         raise InputError(f"{path}: no .nii.gz or .nii file in it{hint}")
     twice = [a.name for a, b in pairwise(found) if case_id_of(a) == case_id_of(b)]
     if twice:
@@ -61,13 +69,13 @@ def find_images(path: Path) -> list[Path]:
 
 def _is_brats(path: Path, channel_names: Sequence[str]) -> bool:
     """Tell BraTS folders from a folder of images that happen to be called ``..._t1.nii.gz``."""
-    if any(p.name.endswith(SUFFIXES) for p in path.iterdir()):
+    if any(p.name.lower().endswith(SUFFIXES) for p in path.iterdir()):
         return len(channel_names) == len(CHANNELS) and is_case_folder(path)
     return has_case_folders(path)
 
 
 def _ending(path: Path) -> str:
-    return next(suffix for suffix in SUFFIXES if path.name.endswith(suffix))
+    return next(suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix))
 
 
 def _in_order(path: Path, sources: list[Source], names: Sequence[str], wanted: Sequence[str]) -> list[Source]:

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
+from typing import Any
 
 from preprocessing.console.errors import InputError
 from preprocessing.layouts.dataset import (
     Dataset,
     Source,
+    compare_count,
+    mention,
     modality_of,
+    named_after,
+    named_labels,
     numbered_names,
     path_inside,
     read_description,
     sorted_sources,
 )
-from preprocessing.volumes.nifti import case_id_of
 
-log = logging.getLogger(__name__)
+PARTS = ("Tr", "Va", "Ts")
 
 
 def read_msd(root: Path) -> Dataset:
     """Read ``dataset.json`` beside ``imagesTr labelsTr imagesTs``.
 
-    Raises ``InputError`` for a missing or malformed ``dataset.json``, a path that leaves ``root``, or two cases of one
-    name. Whether the listed files exist is found out case by case, so that one missing file does not stop the rest.
+    Cases under "validation" are converted with their labels and named as such in ``Dataset.split``. Raises
+    ``InputError`` for a missing or malformed ``dataset.json``, a path that leaves ``root``, or two cases of one name.
+    Whether the listed files exist is found out case by case, so that one missing file does not stop the rest.
     """
     path = root / "dataset.json"
     described = read_description(path)
     try:
-        sources = [_labelled(root, entry["image"], entry["label"]) for entry in described["training"]]
-        for entry in described.get("test", []):
-            image = path_inside(root, entry["image"] if isinstance(entry, dict) else entry, path)
-            sources.append(Source(case_id=case_id_of(image), images=(image,), label=None))
-        label_names = {int(number): str(name) for number, name in described["labels"].items()}
+        training = [_source(root, entry["image"], entry["label"]) for entry in described["training"]]
+        validation = [_source(root, *_image_and_label(entry)) for entry in described.get("validation", [])]
+        test = [_source(root, _image_and_label(entry)[0], None) for entry in described.get("test", [])]
+        unread = [image for image, label in map(_image_and_label, described.get("test", [])) if label is not None]
+        label_names = named_labels(path, described["labels"])
         channel_names = numbered_names(described["modality"])
     except InputError:
         raise
@@ -42,7 +46,9 @@ def read_msd(root: Path) -> Dataset:
             f"{path}: not an MSD dataset.json ({error!s} is missing or of the wrong kind); "
             'it needs "modality", "labels" and "training" with "image" and "label" in each entry'
         ) from error
-    sources = sorted_sources(sources, path, 'add entries under "training" or "test"')
+    compare_count(path, described, len(training))
+    mention(unread, f'cases under "test" in {path} are converted without the labels that they have')
+    sources = sorted_sources([*training, *validation, *test], path, 'add entries under "training" or "test"')
     _mention_unlisted(root, sources)
     return Dataset(
         name=str(described.get("name", root.name)),
@@ -52,25 +58,29 @@ def read_msd(root: Path) -> Dataset:
         modality=modality_of(channel_names),
         sources=sources,
         without_label='list the image under "test" in dataset.json',
+        split={"validation": sorted(source.case_id for source in validation)} if validation else {},
     )
 
 
-def _labelled(root: Path, image: str, label: str) -> Source:
+def _image_and_label(entry: Any) -> tuple[str, str | None]:
+    return (entry["image"], entry.get("label")) if isinstance(entry, dict) else (entry, None)
+
+
+def _source(root: Path, image: str, label: str | None) -> Source:
     described_in = root / "dataset.json"
     path = path_inside(root, image, described_in)
-    return Source(case_id=case_id_of(path), images=(path,), label=path_inside(root, label, described_in))
+    truth = None if label is None else path_inside(root, label, described_in)
+    return Source(**named_after(path), images=(path,), label=truth)
 
 
 def _mention_unlisted(root: Path, sources: list[Source]) -> None:
-    listed = {image for source in sources for image in source.images}
-    found = [path for folder in ("imagesTr", "imagesTs") for path in sorted((root / folder).glob("*.nii*"))]
-    unlisted = [path for path in found if path not in listed and not path.name.startswith(".")]
-    if unlisted:  # unless a link or .. leads to it: resolving every path of a large set takes seconds
-        resolved = {path.resolve() for path in listed}
-        unlisted = [path for path in unlisted if path.resolve() not in resolved]
-    if unlisted:
-        log.warning(
-            "%d images are not listed in dataset.json and are left out, the first: %s",
-            len(unlisted),
-            unlisted[0],
-        )
+    for kind in ("image", "label"):
+        listed = {
+            path for source in sources for path in (source.images if kind == "image" else (source.label,)) if path
+        }
+        found = [path for part in PARTS for path in sorted((root / f"{kind}s{part}").glob("*.nii*"))]
+        unlisted = [path for path in found if path not in listed and not path.name.startswith(".")]
+        if unlisted:  # unless a link or .. leads to it: resolving every path of a large set takes seconds
+            resolved = {path.resolve() for path in listed}
+            unlisted = [path for path in unlisted if path.resolve() not in resolved]
+        mention(unlisted, f"{kind}s are not listed in dataset.json and are left out")

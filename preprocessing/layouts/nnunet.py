@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,21 +11,23 @@ from preprocessing.console.errors import InputError
 from preprocessing.layouts.dataset import (
     Dataset,
     Source,
+    compare_count,
+    label_ids,
+    mention,
     modality_of,
     numbered_names,
     path_inside,
     read_description,
     sorted_sources,
 )
-from preprocessing.layouts.regions import Regions
+from preprocessing.layouts.regions import Regions, label_of_regions
 from preprocessing.volumes.nifti import SUFFIXES
 
-log = logging.getLogger(__name__)
 IGNORE = "ignore"
 
 
 def read_nnunet(root: Path) -> Dataset:
-    """Read ``dataset.json`` beside ``imagesTr labelsTr imagesTs``.
+    """Read ``dataset.json`` beside ``imagesTr labelsTr imagesTs``, and ``imagesVa labelsVa`` where there are such.
 
     Cases are found by their file names, or as ``"dataset"`` in ``dataset.json`` lists them. A label written as a list
     of ids is a region, the one called ``ignore`` marks voxels that nobody annotated. Raises ``InputError`` for a
@@ -37,9 +38,10 @@ def read_nnunet(root: Path) -> Dataset:
     described = read_description(path)
     try:
         channel_names = numbered_names(described["channel_names"])
-        labels = dict(described["labels"])
-        ignore_label = None if IGNORE not in labels else int(labels.pop(IGNORE))
+        labels = label_ids(path, described["labels"])
+        ignore_label = labels.pop(IGNORE)[0] if IGNORE in labels else None
         label_names, regions = _read_labels(labels)
+        painted = _painted(path, regions, labels, described.get("regions_class_order"))
         ending = str(described.get("file_ending", ".nii.gz"))
         listed = described.get("dataset")
         sources = _found(root, ending, len(channel_names)) if listed is None else list(_listed(root, listed))
@@ -50,10 +52,13 @@ def read_nnunet(root: Path) -> Dataset:
             f"{path}: not an nnU-Net dataset.json ({error!s} is missing or of the wrong kind); "
             'it needs "channel_names", "labels" (name to id, or to a list of ids) and "file_ending"'
         ) from error
-    if ignore_label is not None and not max(label_names) < ignore_label <= 255:
+    if ignore_label is not None and not max(label_names) < ignore_label:
         raise InputError(
             f'{path}: "ignore" is {ignore_label}; it must be above the other labels, {max(label_names) + 1}'
         )
+    validation = sorted(source.case_id for source in sources if source.images[0].parent.name == "imagesVa")
+    labelled = [source for source in sources if source.label is not None and source.case_id not in validation]
+    compare_count(path, described, len(labelled))
     return Dataset(
         name=str(described.get("name", root.name)),
         root=root,
@@ -61,7 +66,9 @@ def read_nnunet(root: Path) -> Dataset:
         label_names=label_names,
         modality=modality_of(channel_names),
         sources=sorted_sources(sources, path, f"put images such as CASE_0000{ending} into imagesTr"),
-        regions=regions,
+        regions={name: regions[name] for name in painted} if regions and painted else regions,
+        region_ids=painted or {},
+        split={"validation": validation} if validation else {},
         ignore_label=ignore_label,
         without_label="move its images to imagesTs"
         if listed is None
@@ -69,43 +76,84 @@ def read_nnunet(root: Path) -> Dataset:
     )
 
 
-def group_channels(names: Iterable[str], ending: str) -> dict[str, set[int]]:
-    """Group file names by case: ``["a_0000.nii", "a_0001.nii"]`` gives ``{"a": {0, 1}}``; other names are left out."""
-    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}")
-    found: dict[str, set[int]] = {}
+def group_channels(names: Iterable[str], ending: str) -> dict[str, dict[int, str]]:
+    """Group file names by case and channel: ``["a_0000.nii"]`` gives ``{"a": {0: "a_0000.nii"}}``; others are left out.
+
+    The ending may be written in capitals.
+    """
+    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}", re.IGNORECASE)
+    found: dict[str, dict[int, str]] = {}
     for match in filter(None, map(pattern.fullmatch, names)):
         if not match[1].startswith("."):
-            found.setdefault(match[1], set()).add(int(match[2]))
+            found.setdefault(match[1], {})[int(match[2])] = match[0]
     return found
 
 
-def channel_files(folder: Path, case_id: str, ending: str, num_channels: int) -> tuple[Path, ...]:
-    """Name the files that a case should have, whether or not they exist."""
-    return tuple(folder / f"{case_id}_{channel:04d}{ending}" for channel in range(num_channels))
+def channel_files(case: Path, ending: str, num_channels: int, found: Mapping[int, str]) -> tuple[Path, ...]:
+    """Name the files that a case should have: those ``found``, and what the others should be called."""
+    return tuple(
+        case.with_name(found.get(channel, f"{case.name}_{channel:04d}{ending}")) for channel in range(num_channels)
+    )
 
 
 def _found(root: Path, ending: str, num_channels: int) -> list[Source]:
-    if ending not in SUFFIXES:
+    if ending.lower() not in SUFFIXES:
         raise InputError(f'{root / "dataset.json"}: "file_ending" {ending!r}; NIfTI files end in {", ".join(SUFFIXES)}')
     sources = []
-    for folder, labels in ((root / "imagesTr", root / "labelsTr"), (root / "imagesTs", None)):
-        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    for part in ("Tr", "Va", "Ts"):
+        folder, labels = root / f"images{part}", root / f"labels{part}"
+        names = _names_in(folder)
+        known = (name for name in _names_in(labels) if name.lower().endswith(ending.lower()))
+        truths = {name[: -len(ending)]: labels / name for name in known}
+        if part == "Ts":
+            mention(list(truths), f"labels in {labels} are not used: cases in {folder.name} are converted without")
+            truths = {}
         cases = group_channels(names, ending)
-        for case_id, numbers in cases.items():
-            surplus = sorted(number for number in numbers if number >= num_channels)
-            sources.append(
-                Source(
-                    case_id=case_id,
-                    images=channel_files(folder, case_id, ending, num_channels),
-                    label=None if labels is None else labels / f"{case_id}{ending}",
-                    problem=f"{folder / case_id}_{surplus[0]:04d}{ending} is a channel that dataset.json does not "
-                    f'name (it names {num_channels}); add it to "channel_names" or remove the file'
-                    if surplus
-                    else "",
-                )
+        sources += [
+            Source(
+                case_id=case_id,
+                images=channel_files(folder / case_id, ending, num_channels, cases.get(case_id, {})),
+                label=truths.get(case_id, labels / f"{case_id}{ending}") if truths or part == "Tr" else None,
+                problem=_problem(folder / case_id, ending, cases.get(case_id, {}), num_channels),
             )
+            for case_id in sorted({*cases, *truths})
+        ]
         _mention_others(folder, names, ending)
     return sources
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) if folder.is_dir() else []
+
+
+def _problem(case: Path, ending: str, found: Mapping[int, str], num_channels: int) -> str:
+    """Say what is wrong with the files of a case, given those ``found`` by their channels."""
+    if not found:
+        plain = case.with_name(f"{case.name}{ending}")
+        remedy = f"there is {plain}: give it that name" if plain.exists() else "add the image, or remove the label"
+        return f"it has a label and no image at {case}_0000{ending}; {remedy}"
+    if surplus := sorted(number for number in found if number >= num_channels):
+        return (
+            f"{case}_{surplus[0]:04d}{ending} is a channel that dataset.json does not name (it names {num_channels}); "
+            'add it to "channel_names" or remove the file'
+        )
+    return ""
+
+
+def _painted(path: Path, regions: Regions | None, labels: Mapping[str, Any], order: Any) -> dict[str, int] | None:
+    """Read "regions_class_order": the label to write for each region, in the order of "labels", later ones on top.
+
+    Returns ``None`` where it is not given, or says what ``label_of_regions`` does anyway.
+    """
+    if regions is None or order is None:
+        return None
+    names = [str(name) for name in labels if str(name) in regions]
+    if len(order) != len(names):
+        raise InputError(
+            f'{path}: "regions_class_order" has {len(order)} labels for {len(names)} regions ({", ".join(names)})'
+        )
+    painted = dict(zip(names, map(int, order), strict=True))
+    return None if list(painted.items()) == list(label_of_regions(regions).items()) else painted
 
 
 def _listed(root: Path, listed: Mapping[str, Any]) -> Iterable[Source]:
@@ -119,10 +167,9 @@ def _listed(root: Path, listed: Mapping[str, Any]) -> Iterable[Source]:
         )
 
 
-def _read_labels(labels: Mapping[str, Any]) -> tuple[dict[int, str], Regions | None]:
+def _read_labels(ids: Mapping[str, tuple[int, ...]]) -> tuple[dict[int, str], Regions | None]:
     """Read ``{"background": 0, "whole": [1, 2], "core": 2}``; an id without a name is called after its region."""
-    ids = {str(name): tuple(map(int, n)) if isinstance(n, list) else (int(n),) for name, n in labels.items()}
-    declared = any(isinstance(numbers, list) for numbers in labels.values())
+    declared = any(len(numbers) > 1 for numbers in ids.values())
     names = {numbers[0]: name for name, numbers in ids.items() if len(numbers) == 1}
     by_size = sorted(ids.items(), key=lambda item: len(item[1]))
     for name, numbers in by_size:
@@ -135,13 +182,6 @@ def _read_labels(labels: Mapping[str, Any]) -> tuple[dict[int, str], Regions | N
 
 
 def _mention_others(folder: Path, names: list[str], ending: str) -> None:
-    pattern = re.compile(rf".+_\d{{4}}{re.escape(ending)}")
-    others = [name for name in names if not name.startswith(".") and not pattern.fullmatch(name)]
-    if others:
-        log.warning(
-            "%d files in %s are not named CASE_0000%s and are left out, the first: %s",
-            len(others),
-            folder,
-            ending,
-            others[0],
-        )
+    pattern = re.compile(rf".+_\d{{4}}{re.escape(ending)}", re.IGNORECASE)
+    others = [folder / name for name in names if not pattern.fullmatch(name)]
+    mention(others, f"files in {folder} are not named CASE_0000{ending} and are left out")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -39,19 +39,39 @@ class Case:
         ends = np.cumsum(list(counts.values()), dtype=np.int64)
         return {number: rows[end - counts[number] : end] for number, end in zip(counts, ends, strict=True)}
 
+    def check_files(self) -> None:
+        """Raise ``InputError`` when image or label no longer has the bytes that the index says.
+
+        Whoever keeps maps asks before each use: to touch what a file has lost ends the process with SIGBUS, wordless.
+        """
+        for record in (self.entry.image, self.entry.label):
+            if record is not None:
+                self._check_size(record)
+
+    def _check_size(self, record: FileRecord) -> None:
+        path = f"{self.folder}/{record.name}"
+        try:
+            size = os.stat(path).st_size  # noqa: PTH116  # twice for every patch, and a Path takes as long again
+        except OSError as error:
+            raise self._damaged(path, str(error)) from error
+        if size != record.size_bytes:
+            raise self._damaged(path, f"it has {size} bytes, the index says {record.size_bytes}")
+
+    def _damaged(self, path: str, reason: str) -> InputError:
+        return InputError(f"case {self.case_id}: {path} is missing or damaged ({reason}); run preprocessing.check")
+
     def _map(self, record: FileRecord, dtype: str, shape: tuple[int, ...]) -> Array:
         """Map a file by what the index says of it.
 
         ``np.load`` would parse the header, which threads cannot do at the same time before Python 3.11.8: now and then
         one ends with "AST constructor recursion depth mismatch" (CPython's issue 106905).
         """
-        path = Path(self.folder) / record.name
+        self._check_size(record)
+        path = f"{self.folder}/{record.name}"
         try:
             return np.memmap(path, dtype, "r", DATA_OFFSET, shape)
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"case {self.case_id}: {path} is missing or damaged ({error}); run preprocessing.check"
-            ) from error
+            raise self._damaged(path, str(error)) from error
 
     @property
     def case_id(self) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from preprocessing.console.errors import InputError
 from preprocessing.console.places import is_file_name
 from preprocessing.volumes.geometry import Geometry
-from preprocessing.volumes.statistics import ChannelStatistics, LabelStatistics
+from preprocessing.volumes.statistics import ChannelStatistics, LabelStatistics, schemes_of
+
+WHERE_ANY = ("split", "region_ids", "schemes")
 
 
 def check_names(*names: object) -> None:
@@ -34,7 +36,7 @@ class CaseEntry:
 
     ``geometry`` leads from the file's grid to the whole stored one, of shape ``source_shape_dhw`` and ``affine`` (for
     voxels x,y,z); the stored box begins at ``origin_dhw`` in it. ``sources`` are named from the data set's folder, or
-    whole where they lie elsewhere.
+    whole where they lie elsewhere. ``notes`` say by kind what about them is odd.
     """
 
     case_id: str
@@ -54,6 +56,7 @@ class CaseEntry:
     label: FileRecord | None
     foreground: FileRecord | None
     sources: list[FileRecord]
+    notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_names(self.case_id, *(record.name for record in self.files))
@@ -72,6 +75,10 @@ class CaseEntry:
             made[name] = None if entry[name] is None else FileRecord(**entry[name])
         made["sources"] = [FileRecord(**record) for record in entry["sources"]]
         return cls(**made)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return dicts, lists and numbers only."""
+        return {name: value for name, value in asdict(self).items() if name != "notes" or value}
 
     @property
     def files(self) -> list[FileRecord]:
@@ -146,7 +153,10 @@ class Manifest:
     standard deviation pooled exactly, percentiles as the voxel-weighted mean of the cases' own. ``label_remap`` gives
     the stored id of each id in the label files (empty where they were kept). ``regions`` is ``None`` for a data set
     without overlapping regions. ``ignore_label`` is the id of voxels that nobody annotated: they are in label files,
-    not among ``label_names``, and do not count anywhere.
+    not among ``label_names``, and do not count anywhere. ``split`` lists the cases of each part that the data set
+    itself names, such as ``"validation"``; ``region_ids`` gives the label to write for each region where the data set
+    says so; ``schemes`` how each channel is normalised where ``modality`` does not. These three are in the file where
+    there are any.
     """
 
     format_version: int
@@ -163,6 +173,18 @@ class Manifest:
     shards: list[ShardEntry]
     errors: FileRecord | None
     ignore_label: int | None = None
+    split: dict[str, list[str]] = field(default_factory=dict)
+    region_ids: dict[str, int] = field(default_factory=dict)
+    schemes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return dicts, lists and numbers only."""
+        return {name: value for name, value in asdict(self).items() if value or name not in WHERE_ANY}
+
+    @property
+    def channel_schemes(self) -> list[str]:
+        """How each channel is normalised, one of ``SCHEMES``."""
+        return schemes_of(self.schemes, self.modality, len(self.channel_names))
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Manifest:

@@ -14,7 +14,6 @@ STORE/
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import struct
 from pathlib import Path
@@ -65,7 +64,7 @@ def write_json(path: Path, content: dict[str, Any]) -> FileRecord:
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
     """Write the manifest, which checks itself."""
-    write_sealed(root / MANIFEST, dataclasses.asdict(manifest))
+    write_sealed(root / MANIFEST, manifest.to_json())
 
 
 def write_source(root: Path, place: str | None) -> None:

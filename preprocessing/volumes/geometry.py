@@ -125,14 +125,12 @@ def plan_geometry(volume: Volume, orientation: str, spacing_xyz: Float3 | None, 
 
     ``spacing_xyz`` in millimetres is meant for the axes after reorienting; ``None`` keeps the file's. A volume whose
     slices are more than three times as thick as its pixels is not blended across slices (nnU-Net's rule). Raises
-    ``InputError`` for an affine without direction or size, or a grid of more than ``max_volume_gib``.
+    ``InputError`` for a grid of more than ``max_volume_gib``.
     """
     plain = Geometry(file_shape_dhw=volume.shape_dhw, file_affine=volume.affine.tolist())
     if orientation == "source" and spacing_xyz is None:
         return plain
     sizes = np.linalg.norm(volume.affine[:3, :3], axis=0)[::-1]
-    if not (sizes > 0).all():
-        raise InputError(f"{volume.path}: its affine gives a voxel no size; correct the header")
     axes, flips = plain.axes, plain.flips
     if orientation != "source":
         axes, flips = _turn(volume, orientation)
@@ -174,8 +172,6 @@ def stored_spacing(file_spacing_mm: Float3, geometry: Geometry) -> Float3:
 def _turn(volume: Volume, orientation: str) -> tuple[Int3, tuple[bool, bool, bool]]:
     """Find the file axis behind each axis of ``orientation`` and whether it runs the other way, both D,H,W."""
     found = nib.io_orientation(volume.affine)  # type: ignore[no-untyped-call]
-    if not np.isfinite(found).all():
-        raise InputError(f"{volume.path}: its affine gives an axis no direction; use --orientation source")
     wanted = nib.orientations.axcodes2ornt(tuple(orientation))  # type: ignore[no-untyped-call]
     steps = nib.orientations.ornt_transform(found, wanted)  # type: ignore[no-untyped-call]
     behind = {int(out): (axis, bool(sign < 0)) for axis, (out, sign) in enumerate(steps)}  # axes x,y,z

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +15,24 @@ from preprocessing.console.errors import InputError, check_known
 from preprocessing.volumes.geometry import ORIENTATIONS, Geometry
 from preprocessing.volumes.grid import Array, Box, Float3
 from preprocessing.volumes.nifti import Volume, read_nifti
+from preprocessing.volumes.placement import TRUSTED
 from preprocessing.volumes.statistics import (
+    CT,
     DTYPES,
+    NONZERO,
     ChannelStatistics,
     bounding_box,
     choose_dtype,
     count_labels,
-    summarise,
+    summarise_channel,
 )
 
 AFFINE_TOLERANCE = 1e-3
+LABEL_TOLERANCE = 1e-3  # a label that went through float and back comes home within 1e-4
+HIGHEST_ID = 2**24 - 1
+TO_NAME_IT = (
+    'add it to "labels" in dataset.json (BraTS folders: in one beside a table, --layout list), or correct the file'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +40,8 @@ class ConvertOptions:
     """What decides the bytes of a store; the manifest keeps it.
 
     ``orientation`` is ``"source"`` or an axis code such as ``"RAS"``; ``spacing`` is x,y,z in millimetres along those.
-    ``dtype`` is one of ``DTYPES``; ``auto`` keeps the smallest lossless one. Raises ``InputError`` for values that
-    cannot be.
+    ``dtype`` is one of ``DTYPES``; ``auto`` keeps the smallest lossless one. ``trust`` is one of ``TRUSTED``. Raises
+    ``InputError`` for values that cannot be.
     """
 
     orientation: str = "source"
@@ -41,13 +50,19 @@ class ConvertOptions:
     dtype: str = "auto"
     ignore_affine: bool = False
     max_volume_gib: float = 16.0
+    trust: str = "auto"
 
     def __post_init__(self) -> None:
         check_known("dtype", self.dtype, DTYPES)
+        check_known("trust", self.trust, TRUSTED)
         if self.orientation not in ("source", *ORIENTATIONS):
             raise InputError(f"--orientation {self.orientation}: unknown; source, or one of RAS, LPS, LAS ...")
         if not 0 < self.max_volume_gib < math.inf:  # which not-a-number is not either
             raise InputError(f"--max-volume-gib {self.max_volume_gib:g}: give a positive number of GiB")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a store keeps of them; ``trust`` only where it was given, as stores had none before."""
+        return {name: value for name, value in asdict(self).items() if (name, value) != ("trust", "auto")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +87,7 @@ def read_images(paths: Sequence[Path], channel_names: Sequence[str], options: Co
     Raises ``InputError`` for a file that cannot be read, another number of channels than ``channel_names``, or grids
     that differ.
     """
-    volumes = [read_nifti(path, options.max_volume_gib) for path in paths]
+    volumes = [read_nifti(path, options.max_volume_gib, options.trust) for path in paths]
     for other in volumes[1:]:
         check_grids(volumes[0], other, f"{paths[0].name} of the same case", options.ignore_affine)
     found = [len(volume.channels) for volume in volumes]
@@ -91,14 +106,14 @@ def prepare_image(
     volumes: Sequence[Volume],
     geometry: Geometry,
     options: ConvertOptions,
-    modality: str = "mr",
+    schemes: Sequence[str] = (),
     label: npt.NDArray[np.uint8] | None = None,
 ) -> Image:
     """Reorient, resample, crop, interleave and summarise an image: for conversion and prediction alike.
 
     ``volumes`` hold the channels in order, all on the file grid of ``geometry``; ``label`` lies on its stored grid. The
     box holds every nonzero voxel of every channel and of ``label`` [D,H,W], so nothing that differs from zero is lost.
-    Statistics cover nonzero voxels (MR) or labelled voxels (CT, nnU-Net's choice; nonzero without a label).
+    Statistics cover what each channel's scheme counts; without ``schemes`` the voxels that are not zero.
     """
     scaled = [_scaled(volume) for volume in volumes]
     channels = [geometry.apply_to_image(channel) for part, _ in scaled for channel in part]
@@ -108,8 +123,9 @@ def prepare_image(
     voxels = np.empty((*cut[0].shape, len(cut)), dtype=dtype)
     for number, channel in enumerate(cut):
         voxels[..., number] = channel
-    labelled = None if label is None or modality != "ct" else label[box] > 0
-    statistics = [summarise(c[c != 0] if labelled is None else c[labelled]) for c in cut]
+    labelled = None if label is None or CT not in schemes else label[box] > 0
+    by_channel = zip(cut, schemes or [NONZERO] * len(cut), strict=True)
+    statistics = [summarise_channel(channel, scheme, labelled) for channel, scheme in by_channel]
     return Image(
         voxels=voxels,
         origin_dhw=(box[0].start, box[1].start, box[2].start),
@@ -126,37 +142,60 @@ def read_label(
 ) -> npt.NDArray[np.uint8]:
     """Return a label volume as uint8 [D,H,W]; ``remap`` gives the id to return for each id in the file.
 
-    Raises ``InputError`` for more than one channel, a value that is not a whole number (NaN too), or one that is not
-    named in the data set, each with the value.
+    Raises ``InputError`` as ``whole_numbers`` does, and for a value that is not named in the data set.
+    """
+    return stored_ids(volume, whole_numbers(volume)[0], known_ids, remap)
+
+
+def whole_numbers(volume: Volume) -> tuple[Array, int]:
+    """Return a label volume as the whole numbers [D,H,W] in its file, and how many voxels were rounded.
+
+    Raises ``InputError`` for more than one channel, NaN, a value that lies further than 0.001 from a whole number, or
+    one below 0 or above 16,777,215, each with the value.
     """
     if len(volume.channels) != 1:
         raise InputError(f"{volume.path} has {len(volume.channels)} channels, a label has 1")
     channels, nonfinite = _scaled(volume)
     if nonfinite:
         raise InputError(f"{volume.path} holds NaN or infinity in {nonfinite} voxels; labels are whole numbers")
-    values = channels[0]
+    values, rounded = channels[0], 0
     if values.dtype.kind == "f":
-        broken = values[values != np.rint(values)]
+        whole = np.rint(values)
+        off = np.abs(values - whole)
+        broken = values[off > LABEL_TOLERANCE]
         if broken.size:
+            scaled = (volume.slope, volume.inter) != (1.0, 0.0)
+            why = f" (scl_slope {volume.slope:.9g}, scl_inter {volume.inter:.9g})" if scaled else ""
             raise InputError(
-                f"{volume.path} holds {float(broken[0]):g} in {broken.size} voxels; labels are whole numbers"
+                f"{volume.path}{why} holds {float(broken[0]):.9g} in {broken.size} voxels; labels are whole numbers, "
+                f"or at most {LABEL_TOLERANCE:g} away from them"
             )
+        values, rounded = whole, int(np.count_nonzero(off))
     lowest, highest = float(values.min()), float(values.max())
-    if lowest < 0 or highest > 255:
-        raise InputError(f"{volume.path} holds values {lowest:g} to {highest:g}; labels are 0 to 255")
-    label = np.ascontiguousarray(values, dtype=np.uint8)
-    known = sorted(remap or known_ids)
+    if lowest < 0 or highest > HIGHEST_ID:
+        raise InputError(
+            f"{volume.path} holds values {lowest:g} to {highest:g}; labels are 0 to 255, named ones {HIGHEST_ID}"
+        )
+    return (values.astype(np.int32) if values.dtype.kind == "f" else values), rounded
+
+
+def stored_ids(
+    volume: Volume, values: Array, known_ids: Collection[int], remap: Mapping[int, int] | None = None
+) -> npt.NDArray[np.uint8]:
+    """Turn the ``values`` of a label ``volume`` into stored ids uint8; raises ``InputError`` for one not known."""
+    known, highest = sorted(remap or known_ids), int(values.max())
+    limit = max(255, *known)
+    if highest > limit:
+        raise InputError(f"{volume.path} holds values {values.min()} to {highest}; labels are 0 to {limit}")
+    label: Array = np.ascontiguousarray(values, dtype=np.uint8 if highest <= 255 else np.int32)
     unknown = sorted(set(count_labels(label)) - set(known))
     if unknown:
-        where, remedy = (
-            ("the layout knows", "correct the file") if remap else ("dataset.json names", 'add it to "labels"')
-        )
-        raise InputError(f"{volume.path} holds label {unknown[0]}, {where} {known}; {remedy}")
-    if not remap:
-        return label
-    table = np.zeros(256, np.uint8)
-    table[list(remap)] = list(remap.values())
-    return table[label]
+        raise InputError(f"{volume.path} holds label {unknown[0]}, the data set names {known}; {TO_NAME_IT}")
+    if remap:
+        table = np.zeros(limit + 1, np.uint8)
+        table[list(remap)] = list(remap.values())
+        label = table[label]
+    return label
 
 
 def check_grids(first: Volume, other: Volume, first_is: str, ignore_affine: bool) -> None:

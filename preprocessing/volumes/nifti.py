@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ import xxhash
 from preprocessing.console.errors import InputError
 from preprocessing.console.places import read_file
 from preprocessing.volumes.grid import Array
+from preprocessing.volumes.placement import affine_in_force, contradictions, sizes_of
 
 GIB = 2**30
 HEADER_BYTES = {nib.Nifti1Header: 348, nib.Nifti2Header: 540}
-SUFFIXES = (".nii.gz", ".nii", ".hdr")  # .hdr names a pair, its voxels lie beside it in .img or .img.gz
-PAIRED = (".img", ".img.gz")
+HEADERS, PAIRED = (".hdr", ".hdr.gz"), (".img", ".img.gz")  # a pair: the voxels lie beside the header
+SUFFIXES = (".nii.gz", ".nii", *HEADERS)
 UNHEARD = logging.getLogger(f"{__name__}.header")  # nibabel's remarks on mended fields do not say which file
 UNHEARD.setLevel(logging.CRITICAL + 1)
 
@@ -34,8 +35,9 @@ class Volume:
     """One image or label file in memory.
 
     ``channels`` are read-only views [D,H,W] (z,y,x of the file) in the file's own dtype, before scaling;
-    ``slope`` and ``inter`` are the file's linear scaling (1 and 0 when it has none); ``affine`` is nibabel's, voxel
-    x,y,z to millimetres; ``header`` is nibabel's own header.
+    ``slope`` and ``inter`` are the file's linear scaling (1 and 0 when it has none); ``affine`` is the one in force,
+    voxel x,y,z to millimetres; ``header`` is nibabel's own header. ``notes`` say where its fields contradict each
+    other: kind of contradiction to the numbers (``preprocessing.volumes.placement``).
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Volume:
     header: nib.Nifti1Header
     source_bytes: int
     source_xxh3: str
+    notes: dict[str, str] = field(default_factory=dict)
 
     @property
     def shape_dhw(self) -> tuple[int, int, int]:
@@ -55,28 +58,29 @@ class Volume:
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Voxel size along D, H, W in millimetres."""
-        zooms = self.header.get_zooms()  # type: ignore[no-untyped-call]
-        x_mm, y_mm, z_mm = (float(zoom) for zoom in zooms[:3])
+        """Voxel size along D, H, W in millimetres: that of the affine."""
+        x_mm, y_mm, z_mm = sizes_of(self.affine, self.header)
         return z_mm, y_mm, x_mm
 
 
 def case_id_of(path: Path) -> str:
     """Name a case after its file: ``imagesTr/BRATS_001.nii.gz`` is ``BRATS_001``."""
     for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix)
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
     raise InputError(f"{path}: not a NIfTI file name (expected one ending in {' or '.join(SUFFIXES)})")
 
 
-def read_nifti(path: Path, max_volume_gib: float = 16.0) -> Volume:
-    """Read ``path`` (.nii, .nii.gz or .hdr with .img; NIfTI-1 or NIfTI-2, any byte order; 3D, or 4D, channels last).
+def read_nifti(path: Path, max_volume_gib: float = 16.0, trust: str = "auto") -> Volume:
+    """Read ``path`` (.nii, .nii.gz or .hdr with .img; NIfTI-1 or NIfTI-2, any byte order; 3D, or channels last).
 
-    Raises ``InputError`` for a file that is missing, is not NIfTI, holds fewer bytes than its header promises, fails
-    its checksum, or whose header promises more than ``max_volume_gib``: nothing of that size is allocated first.
+    ``trust`` names the field of the header that places its voxels (``preprocessing.volumes.placement``). Raises
+    ``InputError`` for a file that is missing, is not NIfTI, holds fewer bytes than its header promises, fails its
+    checksum, gives its voxels no size, or whose header promises more than ``max_volume_gib``: nothing of that size is
+    allocated first.
     """
     packed = _read(path)
-    facts = _parse_header(path, _first_bytes(path, packed) if _is_gzip(packed) else packed)
+    facts = _parse_header(path, _first_bytes(path, packed) if _is_gzip(packed) else packed, trust)
     digest = xxhash.xxh3_64(packed)
     source_bytes = len(packed)
     voxel_path = path
@@ -108,12 +112,14 @@ def read_nifti(path: Path, max_volume_gib: float = 16.0) -> Volume:
         header=facts.header,
         source_bytes=source_bytes,
         source_xxh3=digest.hexdigest(),
+        notes=facts.notes,
     )
 
 
 def parts_of(path: Path) -> list[Path]:
     """List the files behind a path: itself, and the voxels beside a header that is one of a pair."""
-    beside = (path.with_suffix(suffix) for suffix in PAIRED) if path.suffix == ".hdr" else ()
+    stems = [path.name.removesuffix(ending) for ending in HEADERS if path.name.endswith(ending)]
+    beside = (path.with_name(stem + ending) for stem in stems for ending in PAIRED)
     return [path, *[voxels for voxels in beside if voxels.exists()][:1]]
 
 
@@ -143,11 +149,11 @@ def _is_gzip(packed: bytes) -> bool:
 
 def _voxels_beside(header: Path) -> Path:
     """Find the voxel file of a pair."""
-    if header.suffix != ".hdr":
+    if not header.name.endswith(HEADERS):
         raise InputError(f"{header}: the header of a pair, named as a single file; name it .hdr beside its .img")
     for voxels in parts_of(header)[1:]:
         return voxels
-    raise InputError(f"{header}: the header of a pair, and no {header.with_suffix('.img').name} beside it; add it")
+    raise InputError(f"{header}: the header of a pair, and no {case_id_of(header)}.img beside it; add it")
 
 
 def _first_bytes(path: Path, packed: bytes) -> bytes:
@@ -168,11 +174,12 @@ class _Header:
     slope: float
     inter: float
     affine: npt.NDArray[np.float64]
+    notes: dict[str, str]
     in_pair: bool
 
 
 @np.errstate(over="ignore", invalid="ignore")  # nibabel adds what a header says before anything of it is checked
-def _parse_header(path: Path, start: bytes) -> _Header:
+def _parse_header(path: Path, start: bytes, trust: str) -> _Header:
     if len(start) < min(HEADER_BYTES.values()):
         raise InputError(f"{path}: {len(start)} bytes are too few for a NIfTI header (348); copy it again")
     is_nifti2 = int.from_bytes(start[:4], "little") == 540 or int.from_bytes(start[:4], "big") == 540
@@ -180,7 +187,12 @@ def _parse_header(path: Path, start: bytes) -> _Header:
     try:
         # Without the bytes that follow it: extensions are of no use here and may be longer than what was unpacked.
         header = kind.from_fileobj(io.BytesIO(start[: HEADER_BYTES[kind]]), check=False)
+        sizes = np.abs(header["pixdim"][1:4])
         header.check_fix(logger=UNHEARD)
+        header["pixdim"][1:4] = sizes  # where there is none, nibabel makes it 1
+        affine = affine_in_force(header, path, trust)
+        notes = contradictions(header, affine)
+        header["pixdim"][1:4] = sizes_of(affine, header)
         slope, inter = header.get_slope_inter()
         facts = _Header(
             header=header,
@@ -189,7 +201,8 @@ def _parse_header(path: Path, start: bytes) -> _Header:
             offset=int(header.get_data_offset()),
             slope=1.0 if slope is None else float(slope),
             inter=0.0 if inter is None else float(inter),
-            affine=np.asarray(header.get_best_affine(), dtype=np.float64),
+            affine=affine,
+            notes=notes,
             in_pair=header["magic"].item().startswith(b"ni"),
         )
     except InputError:
@@ -200,14 +213,14 @@ def _parse_header(path: Path, start: bytes) -> _Header:
         raise InputError(f"{path}: voxel type {facts.dtype} is not a number; convert it to integers or floats")
     if facts.offset < (0 if facts.in_pair else HEADER_BYTES[kind]):
         raise InputError(f"{path}: its voxels start at byte {facts.offset}, inside the header; correct vox_offset")
-    if not np.isfinite(facts.affine).all():
-        raise InputError(f"{path}: its affine is not finite; correct the header")
     return facts
 
 
 def _shape_xyzc(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     while len(shape) > 4 and shape[-1] == 1:
         shape = shape[:-1]
+    if len(shape) == 5 and shape[3] == 1:  # one point in time of a vector: what ITK writes for several channels
+        shape = (*shape[:3], shape[4])
     if len(shape) not in (3, 4) or min(shape) < 1:
         raise InputError(f"{path}: shape {shape} is neither x,y,z nor x,y,z,channel")
     x, y, z, channels = (int(side) for side in (*shape, 1)[:4])

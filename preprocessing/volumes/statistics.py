@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from preprocessing.volumes.grid import Array
 
 LOSSLESS_DTYPES = ("uint8", "int16", "uint16", "float32")
 DTYPES = ("auto", *LOSSLESS_DTYPES, "float16")
+NONZERO, CT = "zscore-nonzero", "ct"
+SCHEMES = (NONZERO, "zscore", CT, "rescale-0-1", "none")
+"""How a channel is normalised: by its own voxels that are not 0 (which stays 0), by all of its own, clipped and by the
+whole data set's (labelled) voxels, from its least value to its largest, or not at all."""
 FOREGROUND_SAMPLES = 10_000
 PERCENTILES = (0.5, 99.5)
 
@@ -59,7 +63,8 @@ def _largest_error(channels: list[Array], dtype: np.dtype[np.generic]) -> float:
 class ChannelStatistics:
     """Intensity summary of one channel over its nonzero voxels (over the labelled voxels for CT).
 
-    ``std`` is 1 for a constant channel, so that everybody may divide by it; ``spread`` is its deviation as it is.
+    ``std`` is 1 for a constant channel, so that everybody may divide by it; ``spread`` is its deviation as it is. Of a
+    channel of scheme ``rescale-0-1`` they are the least value and the range.
     """
 
     voxels: int
@@ -108,6 +113,24 @@ def summarise(values: Array) -> ChannelStatistics:
     return ChannelStatistics(
         voxels=int(values.size), mean=mean, std=std or 1.0, percentile_00_5=low, percentile_99_5=high
     )
+
+
+def summarise_channel(channel: Array, scheme: str, labelled: npt.NDArray[np.bool_] | None) -> ChannelStatistics:
+    """Summarise the voxels of a ``channel`` [D,H,W] that its scheme counts; ``ct`` those ``labelled``, if any are."""
+    if scheme == CT and labelled is not None:
+        return summarise(channel[labelled])
+    if scheme not in ("zscore", "rescale-0-1"):
+        return summarise(channel[channel != 0])
+    found = summarise(channel.ravel())
+    if scheme == "zscore":
+        return found
+    lowest, highest = float(channel.min()), float(channel.max())
+    return replace(found, mean=lowest, std=highest - lowest or 1.0)
+
+
+def schemes_of(schemes: list[str], modality: str, num_channels: int) -> list[str]:
+    """Return the ``schemes`` of the channels; where none are said, as before there were any, ``modality`` tells."""
+    return schemes or [CT if modality == CT else NONZERO] * num_channels
 
 
 def bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:

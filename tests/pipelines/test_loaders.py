@@ -328,6 +328,23 @@ def test_leaving_an_epoch_half_way_goes_on_there(coordinate_store: Path, loader_
             assert_same(left, right)
 
 
+@pytest.mark.parametrize("loader_name", RESUMED)
+def test_a_loader_can_start_anew_with_every_iteration(coordinate_store: Path, loader_name: str) -> None:
+    """As validation needs it: a sanity check of one batch takes nothing away, and every pass is over the same."""
+    with build_loader(loader_name, config_for(coordinate_store, start_anew=True)) as loader:
+        loader.set_epoch(1)
+        first = next(iter(loader)).clone()
+        passes = [[batch.clone() for batch in loader] for _ in range(2)]
+        assert [len(batches) for batches in passes] == [len(loader)] * 2
+        for one, other in zip(*passes, strict=True):
+            assert_same(one, other)
+        assert_same(first, passes[0][0])
+        assert loader.state_dict()["epoch"] == 1
+    with build_loader(loader_name, config_for(coordinate_store)) as usual:
+        usual.set_epoch(1)
+        assert_same(first, next(iter(usual)))
+
+
 @pytest.mark.parametrize("how", ["set_epoch", "load_state_dict"])
 @pytest.mark.parametrize("loader_name", ALL)
 def test_a_jump_ends_the_iteration_under_way(coordinate_store: Path, loader_name: str, how: str) -> None:

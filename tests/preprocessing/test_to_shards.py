@@ -262,7 +262,7 @@ def spoilt_msd(root: Path) -> tuple[Path, dict[str, str]]:
         "case_005": "has (6, 7, 9) voxels (D,H,W), its image (6, 7, 8)",
         "case_006": "another affine than its image (they differ by up to 40)",
         "case_007": "holds 2.5 in",
-        "case_008": "holds label 7, dataset.json names [0, 1, 2, 3]",
+        "case_008": "holds label 7, the data set names [0, 1, 2, 3]",
         "case_009": "has 3 channels, there should be 4 (FLAIR, T1w, t1gd, T2w)",
         "case_010": "truncated: its header promises 3040 bytes, it holds 3039",
     }

@@ -36,6 +36,10 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
             "compile",
             "seed",
             "held-out",
+            "splits",
+            "folds",
+            "fold",
+            "group-by",
             "val-every",
             "resume",
             "init-from",
@@ -59,10 +63,14 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
             "probabilities",
             "mirror",
             "overlap",
+            "like-training",
             "max-volume-gib",
         ],
     ),
-    "evaluate": (evaluate.Options, ["predictions", "labels", "output", "images", "tolerance-mm", "ignore-affine"]),
+    "evaluate": (
+        evaluate.Options,
+        ["predictions", "labels", "output", "images", "tolerance-mm", "hd95-penalty", "ignore-affine"],
+    ),
     "report": (report.Options, ["run", "evaluation"]),
 }
 
@@ -107,6 +115,10 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "compile": ("TRUE", True),
     "seed": ("3", 3),
     "held_out": ("0", 0.0),
+    "splits": ("s.json", Path("s.json")),
+    "folds": ("5", 5),
+    "fold": ("2", 2),
+    "group_by": ("(.+)_v", "(.+)_v"),
     "val_every": ("5", 5),
     "resume": ("auto", "auto"),
     "init_from": ("best.pt", Path("best.pt")),
@@ -117,6 +129,14 @@ TEXTS: dict[str, tuple[str, Any]] = {
     "sticky": ("yes", True),
     "workers": ("6", 6),
 }
+
+
+def test_validation_is_switched_off_by_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tyro.cli(options.Options, args=["--val-every", "never"]).val_every is None
+    for wrong in ("no", "-1", "1.5"):
+        with pytest.raises(SystemExit):
+            tyro.cli(options.Options, args=[f"--val-every={wrong}"])
+    assert "expected never, or a whole number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(options.Options)])

@@ -16,11 +16,14 @@ import pytest
 import torch
 from monai.metrics import DiceMetric, HausdorffDistanceMetric, SurfaceDiceMetric
 from monai.networks.utils import one_hot
+from scipy import ndimage
 
 from preprocessing.console.errors import InputError
 from preprocessing.console.flags import main
+from tests.preprocessing.console.test_folder_lock import held_by_another
 from training.evaluate import Options, evaluate
-from training.inference.scores import score_pair
+from training.inference.outputs import DESCRIPTION
+from training.inference.scores import METRICS, score_pair
 
 GROUPS = {"whole": (1, 2), "core": (2,)}
 
@@ -78,8 +81,8 @@ def test_structures_that_are_not_there() -> None:
     assert math.isnan(both["hd95_mm"])
     for predicted, label in ((empty, true), (true, empty)):
         one = score_pair(predicted, label, GROUPS, (1.0, 1.0, 1.0), 1.0)["core"]
-        assert one["dice"] == 0
-        assert math.isnan(one["surface_dice"])
+        assert one["dice"] == one["surface_dice"] == 0
+        assert math.isnan(one["hd95_mm"])
 
 
 def test_the_command_writes_csv_json_and_markdown_worst_first(tmp_path: Path) -> None:
@@ -168,7 +171,7 @@ def test_a_prediction_is_scored_where_its_affine_puts_it(tmp_path: Path, order: 
     assert json.loads((tmp_path / "E" / "scores.json").read_text()) == as_it_was
 
 
-@pytest.mark.parametrize("affine", [np.diag([1.0, 1, 1.01, 1]), np.eye(4) + np.eye(4, k=3), np.zeros((4, 4))])
+@pytest.mark.parametrize("affine", [np.diag([1.0, 1, 1.01, 1]), np.eye(4) + np.eye(4, k=3)])
 def test_a_prediction_on_another_grid_is_refused(
     tmp_path: Path, affine: np.ndarray, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -226,3 +229,194 @@ def test_the_command_agrees_with_monais_metrics(tmp_path: Path, seed: int) -> No
     for metric, values in expected.items():
         made = [scores[f"label {number}"][metric] for number in (1, 2)]
         assert made == pytest.approx(np.asarray(values)[0].tolist(), abs=1e-5), metric
+
+
+def write_set(folder: Path, cases: dict[str, tuple[np.ndarray, np.ndarray]], label_names: dict[int, str]) -> Options:
+    """Write cases as (true, predicted), and what predict says of a model with these label names."""
+    for name, (true, predicted) in cases.items():
+        save(folder / "labels", name, true)
+        save(folder / "predictions", name, predicted)
+    groups = {name: [number] for number, name in label_names.items() if number}
+    described = {"label_names": label_names, "groups": groups, "ignore_label": None}
+    (folder / "predictions" / DESCRIPTION).write_text(json.dumps(described))
+    return Options(predictions=folder / "predictions", labels=folder / "labels", output=folder / "E")
+
+
+NAMES = {0: "background", 1: "edema", 2: "core"}
+
+
+@pytest.mark.parametrize("where", ["labels", "predictions"])
+@pytest.mark.parametrize("number", [4, 7, 255])
+def test_ids_that_the_model_does_not_know_are_refused_with_their_counts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, where: str, number: int
+) -> None:
+    """As background they would only be left out: BraTS 2018 has 4 where the Decathlon has 3."""
+    true, predicted = pair()
+    options = write_set(tmp_path, {"fits": (true, predicted), "odd": (true, predicted)}, NAMES)
+    odd = (true if where == "labels" else predicted).copy()
+    odd[:2], odd[2, 0, 0] = number, 9
+    save(tmp_path / where, "odd", odd)
+    assert evaluate(options) == 3
+    said = f"{where}/odd.nii.gz holds ids that the model does not know: "
+    counts = {number: 2 * 26 * 28, 9: 1}
+    said += ", ".join(f"{n} in {counts[n]} voxels" for n in sorted(counts)) + "; it knows 0, 1, 2; renumber the labels"
+    assert said in caplog.text
+    assert list(json.loads((tmp_path / "E" / "scores.json").read_text())["cases"]) == ["fits"]
+    (tmp_path / "predictions" / DESCRIPTION).unlink()  # then each id is scored by itself
+    assert evaluate(options) == 0
+    assert f"label {number}" in json.loads((tmp_path / "E" / "scores.json").read_text())["cases"]["odd"]
+
+
+def test_the_ids_of_a_training_set_that_is_numbered_otherwise_are_known(tmp_path: Path) -> None:
+    """And the ignore label in the truth, where the model predicts something."""
+    true, predicted = pair()
+    options = write_set(tmp_path, {"a": (true * 100, predicted * 100)}, {0: "background", 100: "edema", 200: "core"})
+    assert evaluate(options) == 0
+    described = json.loads((tmp_path / "predictions" / DESCRIPTION).read_text())
+    (tmp_path / "predictions" / DESCRIPTION).write_text(json.dumps(described | {"ignore_label": 3}))
+    save(tmp_path / "labels", "a", np.where(true == 1, 3, true * 100).astype(np.uint8))
+    assert evaluate(options) == 0
+    save(tmp_path / "predictions", "a", np.full_like(true, 3))
+    with pytest.raises(InputError, match="nothing to score"):
+        evaluate(options)
+
+
+def missed(count: int, num_missed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Make cases of which the prediction finds all but the first ``num_missed``, which it leaves empty."""
+    true = (pair()[0] > 0).astype(np.uint8)
+    return {f"c{n}": (true, true * np.uint8(n >= num_missed)) for n in range(count)}
+
+
+def test_a_missed_structure_makes_no_mean_better(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten cases, eight of them missed: the HD95 of the others is 0, so how many they are stands beside it."""
+    monkeypatch.setenv("COLUMNS", "120")
+    options = write_set(tmp_path, missed(10, 8), {0: "background", 1: "whole"})
+    assert evaluate(options) == 0
+    scores = json.loads((tmp_path / "E" / "scores.json").read_text())
+    mean = scores["mean"]["whole"]
+    assert (mean["dice"], mean["surface_dice"], mean["hd95_mm"]) == (pytest.approx(0.2), pytest.approx(0.2), 0.0)
+    assert scores["counts"]["whole"] == dict.fromkeys(METRICS, 10) | {"hd95_mm": 2}
+    assert "0.000 (2 of 10)" in capsys.readouterr().out
+    assert "| mean | whole | 0.200 | 0.000 (2 of 10) | 0.200 |" in (tmp_path / "E" / "scores.md").read_text()
+
+
+def test_the_penalty_is_the_diagonal_of_the_image(tmp_path: Path) -> None:
+    """BraTS' images have 240,240,155 voxels of 1 mm, and its penalty is 373.1287."""
+    assert math.hypot(240, 240, 155) == pytest.approx(373.1287, abs=1e-4)
+    spacing = (2.0, 1.5, 0.5)
+    cases = missed(3, 2) | {"none": (np.zeros_like(pair()[0]),) * 2}
+    options = dataclasses.replace(write_set(tmp_path, cases, {0: "background", 1: "whole"}), hd95_penalty=True)
+    for name, (true, predicted) in cases.items():
+        save(tmp_path / "labels", name, true, spacing)
+        save(tmp_path / "predictions", name, predicted, spacing)
+    diagonal = math.hypot(24 * 2.0, 26 * 1.5, 28 * 0.5)
+    for described in (True, False):
+        assert evaluate(options) == 0
+        scores = json.loads((tmp_path / "E" / "scores.json").read_text())
+        (structure,) = scores["mean"]
+        found = {name: case[structure]["hd95_mm"] for name, case in scores["cases"].items()}
+        assert found == {"c0": pytest.approx(diagonal), "c1": pytest.approx(diagonal), "c2": 0.0, "none": 0.0}
+        assert scores["mean"][structure]["hd95_mm"] == pytest.approx(diagonal / 2)
+        assert scores["counts"][structure]["hd95_mm"] == 4
+        if described:
+            (tmp_path / "predictions" / DESCRIPTION).unlink()
+
+
+def test_a_structure_that_no_label_has_is_left_out_of_the_mean(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    true = (pair()[0] > 0).astype(np.uint8)
+    options = write_set(tmp_path, {"a": (true, np.roll(true, 8, axis=2))}, NAMES)
+    assert evaluate(options) == 0
+    mean = json.loads((tmp_path / "E" / "scores.json").read_text())["mean"]
+    assert mean["core"]["dice"] == 1
+    assert f"1 cases, mean dice {mean['edema']['dice']:.4f} (without core, which no label has)" in caplog.text
+
+
+def test_a_second_evaluate_into_one_folder_is_refused(tmp_path: Path) -> None:
+    options = write_set(tmp_path, missed(1, 0), {0: "background", 1: "whole"})
+    with (
+        held_by_another(options.output),
+        pytest.raises(InputError, match=r"E: another evaluate is writing there \(host"),
+    ):
+        evaluate(options)
+    assert evaluate(options) == 0
+    assert not (options.output / ".lock").exists()
+
+
+def by_scipy(predicted: np.ndarray, true: np.ndarray, spacing: tuple[float, ...], tolerance: float) -> dict[str, float]:
+    """Compute Dice, HD95 and surface Dice of two masks with nothing but scipy, on surfaces of whole voxels.
+
+    Where a mask is empty, by the documented rule: Dice and surface Dice 0, or 1 and none where both are; no distance.
+    """
+    if not predicted.any() or not true.any():
+        both = not predicted.any() and not true.any()
+        return {"dice": float(both), "hd95_mm": math.nan, "surface_dice": math.nan if both else 0.0}
+    surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in (predicted, true)]
+    away = [ndimage.distance_transform_edt(~surface, sampling=spacing) for surface in surfaces]
+    distances = [away[1][surfaces[0]], away[0][surfaces[1]]]
+    matched = sum(int((each <= tolerance).sum()) for each in distances)
+    return {
+        "dice": 2 * (predicted & true).sum() / (predicted.sum() + true.sum()),
+        "hd95_mm": max(float(np.percentile(each, 95)) for each in distances),
+        "surface_dice": matched / sum(each.size for each in distances),
+    }
+
+
+def masks_of(kind: str) -> tuple[np.ndarray, np.ndarray]:
+    shape = (18, 20, 22)
+    one, other = ball(shape, (8, 9, 10), 5), ball(shape, (10, 9, 8), 4)
+    nothing, voxel = np.zeros(shape, bool), np.zeros(shape, bool)
+    voxel[4, 5, 6] = True
+    border = ball(shape, (0, 0, 0), 6) | ball(shape, (17, 19, 21), 5)
+    return {
+        "apart": (one, other),
+        "missed": (nothing, one),
+        "invented": (one, nothing),
+        "neither": (nothing, nothing),
+        "border": (border, border | one),
+        "everything": (~nothing, border),
+        "one voxel": (voxel, np.roll(voxel, (1, 2, 3), (0, 1, 2))),
+        "one voxel in a ball": (voxel, one),
+    }[kind]
+
+
+KINDS = ["apart", "missed", "invented", "neither", "border", "everything", "one voxel", "one voxel in a ball"]
+TURNED = np.array([[0.36, 0.48, -0.8], [-0.8, 0.6, 0.0], [0.48, 0.64, 0.6]])  # a rotation
+
+
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*of class 0 is all 0:UserWarning")
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (5.0, 0.7, 1.3)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_metric_is_what_scipy_and_monais_classes_compute(
+    tmp_path: Path, kind: str, spacing: tuple[float, float, float]
+) -> None:
+    """On an oblique grid, beside a case with both labels, so that each structure is scored in every case."""
+    d, h, w = spacing
+    affine = np.eye(4)
+    affine[:3, :3] = TURNED * [w, h, d]
+    masks = masks_of(kind)
+    full = masks_of("apart")[0].astype(np.uint8)
+    for folder, mask in zip(("predictions", "labels"), masks, strict=True):
+        (tmp_path / folder).mkdir()
+        for name, label in (("odd", mask.astype(np.uint8)), ("full", full)):
+            made = nib.Nifti1Image(label.transpose(2, 1, 0), affine)  # type: ignore[no-untyped-call]
+            nib.save(made, tmp_path / folder / f"{name}.nii.gz")
+    options = Options(predictions=tmp_path / "predictions", labels=tmp_path / "labels", output=tmp_path / "E")
+    assert evaluate(dataclasses.replace(options, tolerance_mm=2.0)) == 0
+    scores = json.loads((tmp_path / "E" / "scores.json").read_text())["cases"]["odd"]["label 1"]
+    found = {name: math.nan if scores[name] is None else scores[name] for name in ("dice", "hd95_mm", "surface_dice")}
+    assert found == pytest.approx(by_scipy(*masks, spacing, 2.0), rel=1e-5, nan_ok=True)
+    assert scores["volume_ml"] == pytest.approx(masks[0].sum() * d * h * w / 1000)
+    predicted, true = (torch.from_numpy(mask.transpose(2, 1, 0).copy())[None, None] for mask in masks)
+    options_of = {"include_background": True}
+    surface = SurfaceDiceMetric(class_thresholds=[2.0], **options_of)(predicted, true, spacing=[w, h, d])
+    dice = DiceMetric(**options_of, ignore_empty=False)(predicted, true)
+    assert [found["dice"], found["surface_dice"]] == pytest.approx([float(dice), float(surface)], abs=1e-5, nan_ok=True)
+    if masks[0].any() and masks[1].any():  # else MONAI's is infinite or not a number
+        hd95 = HausdorffDistanceMetric(percentile=95, **options_of)(predicted, true, spacing=[w, h, d])
+        assert found["hd95_mm"] == pytest.approx(float(hd95), rel=1e-5)

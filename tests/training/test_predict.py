@@ -30,6 +30,7 @@ from preprocessing.volumes.image import Image
 from preprocessing.volumes.nifti import read_nifti
 from preprocessing.volumes.statistics import ChannelStatistics
 from tests.conftest import SHAPES
+from tests.preprocessing.console.test_folder_lock import held_by_another
 from training.inference.decode import Scores, decode
 from training.inference.inputs import prepare
 from training.inference.outputs import describe, save_label
@@ -428,6 +429,17 @@ def test_class_probabilities_add_up_to_one(coordinate_store: Path, msd_folder: P
     np.testing.assert_allclose(chosen, values.max(-1), atol=1e-4)
     names = json.loads((tmp_path / "P" / "prediction.json").read_text())["probabilities"]
     assert names == [spec.label_names[number] for number in range(values.shape[-1])]
+
+
+def test_a_second_predict_into_one_folder_is_refused(tiny_run: Path, msd_folder: Path, tmp_path: Path) -> None:
+    options = options_for(tiny_run, msd_folder / "imagesTr" / "case_000.nii.gz", tmp_path / "P")
+    with (
+        held_by_another(options.output),
+        pytest.raises(InputError, match=r"P: another predict is writing there \(host"),
+    ):
+        predict(options)
+    assert predict(options) == 0
+    assert not (options.output / ".lock").exists()
 
 
 def test_mirroring_changes_little_and_keeps_the_grid(tiny_run: Path, msd_folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,17 @@ def test_a_run_ends_with_a_page_pictures_and_a_board(tiny_options: RunOptions, t
     assert losses == [(line["step"], pytest.approx(line["loss"])) for line in read_metrics(options.output)]
     assert {"dice/mean", "dice/WT", "time/disk", "time/model", "waiting"} <= set(board.Tags()["scalars"])
     assert f"validation/best_{case_id}" in board.Tags()["images"]
+
+
+def test_a_run_stopped_before_any_validation_says_so(tiny_run: Path, tmp_path: Path) -> None:
+    """Not a Dice of 0, which would be a result."""
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    line = read_metrics(run)[0] | {"dice": None, "hd95_mm": None}
+    (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    assert report(Options(run=run)) == 0
+    page = (run / "report.html").read_text()
+    assert "4 training and 1 validation cases, 1 epoch, 4 steps; not validated" in page
+    assert "Dice 0.000" not in page
 
 
 @pytest.mark.parametrize(

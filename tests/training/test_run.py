@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +189,59 @@ def test_a_run_can_train_and_validate_on_all_cases(
     save_checkpoint(last, content)
     with pytest.raises(InputError, match=r"made with --held-out 0.2, this command says 0.0"):
         train(dataclasses.replace(options, resume="auto"))
+
+
+def test_a_run_can_do_without_validation(
+    tiny_options: Options, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Trained on all cases, reported, and predicted with from last.pt."""
+    caplog.set_level(logging.INFO)
+    options = dataclasses.replace(tiny_options, held_out=0.0, val_every=None, epochs=2, output=tmp_path / "run")
+    assert train(options) == 0
+    assert [line["dice"] for line in read_metrics(options.output)] == [None, None]
+    assert [path.name for path in sorted((options.output / "checkpoints").iterdir())] == ["last.pt", "previous.pt"]
+    assert "validated on the cases it is trained on" not in caplog.text
+    assert f"trained without validation: {options.output / 'checkpoints' / 'last.pt'}" in caplog.text
+    assert "2 epochs, 12 steps; not validated" in (options.output / "report.html").read_text()
+    load_checkpoint(options.output / "checkpoints" / "last.pt")
+    with pytest.raises(InputError, match="--ema is what"):
+        train(dataclasses.replace(options, ema=0.9, output=tmp_path / "other"))
+    validated = dataclasses.replace(options, val_every=1, epochs=3, resume="auto")  # may change its mind
+    assert train(validated) == 0
+    assert (options.output / "checkpoints" / "best.pt").exists()
+
+
+def test_two_runs_never_share_a_folder_that_is_named_after_the_second(
+    tiny_options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [time.strftime("coordinates-%Y%m%d-%H%M%S", time.localtime(time.time() + second)) for second in range(60)]
+    for name in names:
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert train(dataclasses.replace(tiny_options, output=Path("auto"), epochs=1)) == 0
+    (made,) = (path for path in (tmp_path / "runs").iterdir() if any(path.iterdir()))
+    assert made.name.removesuffix("-2") in names
+    assert not (made / ".lock").exists()
+
+
+def test_a_second_start_into_the_folder_of_a_run_under_way_is_refused(tiny_options: Options, tmp_path: Path) -> None:
+    """By name, also to go on with it; when the first is killed the folder is free at once."""
+    options = dataclasses.replace(tiny_options, output=tmp_path / "run", epochs=10_000, samples_per_case=50)
+    flags = [f"--{name}={getattr(options, name)}" for name in ("shards", "output", "epochs", "net", "device", "lr")]
+    command = [sys.executable, "-m", "training.run", *flags, "--patch=16,16,16", "--samples-per-case=50"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as first:
+        while not (options.output / "run.json").exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        for resume in ("never", "auto"):
+            with pytest.raises(
+                InputError, match=rf"another run is writing there \(host .*, process {first.pid}, since"
+            ):
+                train(dataclasses.replace(options, resume=resume))
+        assert first.poll() is None
+        first.kill()
+    shorter = dataclasses.replace(options, epochs=1, samples_per_case=2)
+    assert train(shorter) == 0
 
 
 def test_a_run_is_never_overwritten(tiny_options: Options, tiny_run: Path) -> None:

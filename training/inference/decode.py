@@ -29,8 +29,9 @@ def probabilities(logits: torch.Tensor, spec: ModelSpec) -> torch.Tensor:
 def decode(scores: Iterable[Scores], spec: ModelSpec) -> Labels:
     """Turn K score maps, logits or probabilities less one half, into label ids uint8 of their shape.
 
-    Classes: the largest. Regions: each where its score is positive, painted from large to small with the label that
-    the region stands for (``preprocessing.layouts.regions.label_of_regions``). Maps are looked at one by one.
+    Classes: the largest. Regions: each where its score is positive, painted in order with the label that the region
+    stands for: that of the data set's ``regions_class_order``, or from large to small as
+    ``preprocessing.layouts.regions.label_of_regions`` has it. Maps are looked at one by one.
     """
     maps = iter(scores)
     first = next(maps)
@@ -41,7 +42,8 @@ def decode(scores: Iterable[Scores], spec: ModelSpec) -> Labels:
             label[score > largest] = number
             np.maximum(largest, score, out=largest)
         return label
-    for number, score in zip(label_of_regions(spec.regions).values(), chain([first], maps), strict=True):
+    painted = spec.region_ids or label_of_regions(spec.regions)
+    for number, score in zip(painted.values(), chain([first], maps), strict=True):
         label[score > 0] = number
     return label
 

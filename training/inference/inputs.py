@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,33 +35,49 @@ class Input:
     read: Callable[[], tuple[Image, nib.Nifti1Header]]
 
 
-def find_inputs(path: Path, spec: ModelSpec, max_volume_gib: float) -> list[Input]:
+def find_inputs(path: Path, spec: ModelSpec, max_volume_gib: float, like_training: bool = False) -> list[Input]:
     """List what can be predicted at ``path``: a shard store, or all that ``find_cases`` knows.
 
-    Raises ``InputError`` where there is nothing, or where a store was not converted as the training set was.
+    ``like_training`` brings images to the grids that the network was trained on. Raises ``InputError`` where there is
+    nothing, where a store was not converted as the training set was, or where those grids are asked for and not known.
     """
+    if like_training and spec.seen is None:
+        raise InputError(
+            "--like-training true: this checkpoint does not say what its training set was like; convert the images "
+            "with to_shards --orientation and --spacing, or train again"
+        )
     if (path / MANIFEST).is_file():
+        if like_training:
+            raise InputError(f"--like-training true: {path} is a store, whose grids are fixed; give the NIfTI files")
         store = open_store(path)
         _check_store(store, spec)
         return [Input(case_id=name, read=partial(_read_case, store, name)) for name in store.case_ids]
     return [
-        Input(case_id=source.case_id, read=partial(_read_files, source, spec, max_volume_gib))
+        Input(case_id=source.case_id, read=partial(_read_files, source, spec, max_volume_gib, like_training))
         for source in find_cases(path, spec.channel_names)
     ]
 
 
-def prepare(volumes: Sequence[Volume], spec: ModelSpec, max_volume_gib: float) -> Image:
-    """Bring an image, its channels in one file or in several, to the form in which the training set was stored."""
-    options = spec.convert_options
+def prepare(volumes: Sequence[Volume], spec: ModelSpec, max_volume_gib: float, like_training: bool = False) -> Image:
+    """Bring an image, its channels in one file or in several, to the form in which the training set was stored.
+
+    With ``like_training`` also to the orientation and the voxel size of its cases, where it has others.
+    """
+    options = dataclasses.replace(spec.convert_options, max_volume_gib=max_volume_gib)
+    if like_training and spec.seen is not None:
+        options = spec.seen.like_training(volumes[0], options)
     geometry = plan_geometry(volumes[0], options.orientation, options.spacing, max_volume_gib)
-    return prepare_image(volumes, geometry, options, spec.modality)
+    return prepare_image(volumes, geometry, options, spec.channel_schemes)
 
 
-def _read_files(source: Source, spec: ModelSpec, max_volume_gib: float) -> tuple[Image, nib.Nifti1Header]:
+def _read_files(
+    source: Source, spec: ModelSpec, max_volume_gib: float, like_training: bool
+) -> tuple[Image, nib.Nifti1Header]:
     if source.problem:
         raise InputError(source.problem)
-    volumes = read_images(source.images, spec.channel_names, ConvertOptions(max_volume_gib=max_volume_gib))
-    return prepare(volumes, spec, max_volume_gib), volumes[0].header
+    options = ConvertOptions(max_volume_gib=max_volume_gib, trust=spec.trust)
+    volumes = read_images(source.images, spec.channel_names, options)
+    return prepare(volumes, spec, max_volume_gib, like_training), volumes[0].header
 
 
 def _check_store(store: Store, spec: ModelSpec) -> None:
@@ -69,7 +86,7 @@ def _check_store(store: Store, spec: ModelSpec) -> None:
     spacing = None if options["spacing"] is None else tuple(options["spacing"])
     for name, found, wanted in (
         ("channels", store.manifest.channel_names, spec.channel_names),
-        ("modality", store.manifest.modality, spec.modality),
+        ("normalisation", store.manifest.channel_schemes, spec.channel_schemes),
         ("--orientation", options["orientation"], spec.orientation),
         ("--spacing", spacing, spec.spacing),
         ("--crop-foreground", options["crop_foreground"], spec.crop_foreground),

@@ -29,7 +29,7 @@ def describe(spec: ModelSpec) -> dict[str, Any]:
         "label_names": {int(spec.ids_in_files[number]): name for number, name in spec.label_names.items()},
         "groups": ids(spec.groups),
         "regions": None if spec.regions is None else ids(spec.regions),
-        "ignore_label": spec.ignore_label,
+        "ignore_label": None if spec.ignore_label is None else int(spec.ids_in_files[spec.ignore_label]),
         "probabilities": list(spec.groups) if spec.regions is not None else _class_names(spec),
     }
 

@@ -59,7 +59,7 @@ class Predictor:
         fit in what is free of the machine's memory.
         """
         self._check_memory(image, beside_bytes)
-        intensity = intensity_for(self.spec.modality, image.channels, self.spec.channels)
+        intensity = intensity_for(self.spec.channel_schemes, image.channels, self.spec.channels)
         logits = volume_logits(self.network, image.voxels, intensity, self.spec, self.how)
         scores = probabilities(logits, self.spec).numpy()
         scores -= 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -44,14 +44,15 @@ def score_pair(
     """Score one label map [D,H,W] against another in all ``METRICS``: structure to metric to value.
 
     Dice, HD95 and surface Dice are MONAI's (``compute_dice``, ``compute_hausdorff_distance``,
-    ``compute_surface_dice``); volumes are in millilitres. Distances of a structure that a map lacks are NaN.
+    ``compute_surface_dice``); volumes are in millilitres. Of a structure that one map lacks HD95 is NaN and surface
+    Dice 0, as its Dice is; of one that both lack both are NaN.
     """
     if not groups:
         return {}  # MONAI's metrics want one structure at least
     scored = score_validation(predicted, true, groups, spacing_mm)
     millilitres = math.prod(spacing_mm) / 1000
     for name, (one, other) in _masks(predicted, true, groups).items():
-        surface = math.nan
+        surface = 0.0 if bool((one | other).any()) else math.nan
         if bool(one.any() and other.any()):
             surface = _quietly(compute_surface_dice, *_boxed(one, other), [tolerance_mm], spacing=list(spacing_mm))
         volumes = one.sum().item() * millilitres, other.sum().item() * millilitres
@@ -97,16 +98,42 @@ def mean_of(score: CaseScore, metric: str) -> float:
 
 def average(scores: Scores) -> CaseScore:
     """Average every metric of every structure over the cases that have it."""
-    metrics = {name: list(case[name]) for case in scores.values() for name in case}
     return {
-        name: {
-            metric: mean_of({case_id: case[name] for case_id, case in scores.items() if name in case}, metric)
-            for metric in metrics[name]
-        }
-        for name in metrics
+        name: {metric: float(np.mean(values)) if values else math.nan for metric, values in metrics.items()}
+        for name, metrics in _defined(scores).items()
     }
 
 
-def by_structure(means: CaseScore, metric: str) -> dict[str, float]:
-    """Return one metric of every structure, and ``"mean"`` over the structures that have it."""
-    return {name: values[metric] for name, values in means.items()} | {"mean": mean_of(means, metric)}
+def count_cases(scores: Scores) -> dict[str, dict[str, int]]:
+    """Count the cases that each mean of ``average`` is over: a structure that a map lacks has no distances."""
+    return {
+        name: {metric: len(values) for metric, values in metrics.items()} for name, metrics in _defined(scores).items()
+    }
+
+
+def _defined(scores: Scores) -> dict[str, dict[str, list[float]]]:
+    """Collect the values that are numbers: structure to metric to one value for each case that has it."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for case in scores.values():
+        for name, metrics in case.items():
+            for metric, value in metrics.items():
+                found.setdefault(name, {}).setdefault(metric, []).extend([] if math.isnan(value) else [value])
+    return found
+
+
+def by_structure(means: CaseScore, metric: str, left_out: Collection[str] = ()) -> dict[str, float]:
+    """Return one metric of every structure, and ``"mean"`` over those that have it and are not ``left_out``."""
+    kept = {name: values for name, values in means.items() if name not in left_out}
+    return {name: values[metric] for name, values in means.items()} | {"mean": mean_of(kept, metric)}
+
+
+def penalized(score: CaseScore, diagonal_mm: float) -> CaseScore:
+    """Give a number to each HD95 that is not defined, as BraTS does.
+
+    0 mm where both maps lack the structure, and the image's diagonal where one does (373 mm for BraTS' 240,240,155).
+    """
+    instead = {name: 0.0 if metrics["dice"] == 1 else diagonal_mm for name, metrics in score.items()}
+    return {
+        name: metrics | ({"hd95_mm": instead[name]} if math.isnan(metrics["hd95_mm"]) else {})
+        for name, metrics in score.items()
+    }

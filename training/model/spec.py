@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from preprocessing.console.settings import settings_from
 from preprocessing.shards.entries import Manifest
 from preprocessing.volumes.grid import Float3
 from preprocessing.volumes.image import ConvertOptions
-from preprocessing.volumes.statistics import ChannelStatistics
+from preprocessing.volumes.statistics import ChannelStatistics, schemes_of
+from training.model.grids import SeenGrids
 from training.model.networks import InputGrid, SegmentationTask, build_network
 
 Labels = npt.NDArray[np.uint8]
@@ -26,7 +28,9 @@ class ModelSpec:
 
     ``groups`` are the scored structures, name to label ids: the regions, or each label but the background.
     ``label_remap`` gives the stored id, which the network learns, of each id in the training set's label files;
-    ``ignore_label`` marks voxels in them that do not count.
+    ``ignore_label`` marks voxels in them that do not count. ``region_ids`` gives the label to write for each region
+    where the training set says so; ``schemes`` how each channel is normalised where ``modality`` does not. ``seen`` are
+    the grids of the training set's cases, ``None`` in checkpoints that do not say.
     """
 
     net: str
@@ -41,9 +45,13 @@ class ModelSpec:
     ignore_label: int | None = None
     orientation: str = "source"
     spacing: Float3 | None = None
+    trust: str = "auto"
+    region_ids: dict[str, int] = field(default_factory=dict)
+    schemes: list[str] = field(default_factory=list)
+    seen: SeenGrids | None = None
 
     @classmethod
-    def of_store(cls, manifest: Manifest, net: str, geometry: InputGrid) -> ModelSpec:
+    def of_store(cls, manifest: Manifest, net: str, geometry: InputGrid, seen: SeenGrids | None = None) -> ModelSpec:
         """Describe a network to be trained on a store."""
         regions = manifest.regions
         return cls(
@@ -59,6 +67,10 @@ class ModelSpec:
             ignore_label=manifest.ignore_label,
             orientation=str(manifest.options["orientation"]),
             spacing=_triple(manifest.options["spacing"]),
+            region_ids=manifest.region_ids,
+            schemes=manifest.schemes,
+            trust=str(manifest.options.get("trust", "auto")),
+            seen=seen,
         )
 
     @classmethod
@@ -68,6 +80,7 @@ class ModelSpec:
         patch, spacing_mm = (tuple(plain["geometry"][name]) for name in ("patch", "spacing_mm"))
         made["geometry"] = InputGrid(patch=patch, spacing_mm=spacing_mm)
         made["spacing"] = _triple(plain.get("spacing"))
+        made["seen"] = None if plain.get("seen") is None else SeenGrids.from_plain(plain["seen"])
         made["channels"] = [ChannelStatistics(**channel) for channel in plain["channels"]]
         if plain["regions"] is not None:
             made["regions"] = {name: tuple(numbers) for name, numbers in plain["regions"].items()}
@@ -95,14 +108,19 @@ class ModelSpec:
     @property
     def convert_options(self) -> ConvertOptions:
         """How images are prepared for this network: as its training set was converted."""
-        return ConvertOptions(orientation=self.orientation, spacing=self.spacing, crop_foreground=self.crop_foreground)
+        return settings_from(self, ConvertOptions)
+
+    @property
+    def channel_schemes(self) -> list[str]:
+        """How each channel is normalised."""
+        return schemes_of(self.schemes, self.modality, len(self.channel_names))
 
     @property
     def ids_in_files(self) -> Labels:
-        """Give the id [256] that the training set's label files use for each stored id."""
-        table = np.arange(256, dtype=np.uint8)
+        """Give the id [256] that the training set's label files use for each stored id; uint8 where they fit."""
+        table = np.arange(256)
         table[list(self.label_remap.values())] = list(self.label_remap)
-        return table
+        return table.astype(np.min_scalar_type(table.max()))
 
     def build(self) -> nn.Module:
         """Build the network with fresh weights."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,14 @@ from torch import nn
 from pipelines.config import LoaderConfig
 from pipelines.loaders import build_loader
 from preprocessing.console.errors import InputError
+from preprocessing.console.folder_lock import hold, make_new
 from preprocessing.layouts.regions import describe_regions
 from preprocessing.shards.entries import Manifest
 from preprocessing.shards.store import Store
 from training.distributed.group import Group
 from training.model.checkpoint import load_checkpoint
 from training.model.compute import build_scaler, choose_amp, compiled, format_name, placed
+from training.model.grids import tallied
 from training.model.losses import build_loss
 from training.model.recipes import build_average, build_optimizer, build_schedule
 from training.model.spec import ModelSpec
@@ -26,36 +30,49 @@ from training.trainer.loop import Training
 from training.trainer.record import keep_metrics, write_run
 from training.trainer.resolve import Resolved, resolve, to_plain
 from training.trainer.resume import check_free, resume
+from training.trainer.splits import choose_split, write_folds
 from training.trainer.state import RunSetup, TrainState
 from training.trainer.stop import StopRequest
-from training.trainer.validate import split_cases
+from training.trainer.validate import not_among
 
 log = logging.getLogger(__name__)
 AUTO_WORKERS = 8  # more threads than that wait for memory, and on a large host there are dozens for each GPU
 
 
-def run_folder(options: Options, manifest: Manifest) -> Path:
-    """Choose the folder; an earlier run in it is gone on with or refused, never overwritten."""
-    if options.output == AUTO:
+@contextmanager
+def run_folder(options: Options, manifest: Manifest, group: Group) -> Iterator[Path]:
+    """Choose the folder and hold it for the length of the run; the main process does, for all.
+
+    An earlier run in it is gone on with or refused, never overwritten, and one that is under way is refused by name.
+    """
+    folder, is_new = options.output, options.output == AUTO
+    if is_new:
         if options.resume == "auto":
             raise InputError("--resume auto: say which run with --output")
         slug = "".join(c if c.isalnum() else "-" for c in manifest.name.lower()).strip("-") or "run"
-        return Path("runs") / f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
-    check_free(options)
-    return options.output
+        folder = Path("runs") / f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if not group.is_main:
+        yield folder
+        return
+    folder = make_new(folder) if is_new else folder
+    with hold(folder, "another run", is_new=is_new):
+        if not is_new:
+            check_free(options)
+        yield folder
 
 
 def prepare(options: Options, store: Store, folder: Path, group: Group, stop: StopRequest) -> Training:
     """Build the training; with ``--resume`` it stands where the checkpoint was written."""
-    training_cases, validation_cases = split_cases(store.labelled_ids, options.held_out, options.seed)
-    resolved = resolve(options, store, len(training_cases), group)
-    spec = ModelSpec.of_store(store.manifest, resolved.net, resolved.geometry)
+    split = choose_split(options, store.labelled_ids)
+    resolved = resolve(options, store, len(split.training), group)
+    spec = ModelSpec.of_store(store.manifest, resolved.net, resolved.geometry, resolved.seen)
     plain = to_plain(options, resolved)
     setup = RunSetup(
         folder=folder,
         store=store,
         spec=spec,
-        validation_cases=validation_cases,
+        validation_cases=split.validation,
+        left_out=not_among(store, split.validation, spec.groups),
         epochs=resolved.epochs,
         val_every=resolved.val_every,
         group=group,
@@ -64,14 +81,14 @@ def prepare(options: Options, store: Store, folder: Path, group: Group, stop: St
         accumulate=options.accumulate,
         options=plain,
     )
-    training = Training(setup, _train_state(options, resolved, setup, training_cases), stop)
-    _announce(setup, resolved, len(training_cases), options)
+    training = Training(setup, _train_state(options, resolved, setup, split.training), stop)
+    _announce(setup, resolved, len(split.training), options)
     if options.resume != "never":
         resume(training, options)
     if group.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
         keep_metrics(folder, training.progress.lines)
-        write_run(folder, plain, {"training": list(training_cases), "validation": list(validation_cases)})
+        write_folds(folder, split)
+        write_run(folder, plain, {"training": list(split.training), "validation": list(split.validation)})
     return training
 
 
@@ -145,10 +162,26 @@ def _announce(setup: RunSetup, resolved: Resolved, num_training: int, options: O
         resolved.epochs,
         setup.folder,
     )
-    if options.held_out == 0 and setup.group.is_main:
+    if not setup.group.is_main:
+        return
+    if options.val_every is None:
+        log.info("--val-every never: no scores and no best.pt; the weights are in last.pt")
+    elif options.held_out == 0:
         log.warning("--held-out 0: validated on the cases it is trained on, whose scores say nothing about new ones")
+    if setup.left_out and options.val_every is not None:
+        log.warning(
+            "no validation case has %s: left out of the mean that picks best.pt; another --seed holds out other cases",
+            ", ".join(setup.left_out),
+        )
+    if len(resolved.seen.orientations) > 1:
+        log.warning(
+            "the cases' axes run in %d ways (%s), and so does what the network sees; convert with --orientation %s",
+            len(resolved.seen.orientations),
+            tallied(resolved.seen.orientations),
+            resolved.seen.orientation,
+        )
     meant, given = resolved.preset.spacing_mm, resolved.geometry.spacing_mm
-    if setup.group.is_main and meant is not None and not np.allclose(meant, given, rtol=0.01):
+    if meant is not None and not np.allclose(meant, given, rtol=0.01):
         log.warning(
             "preset %s is meant for voxels of %s mm (x,y,z), the store's median is %s; convert with --spacing %s",
             options.preset,

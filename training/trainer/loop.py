@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from preprocessing.console.errors import RunError
-from training.inference.scores import VALIDATED, average, by_structure
+from training.inference.scores import VALIDATED, average, by_structure, count_cases
 from training.model.checkpoint import BEST, LAST, PREVIOUS, save_checkpoint
 from training.model.compute import format_name
 from training.trainer.progress import ProgressLine
@@ -31,7 +31,7 @@ class Training:
 
     def __init__(self, setup: RunSetup, state: TrainState, stop: StopRequest) -> None:
         self.setup, self.state, self.stop = setup, state, stop
-        self.progress = Progress()
+        self.progress = Progress(left_out=list(setup.left_out))
         self.group = setup.group
         self.timer = StepTimer(state.loader.stages)
         self.line = ProgressLine(setup.epochs * len(state.loader), is_shown=self.group.is_main)
@@ -93,7 +93,8 @@ class Training:
     def _finish_epoch(self) -> None:
         """Validate when it is due, write the epoch's line, save."""
         progress, setup = self.progress, self.setup
-        due = (progress.epoch + 1) % setup.val_every == 0 or progress.epoch + 1 == setup.epochs
+        done = progress.epoch + 1
+        due = setup.val_every is not None and (done % setup.val_every == 0 or done == setup.epochs)
         begin = time.perf_counter()
         means = self._validate() if due else {}
         split = self._mean_split()
@@ -103,7 +104,9 @@ class Training:
                 "step": progress.step,
                 "loss": progress.loss_sum / max(progress.loss_steps, 1),
                 "lr": self.state.optimizer.param_groups[0]["lr"],
-                **{metric: means.get(metric) for metric in VALIDATED},
+                **{metric: means.get(metric) for metric in (*VALIDATED, "hd95_cases")},
+                "left_out": list(setup.left_out),
+                "validation_cases": len(setup.validation_cases),
                 "patches_per_s": split.steps * self.state.loader.plan.options.global_batch / split.wall_s
                 if split.wall_s
                 else 0.0,
@@ -131,8 +134,11 @@ class Training:
     def _check_stop(self) -> None:
         self.stop.check(self.group.sum(self.stop.votes()))
 
-    def _validate(self) -> dict[str, dict[str, float]]:
-        """Return metric to structure to its mean over the validation cases; a better mean Dice is kept as best.pt."""
+    def _validate(self) -> Mapping[str, Mapping[str, float]]:
+        """Return metric to structure to its mean over the validation cases; a better mean Dice is kept as best.pt.
+
+        ``"hd95_cases"`` is how many cases the mean of each structure's HD95 is over.
+        """
         setup, progress = self.setup, self.progress
         scores = validate(
             self.state.evaluated,
@@ -141,7 +147,7 @@ class Training:
             setup.spec,
             ValidationOptions(amp=setup.amp, group=self.group, on_cases=self._after_cases),
         )
-        means = {metric: by_structure(average(scores), metric) for metric in VALIDATED}
+        means = {metric: by_structure(average(scores), metric, setup.left_out) for metric in VALIDATED}
         if means["dice"]["mean"] > progress.best_dice:
             progress.best_dice, progress.best_epoch = means["dice"]["mean"], progress.epoch
             content = {
@@ -151,7 +157,7 @@ class Training:
                 "cases": scores,
             }
             self._write(BEST, content)
-        return means
+        return means | {"hd95_cases": {name: of["hd95_mm"] for name, of in count_cases(scores).items()}}
 
     def _after_cases(self, num_done: int) -> None:
         self.line.show_validation(num_done, len(self.setup.validation_cases))
@@ -191,4 +197,8 @@ class Training:
         """Go on from what ``save`` wrote."""
         self.state.load_state_dict(content)
         self.progress = Progress(**content["progress"])
+        if self.progress.left_out != list(self.setup.left_out):  # an earlier version counted them, with Dice 1
+            log.warning("the best mean dice so far counted structures that no validation case has: it is chosen anew")
+            self.progress.left_out = list(self.setup.left_out)
+            self.progress.best_dice, self.progress.best_epoch = -1.0, -1
         self.line.start_at(self.progress.step)

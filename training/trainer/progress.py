@@ -91,9 +91,12 @@ class ProgressLine:
         scores = ""
         if dice:
             parts = " ".join(f"{name} {value:.4f}" for name, value in dice.items() if name != "mean")
-            scores = f"  dice {dice['mean']:.4f} ({parts})"
+            mean = "n/a" if dice["mean"] is None else f"{dice['mean']:.4f}"
+            scores = f"  dice {mean} ({parts})"
             if line["hd95_mm"]["mean"] is not None:
-                scores += f"  hd95 {line['hd95_mm']['mean']:.2f} mm"
+                counts = line["hd95_cases"].values()
+                covered = f"{sum(counts)} of {len(counts) * line['validation_cases']}"
+                scores += f"  hd95 {line['hd95_mm']['mean']:.2f} mm ({covered})"
         log.info(
             "epoch %d  step %d  loss %.4f%s  %.1f patches/s  waiting %.1f %%",
             line["epoch"],

@@ -14,6 +14,7 @@ import numpy as np
 from preprocessing.shards.store import Store
 from preprocessing.volumes.grid import Float3, Int3
 from training.distributed.group import Group
+from training.model.grids import SeenGrids
 from training.model.networks import STRIDE, InputGrid
 from training.model.recipes import PRESETS, USUAL_LR, Preset
 from training.options import Options, net_of
@@ -28,13 +29,14 @@ class Resolved:
     """The options with every ``auto`` decided; ``geometry`` has the median voxel size of the cases."""
 
     geometry: InputGrid
+    seen: SeenGrids
     global_batch: int
     net: str
     loss: str
     optimizer: str
     lr: float
     epochs: int
-    val_every: int
+    val_every: int | None
     preset: Preset
 
 
@@ -43,31 +45,44 @@ def resolve(options: Options, store: Store, num_cases: int, group: Group) -> Res
     preset, net = PRESETS[options.preset], net_of(options)
     optimizer = preset.optimizer if options.optimizer == "auto" else options.optimizer
     limit = CPU_VOXELS if group.device.type == "cpu" else GPU_VOXELS
-    shape, spacing = median_sizes(store)
+    shape, seen = survey(store)
     patch = options.patch or preset.patch or auto_patch(shape, STRIDE.get(net, 1), limit)
     global_batch = options.batch_size * group.world.world_size
     steps_per_epoch = -(-num_cases // global_batch) * options.samples_per_case
     epochs = options.epochs or -(-preset.steps // steps_per_epoch)
     return Resolved(
-        geometry=InputGrid(patch=patch, spacing_mm=spacing),
+        geometry=InputGrid(patch=patch, spacing_mm=_reversed(seen.spacing)),
+        seen=seen,
         global_batch=global_batch,
         net=net,
         loss=preset.loss if options.loss == "auto" else options.loss,
         optimizer=optimizer,
         lr=options.lr or (preset.lr if optimizer == preset.optimizer else USUAL_LR.get(optimizer, 0.0)),
         epochs=epochs,
-        val_every=options.val_every or max(epochs // 10, 1),
+        val_every=None if options.val_every is None else options.val_every or max(epochs // 10, 1),
         preset=preset,
     )
 
 
 def median_sizes(store: Store) -> tuple[Int3, Float3]:
-    """Return the median shape and voxel size over the labelled cases, D,H,W, in one pass over the entries."""
-    sizes_of = [(*entry.shape_dhw, *entry.spacing_mm) for _, entry in store.entries() if entry.label is not None]
-    sizes = np.median(sizes_of, axis=0)
-    d, h, w = sizes[:3].astype(int).tolist()
-    spacing_d, spacing_h, spacing_w = sizes[3:].tolist()
-    return (d, h, w), (spacing_d, spacing_h, spacing_w)
+    """Return the median shape and voxel size over the labelled cases, D,H,W."""
+    shape, seen = survey(store)
+    return shape, _reversed(seen.spacing)
+
+
+def survey(store: Store) -> tuple[Int3, SeenGrids]:
+    """Return the median shape D,H,W and the grids of the labelled cases, in one pass over the entries."""
+    found = [
+        (entry.shape_dhw, entry.spacing_mm, entry.affine) for _, entry in store.entries() if entry.label is not None
+    ]
+    shapes, spacings, affines = zip(*found, strict=True)
+    d, h, w = np.median(shapes, axis=0).astype(int).tolist()
+    return (d, h, w), SeenGrids.of_cases(affines, np.array(spacings))
+
+
+def _reversed(sizes: Float3) -> Float3:
+    first, second, third = sizes
+    return third, second, first
 
 
 def auto_patch(median_dhw: Int3, stride: int, max_voxels: int) -> Int3:

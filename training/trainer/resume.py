@@ -101,7 +101,7 @@ def _check_store(saved_spec: Mapping[str, Any], setup: RunSetup, path: Path) -> 
     """Name the first thing in which the store is not what the network was trained on."""
     saved, given = (json.loads(json.dumps(spec)) for spec in (saved_spec, setup.spec.to_plain()))
     for name, value in given.items():
-        if saved.get(name) != value:
+        if name in saved and saved[name] != value:  # an earlier version did not say everything
             raise InputError(
                 f"cannot resume {path}: it was trained on a store with {name} = {reprlib.repr(saved.get(name))}, "
                 f"{setup.store.root} has {reprlib.repr(value)}; give the --shards of that run"

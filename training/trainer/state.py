@@ -49,14 +49,19 @@ def seed_everything(seed: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSetup:
-    """What the loop works with and does not change."""
+    """What the loop works with and does not change.
+
+    ``left_out`` are the structures that no validation case has: they do not count in the mean that picks best.pt.
+    ``val_every`` counts epochs; ``None`` is never.
+    """
 
     folder: Path
     store: Store
     spec: ModelSpec
     validation_cases: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
     epochs: int
-    val_every: int
+    val_every: int | None
     group: Group
     amp: torch.dtype | None
     loss: Loss
@@ -117,7 +122,10 @@ def with_kernels_of(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) 
 
 @dataclass(kw_only=True)
 class Progress:
-    """Where the run stands, as plain numbers; ``lines`` counts those of metrics.jsonl that belong to it."""
+    """Where the run stands, as plain numbers; ``lines`` counts those of metrics.jsonl that belong to it.
+
+    ``left_out`` are the structures that do not count in ``best_dice``.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -126,4 +134,5 @@ class Progress:
     loss_steps: int = 0
     best_dice: float = -1.0
     best_epoch: int = -1
+    left_out: list[str] = field(default_factory=list)
     epoch_split: dict[str, float] = field(default_factory=lambda: asdict(TimeSplit()))

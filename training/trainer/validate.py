@@ -9,36 +9,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipelines.plan import STREAM_SPLIT, random_words
 from pipelines.reference import intensity_of
-from preprocessing.console.errors import InputError
 from preprocessing.shards.case import Case
 from preprocessing.shards.entries import Manifest
 from preprocessing.shards.store import Store
 from training.distributed.group import Group
-from training.inference.scores import VALIDATED, CaseScore, Scores, counted, score_validation
+from training.inference.scores import VALIDATED, CaseScore, Groups, Scores, counted, score_validation
 from training.inference.sliding import Sliding, predict_volume
 from training.model.spec import ModelSpec
 
 OVERLAP = 0.25  # MONAI's default; predict takes more windows for a little more accuracy
 
 
-def split_cases(case_ids: Sequence[str], fraction: float, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split cases into (training, validation), fixed by ``seed``; both keep store order.
-
-    ``fraction`` of the cases, at least one, are held out; 10 cases at 0.2 give 8 and 2. At 0 all are both. Raises
-    ``InputError`` for fewer than two cases to split.
-    """
-    if fraction == 0:
-        return tuple(case_ids), tuple(case_ids)
-    if len(case_ids) < 2:
-        raise InputError(
-            f"{len(case_ids)} labelled cases; at least 2 are needed, one of them to validate on; or --held-out 0"
-        )
-    keys = random_words(seed, STREAM_SPLIT, 0, 0, len(case_ids))
-    count = min(max(round(fraction * len(case_ids)), 1), len(case_ids) - 1)
-    held_out = {case_ids[index] for index in np.argsort(keys, kind="stable")[:count]}
-    return tuple(c for c in case_ids if c not in held_out), tuple(c for c in case_ids if c in held_out)
+def not_among(store: Store, case_ids: Sequence[str], groups: Groups) -> tuple[str, ...]:
+    """Name the structures that none of the cases has: whatever was learnt, finding nothing scores Dice 1 there."""
+    found = {number for case_id in case_ids for number in store.case(case_id).entry.labels}
+    return tuple(name for name, numbers in groups.items() if not found & set(numbers))
 
 
 @dataclass(frozen=True, kw_only=True)

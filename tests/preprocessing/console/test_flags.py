@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[Any, list[str]]] = {
             "regions",
             "ignore-affine",
             "max-volume-gib",
+            "trust",
             "on-error",
             "report",
         ],

@@ -208,7 +208,7 @@ def test_statistics_cover_nonzero_voxels_in_mr_and_labelled_ones_in_ct(tmp_path:
     [
         (np.full(SHAPE, 2.5, np.float32), "holds 2.5 in 60 voxels; labels are whole numbers"),
         (np.full(SHAPE, np.nan, np.float64), "holds NaN or infinity in 60 voxels"),
-        (np.full(SHAPE, 7, np.uint8), r'holds label 7, dataset.json names \[0, 1, 2, 3\]; add it to "labels"'),
+        (np.full(SHAPE, 7, np.uint8), r'holds label 7, the data set names \[0, 1, 2, 3\]; add it to "labels"'),
         (np.full(SHAPE, 300, np.int16), "holds values 300 to 300; labels are 0 to 255"),
         (np.full(SHAPE, -1, np.int16), "holds values -1 to -1; labels are 0 to 255"),
         (np.ones((*SHAPE, 2), np.uint8), "has 2 channels, a label has 1"),

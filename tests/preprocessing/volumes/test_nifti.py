@@ -95,6 +95,28 @@ def test_trailing_sides_of_one_are_dropped(tmp_path: Path) -> None:
     assert (volume.shape_dhw, len(volume.channels)) == ((3, 4, 5), 1)
 
 
+def test_the_vectors_of_itk_are_channels(tmp_path: Path) -> None:
+    """SimpleITK writes x,y,z,1,C with the intent of a vector."""
+    voxels = np.arange(180, dtype=np.int16).reshape(3, 3, 4, 5)  # C,z,y,x in memory
+    content = bytearray(nifti_bytes(SMALL))[: -SMALL.nbytes] + voxels.tobytes()
+    struct.pack_into("<8h", content, 40, 5, 5, 4, 3, 1, 3, 1, 1)
+    (tmp_path / "vector.nii").write_bytes(content)
+    np.testing.assert_array_equal(read_nifti(tmp_path / "vector.nii").channels, voxels)
+
+
+def test_pairs_may_be_compressed_on_both_sides(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Pair(SMALL.transpose(2, 1, 0), AFFINE), tmp_path / "pair.hdr")  # type: ignore[no-untyped-call]
+    for suffix in (".hdr", ".img"):
+        path = tmp_path / f"pair{suffix}"
+        path.with_name(path.name + ".gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    np.testing.assert_array_equal(read_nifti(tmp_path / "pair.hdr.gz").channels[0], SMALL)
+    assert case_id_of(tmp_path / "pair.hdr.gz") == "pair"
+    (tmp_path / "pair.img.gz").unlink()
+    with pytest.raises(InputError, match=r"pair\.hdr\.gz: the header of a pair, and no pair\.img beside it; add it"):
+        read_nifti(tmp_path / "pair.hdr.gz")
+
+
 @given(st.data())
 def test_a_file_cut_anywhere_is_refused_by_name(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     content = nifti_bytes(SMALL)
@@ -135,7 +157,7 @@ def test_a_spoilt_header_is_read_or_refused(
     ("layout", "position", "values", "message"),
     [
         ("<8h", 40, (3, 30000, 30000, 30000, 1, 1, 1, 1), r"promises 50291\.4 GiB, the limit is 16 GiB"),
-        ("<8h", 40, (5, 5, 4, 3, 1, 2, 1, 1), "neither x,y,z nor x,y,z,channel"),
+        ("<8h", 40, (5, 5, 4, 3, 2, 2, 1, 1), "neither x,y,z nor x,y,z,channel"),
         ("<8h", 40, (3, 5, 0, 3, 1, 1, 1, 1), "neither x,y,z nor x,y,z,channel"),
         ("<f", 108, (float("nan"),), "not a NIfTI header"),
         ("<f", 108, (0.0,), "start at byte 0, inside the header"),

@@ -34,7 +34,7 @@ REASONS = {
 }
 NEVER_A_LABEL = (
     "voxels (D,H,W), its image",
-    "holds label 3, dataset.json names [0, 1, 2]",
+    "holds label 3, the data set names [0, 1, 2]",
 )
 
 
