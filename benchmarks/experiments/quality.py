@@ -1,4 +1,4 @@
-"""Does the loader change what is learnt, and how much does the seed? ``python benchmarks/article.py quality``."""
+"""Does the loader change the Dice reached, and how much does the seed? ``python benchmarks/article.py quality``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Quality:
     seeds: str = "0,1,2,3,4"
     """Comma list."""
     other_seeds: str = ""
-    """Comma list for every loader but the first, whose seeds tell how far chance goes; empty takes --seeds."""
+    """Comma list for every loader but the first, whose seeds show how much chance matters; empty takes --seeds."""
     patch: AutoTriple = None
     """Patch size. auto takes the median volume, at most 128 a side; without a GPU take less."""
     epochs: int = 0

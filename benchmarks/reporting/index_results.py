@@ -29,7 +29,7 @@ QUESTIONS = {  # and the command that answers it
     "article-workers": ("How many workers are too few, how many too many?", "article.py workers"),
     "article-split": ("Where does the time of a training step go?", "article.py split"),
     "article-project": ("What would the article's epochs take and cost on its instances?", "article.py project"),
-    "training-quality": ("Does the loader change what is learnt, and how much does the seed?", "article.py quality"),
+    "training-quality": ("Does the loader change the Dice, and how much does the seed?", "article.py quality"),
     "scale": ("How does it scale to 48,884 cases, 64 ranks and a slower disk?", "scale.py"),
 }
 
@@ -142,7 +142,7 @@ def _readme_cells(row: Record) -> list[str]:
 
 
 def _caption(result: Result) -> list[str]:
-    """Write where the figures come from, and what makes rows cheaper or dearer than they need be, in sentences."""
+    """Write where the figures come from, and what to know of some rows, in sentences."""
     record = result.record
     machine, data, options = record["machine"], record["data"], record["options"]
     loaders = {row["details"]["loader"] for row in record["rows"] if row["summary"]}

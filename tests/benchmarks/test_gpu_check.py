@@ -83,7 +83,7 @@ def test_loaders_are_drawn_alone_and_in_training(coordinate_store: Path, tmp_pat
 def test_what_was_measured_is_kept_when_it_stops(
     coordinate_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(gpu_check, "measure", stop)
