@@ -19,7 +19,7 @@ from request.processing import Process, processing_request
 from request.training import Train, training_request
 
 from preprocessing.console.errors import EXIT_DONE, InputError
-from preprocessing.console.flags import main
+from preprocessing.console.flags import main, parse, split_pairs
 
 OptionsT = TypeVar("OptionsT")
 SET_BY_TRAINING = ("shards", "output", "resume")
@@ -40,15 +40,13 @@ def read_flags(
 ) -> dict[str, str]:
     """Return the flags of a command by name: ``--batch-size 4 --amp=bf16`` is ``{"batch-size": "4", "amp": "bf16"}``.
 
-    ``options_type`` parses them as the command itself will, and ends the program with its words for what it does not
-    know. Raises ``InputError`` for one of ``set_by_job``, and what the command's own ``check`` raises.
+    ``--help`` among them shows the command's own help and ends the program. Raises ``InputError`` for a flag or a value
+    that the command does not take, for one of ``set_by_job``, and what the command's own ``check`` raises.
     """
-    options = tyro.cli(options_type, args=words, prog="... --")
-    flags: dict[str, str] = {}
-    rest = iter(words)
-    for word in rest:
-        name, equals, value = word.removeprefix("--").partition("=")
-        flags[name.replace("_", "-")] = value if equals else next(rest)
+    if "--help" in words:
+        tyro.cli(options_type, args=["--help"], prog="... --")
+    options = parse(options_type, words)
+    flags = dict(split_pairs(words))
     for name in set_by_job:
         if name in flags:
             raise InputError(f"-- --{name} {flags[name]}: the job sets this one; leave it out after --")

@@ -10,6 +10,7 @@ from pathlib import Path
 from container.sagemaker_job import Job, Outcome
 from container.supervise import Stop, run_module
 from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED, EXIT_UNEXPECTED, InputError
+from preprocessing.console.flags import split_pairs
 from preprocessing.console.places import location, read_file, replace_file
 from preprocessing.conversion.partition import Partition
 
@@ -25,7 +26,9 @@ def process(job: Job, arguments: list[str], stop: Stop) -> Outcome:
     there. In a folder that only this host sees the share stays one, to be merged where they come together. Raises
     ``InputError`` without ``--output``, and for a shared one without the job's ARN.
     """
-    output = _value_of("--output", arguments)
+    output = dict(split_pairs(arguments)).get("output")
+    if output is None:
+        raise InputError("process: give --output, the place of the store (s3://BUCKET/PREFIX, or a folder)")
     number, num = job.host_index + 1, len(job.hosts)
     is_shared = num > 1 and not job.is_own(output)
     if is_shared and not job.arn:
@@ -43,15 +46,6 @@ def process(job: Job, arguments: list[str], stop: Stop) -> Outcome:
     elif ended.code in (EXIT_DONE, EXIT_REFUSED) and num > 1:
         log.info("%s is this host's own: merge the shares with python -m preprocessing.merge --shards S3-PLACE", output)
     return Outcome.of_cases(ended.code, ended.reason, output)
-
-
-def _value_of(flag: str, arguments: Sequence[str]) -> str:
-    for word, following in zip(arguments, [*arguments[1:], None], strict=True):
-        if word == flag and following is not None:
-            return following
-        if word.startswith(f"{flag}="):
-            return word.removeprefix(f"{flag}=")
-    raise InputError(f"process: give {flag}, the place of the store (s3://BUCKET/PREFIX, or a folder)")
 
 
 def _wait_for(shares: Sequence[Path], arn: str, stop: Stop) -> bool:

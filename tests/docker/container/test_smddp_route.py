@@ -34,7 +34,7 @@ def start(host: Host, **given: str) -> None:
     smddp = {"sagemaker_distributed_dataparallel_enabled": "true", "batch_size": "1", "epochs": "10000"}
     host.write("input/config/hyperparameters.json", GIVEN | smddp | given)
     path = os.pathsep.join([str(host.base.parent / "bin"), os.environ["PATH"]])
-    own = {"PATH": path, "PYTHONPATH": f"{ROOT}:{LIBRARY}", "MASTER_PORT": str(free_port())}
+    own = {"PATH": path, "PYTHONPATH": f"{ROOT}:{ROOT}/docker:{LIBRARY}", "MASTER_PORT": str(free_port())}
     host.start(["train"], {"VOXELFEED_PROCESSES_PER_HOST": "2", **own})
 
 
