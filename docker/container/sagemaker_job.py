@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,8 @@ class Outcome:
 class Job:
     """The job as this host sees it.
 
-    ``hosts`` are all hosts in an order that is the same on each of them; ``interface`` is the network between them.
+    ``hosts`` are all hosts in an order that is the same on each of them; ``interface`` is the network between them,
+    ``None`` where the file names none, or one that this host does not have (as in the SDK's local mode).
     ``arn`` is a processing job's, which no other job ever has, and empty in a training job.
     """
 
@@ -66,6 +68,7 @@ class Job:
         path = base / CONFIG[command] / "resourceconfig.json"
         content = _read_json(path)
         current = content.get("current_host", "localhost")
+        interface = content.get("network_interface_name")
         hosts = tuple(sorted(content.get("hosts", [current])))
         if current not in hosts:
             raise InputError(f"{path}: current_host {current} is not one of hosts {', '.join(hosts)}")
@@ -73,7 +76,7 @@ class Job:
             base=base,
             hosts=hosts,
             current_host=current,
-            interface=content.get("network_interface_name"),
+            interface=interface if interface in {name for _, name in socket.if_nameindex()} else None,
             instance_type=content.get("current_instance_type", ""),
             arn=str(_read_json(path.with_name("processingjobconfig.json")).get("ProcessingJobArn", "")),
         )

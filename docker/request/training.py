@@ -63,7 +63,7 @@ def training_request(job: Train, flags: Mapping[str, str]) -> Request:
     _check_input_mode(job, flags)
     name = job_name(job, "train")
     output = check_s3("--output", job.output)
-    checkpoints = f"{output}/{name}/run" if job.checkpoints == "auto" else check_s3("--checkpoints", job.checkpoints)
+    run = f"{output}/{name}/run" if job.checkpoints == "auto" else check_s3("--checkpoints", job.checkpoints)
     limits = {"MaxRuntimeInSeconds": seconds(job)}
     resources: Request = {
         "InstanceType": job.instance_type,
@@ -85,7 +85,8 @@ def training_request(job: Train, flags: Mapping[str, str]) -> Request:
         "HyperParameters": {**flags, **({SMDDP: "true"} if job.smddp else {})},
         "InputDataConfig": [_store(job), *([_channel(TEST, job.test, "File")] if job.test else [])],
         "OutputDataConfig": {"S3OutputPath": output},
-        "CheckpointConfig": {"S3Uri": checkpoints, "LocalPath": f"{BASE}/checkpoints"},
+        # without the slash SageMaker would take it for the beginning of a name: run-1 would fetch run-10 as well
+        "CheckpointConfig": {"S3Uri": f"{run}/", "LocalPath": f"{BASE}/checkpoints"},
         "ResourceConfig": resources,
         "StoppingCondition": limits,
         "EnableManagedSpotTraining": job.spot,

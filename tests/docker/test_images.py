@@ -55,6 +55,12 @@ def test_the_image_has_what_runs_inside_and_no_launcher(recipe: str) -> None:
     assert "PYTHONPATH=/opt/voxelfeed:/opt/voxelfeed/docker " in text
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_an_image_trains_when_it_is_started_without_a_command(recipe: str) -> None:
+    """With any base: the entrypoint of an AWS container is a shell that does not pass SIGTERM on."""
+    assert re.findall(r"^(?:ENTRYPOINT|CMD) .*", read(recipe), flags=re.MULTILINE) == ["ENTRYPOINT []", 'CMD ["train"]']
+
+
 def test_what_runs_inside_needs_nothing_of_the_launcher() -> None:
     scripts = sorted((ROOT / "docker" / "container").glob("*.py"))
     assert scripts

@@ -156,6 +156,13 @@ def test_what_cannot_be_is_said_before_anything_is_sent(command: str, message: s
     assert message in str(refused.value)
 
 
+@pytest.mark.parametrize("given", ["s3://team-brats/run-1", "s3://team-brats/run-1/"])
+def test_a_checkpoint_location_does_not_match_its_neighbours(given: str) -> None:
+    """SageMaker compares the beginnings of names: run-1 would fetch run-10 as well."""
+    _, request = made_by(f"{TRAIN} --checkpoints {given}")
+    assert request["CheckpointConfig"]["S3Uri"] == "s3://team-brats/run-1/"
+
+
 def test_volta_takes_the_images_that_have_its_kernels() -> None:
     for tag in ("v100", "0.1.0-v100"):
         made_by(f"{TRAIN} --image {IMAGE}:{tag} --instance-type ml.p3.16xlarge")
@@ -164,7 +171,7 @@ def test_volta_takes_the_images_that_have_its_kernels() -> None:
     assert region_of("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/v:1") == "cn-north-1"
 
 
-def test_flags_of_the_trainer_in_every_spelling(capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_of_the_trainer_in_every_spelling() -> None:
     words = ["train", "--spot", "--", "--batch_size", "4", "--amp=bf16", "--patch", "32,48,64"]
     own, passed = split_at_dashes(words)
     assert own == ["train", "--spot"]
@@ -173,10 +180,15 @@ def test_flags_of_the_trainer_in_every_spelling(capsys: pytest.CaptureFixture[st
         "amp": "bf16",
         "patch": "32,48,64",
     }
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(InputError, match=r"^--epoch: unknown flag; near: --epochs$"):
         read_flags(["--epoch", "8"], TrainingOptions, check_options, ())
-    assert ended.value.code == 2
-    assert "--epochs" in capsys.readouterr().err
+
+
+def test_the_help_of_the_trainer(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        read_flags(["--help"], TrainingOptions, check_options, ())
+    assert ended.value.code == 0
+    assert "--samples-per-case" in capsys.readouterr().out
 
 
 def test_dry_run_needs_no_credentials_and_no_network(tmp_path: Path) -> None:
