@@ -14,7 +14,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 from request.aws import check_request, follow, submit
-from request.job import Request, region_of
+from request.job import Request, region_of, with_extra
 from request.processing import Process, processing_request
 from request.training import Train, training_request
 
@@ -81,12 +81,13 @@ def build_request(job: Train | Process, passed: Sequence[str]) -> tuple[str, Req
         from training.options import Options as TrainingOptions
         from training.options import check_options as check_training  # seconds of torch
 
-        return "Training", training_request(job, read_flags(passed, TrainingOptions, check_training, SET_BY_TRAINING))
+        flags = read_flags(passed, TrainingOptions, check_training, SET_BY_TRAINING)
+        return "Training", with_extra(training_request(job, flags), job.extra)
     from preprocessing.to_shards import Options as ConversionOptions
     from preprocessing.to_shards import check_options as check_conversion
 
     flags = read_flags(passed, ConversionOptions, check_conversion, SET_BY_PROCESSING)
-    return "Processing", processing_request(job, flags)
+    return "Processing", with_extra(processing_request(job, flags), job.extra)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from preprocessing.console.errors import InputError
 from preprocessing.console.flags import parse_flag
-from request.job import JobFlags, Request, check_job, check_s3, job_name, seconds, tags, vpc
+from request.job import JobFlags, Request, check_job, check_s3, disk_key, job_name, named_values, network, seconds, tags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +34,18 @@ def processing_request(job: Process, flags: Mapping[str, str]) -> Request:
     by object (ShardedByS3Key), which can part the modalities of a case.
     """
     check_job(job)
+    if job.network_isolation:
+        raise InputError("--network-isolation: a conversion reads and writes S3 itself; give --subnets instead")
     if parse_flag(flags.get("report", "false")):
         raise InputError(f"-- --report {flags['report']}: the store goes to S3; stage it and report from the copy")
     places = {"input": check_s3("--input", job.input), "output": check_s3("--output", job.output)}
     if places["input"] == places["output"]:
         raise InputError(f"--output {job.output} is the input folder; give another one")
     words = [word for name, value in {**places, **flags}.items() for word in (f"--{name}", value)]
-    network = vpc(job)
+    environment = named_values("--environment", job.environment)
+    if job.kms_key:  # the job writes to S3 through fsspec, not through SageMaker's outputs
+        environment = {"FSSPEC_S3": json.dumps({"s3_additional_kwargs": _encrypted(job.kms_key)})} | environment
+    within = network(job)
     return {
         "ProcessingJobName": job_name(job, "process"),
         "RoleArn": job.role,
@@ -49,9 +55,15 @@ def processing_request(job: Process, flags: Mapping[str, str]) -> Request:
                 "InstanceType": job.instance_type,
                 "InstanceCount": job.instances,
                 "VolumeSizeInGB": job.volume_gib,
+                **disk_key(job),
             }
         },
         "StoppingCondition": {"MaxRuntimeInSeconds": seconds(job)},
         "Tags": tags(job),
-        **({"NetworkConfig": network} if network else {}),
+        **({"NetworkConfig": within} if within else {}),
+        **({"Environment": environment} if environment else {}),
     }
+
+
+def _encrypted(kms_key: str) -> dict[str, str]:
+    return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key}

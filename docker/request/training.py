@@ -10,7 +10,20 @@ from container.sagemaker_job import BASE, HAS_GPU, SMDDP
 from container.train_job import SHARDS, TEST
 
 from preprocessing.console.errors import InputError
-from request.job import JobFlags, Request, Switch, check_job, check_s3, flavours, job_name, seconds, tags, vpc
+from request.job import (
+    JobFlags,
+    Request,
+    Switch,
+    check_job,
+    check_s3,
+    disk_key,
+    flavours,
+    job_name,
+    named_values,
+    network,
+    seconds,
+    tags,
+)
 
 NUMBER = r"([0-9.]+)"
 EPOCH = "epoch [0-9]+  step [0-9]+  "
@@ -51,6 +64,10 @@ class Train(JobFlags):
     """Take spot capacity, often at less than half the price; an interrupted job goes on from its checkpoint."""
     warm_minutes: int = 0
     """Keep the machines this long after the job, paid for, so that the next one starts at once."""
+    retries: int = 0
+    """Start again up to this often, 30 at most, when SageMaker itself failed (an internal server error)."""
+    training_plan: str = ""
+    """ARN of a SageMaker training plan whose reserved machines the job takes."""
     smddp: Switch = False
     """Exchange gradients with SageMaker's data parallel library (image of Dockerfile.smddp, ml.p4d and ml.p4de)."""
 
@@ -65,13 +82,6 @@ def training_request(job: Train, flags: Mapping[str, str]) -> Request:
     output = check_s3("--output", job.output)
     run = f"{output}/{name}/run" if job.checkpoints == "auto" else check_s3("--checkpoints", job.checkpoints)
     limits = {"MaxRuntimeInSeconds": seconds(job)}
-    resources: Request = {
-        "InstanceType": job.instance_type,
-        "InstanceCount": job.instances,
-        "VolumeSizeInGB": job.volume_gib,
-    }
-    if job.warm_minutes:
-        resources["KeepAlivePeriodInSeconds"] = 60 * job.warm_minutes
     if job.spot:
         limits["MaxWaitTimeInSeconds"] = 2 * seconds(job)  # running and waiting for capacity together
     return {
@@ -84,14 +94,27 @@ def training_request(job: Train, flags: Mapping[str, str]) -> Request:
         },
         "HyperParameters": {**flags, **({SMDDP: "true"} if job.smddp else {})},
         "InputDataConfig": [_store(job), *([_channel(TEST, job.test, "File")] if job.test else [])],
-        "OutputDataConfig": {"S3OutputPath": output},
+        "OutputDataConfig": {"S3OutputPath": output, **({"KmsKeyId": job.kms_key} if job.kms_key else {})},
         # without the slash SageMaker would take it for the beginning of a name: run-1 would fetch run-10 as well
         "CheckpointConfig": {"S3Uri": f"{run}/", "LocalPath": f"{BASE}/checkpoints"},
-        "ResourceConfig": resources,
+        "ResourceConfig": _resources(job),
         "StoppingCondition": limits,
         "EnableManagedSpotTraining": job.spot,
         "Tags": tags(job),
-        **vpc(job),
+        **network(job),
+        **({"Environment": named_values("--environment", job.environment)} if job.environment else {}),
+        **({"RetryStrategy": {"MaximumRetryAttempts": job.retries}} if job.retries else {}),
+    }
+
+
+def _resources(job: Train) -> Request:
+    return {
+        "InstanceType": job.instance_type,
+        "InstanceCount": job.instances,
+        "VolumeSizeInGB": job.volume_gib,
+        **disk_key(job),
+        **({"KeepAlivePeriodInSeconds": 60 * job.warm_minutes} if job.warm_minutes else {}),
+        **({"TrainingPlanArn": job.training_plan} if job.training_plan else {}),
     }
 
 
@@ -99,6 +122,8 @@ def _check_machine(job: Train) -> None:
     machine = job.instance_type
     if job.spot and job.warm_minutes:
         raise InputError(f"--spot and --warm-minutes {job.warm_minutes}: spot machines cannot be kept; leave one out")
+    if job.spot and job.training_plan:
+        raise InputError("--spot and --training-plan: the machines of a plan are reserved; leave one out")
     if not 0 <= job.warm_minutes <= MOST_WARM_MINUTES:
         raise InputError(f"--warm-minutes {job.warm_minutes}: SageMaker keeps machines at most {MOST_WARM_MINUTES}")
     if VOLTA.match(machine) and not flavours(job.image) & {"v100", "smddp"}:

@@ -20,7 +20,7 @@ from container import sagemaker_job
 from container.train_job import training_flags
 from launch import Options, launch, read_flags, split_at_dashes
 from request.aws import check_request, submit
-from request.job import flavours, region_of
+from request.job import disk_key, flavours, region_of
 from request.processing import Process
 from request.training import Train
 
@@ -37,13 +37,38 @@ MUST = f"--image {IMAGE}:latest --role {ROLE} --output s3://team-brats/runs"
 TRAIN = f"train {MUST} --shards s3://team-brats/shards"
 VPC = "--subnets subnet-0a1b2c3d --security-groups sg-0a1b2c3d"
 SHARED = ["image", "role", "output", "instance-type", "instances", "volume-gib", "max-hours", "subnets"]
-SHARED += ["security-groups", "tags", "name", "wait", "dry-run"]
+SHARED += ["security-groups", "kms-key", "encrypt-traffic", "network-isolation", "environment", "tags", "extra", "name"]
+SHARED += ["wait", "dry-run"]
+TRAIN_ONLY = [
+    "shards",
+    "test",
+    "checkpoints",
+    "input-mode",
+    "spot",
+    "warm-minutes",
+    "retries",
+    "training-plan",
+    "smddp",
+]
 
 
 @pytest.mark.parametrize(
     ("options_type", "own"),
     [
-        (Train, ["shards", "test", "checkpoints", "input-mode", "spot", "warm-minutes", "smddp"]),
+        (
+            Train,
+            [
+                "shards",
+                "test",
+                "checkpoints",
+                "input-mode",
+                "spot",
+                "warm-minutes",
+                "retries",
+                "training-plan",
+                "smddp",
+            ],
+        ),
         (Process, ["input"]),
     ],
 )
@@ -82,8 +107,8 @@ def test_the_container_makes_of_it_what_was_meant(path: Path, tmp_path: Path) ->
     assert request["CheckpointConfig"]["LocalPath"] == f"{sagemaker_job.BASE}/{job.run.relative_to(tmp_path)}"
 
 
-def test_there_are_twelve() -> None:
-    assert len(PINNED) == 12
+def test_there_are_fifteen() -> None:
+    assert len(PINNED) == 15
 
 
 IMPOSSIBLE = {
@@ -113,6 +138,14 @@ IMPOSSIBLE = {
     f"{TRAIN} --shards fsx://abcd {VPC}": "write fsx://fs-0123456789abcdef0/MOUNTNAME/FOLDER",
     f"{TRAIN} --subnets subnet-0a1b2c3d": "--subnets and --security-groups go together",
     f"{TRAIN} --tags brats": "--tags brats: write names and values",
+    f"{TRAIN} --environment A": "--environment A: write names and values",
+    f"{TRAIN} --environment 1A=2": "Environment: the name is 1A; it must match",
+    f"{TRAIN} --spot --training-plan arn:x": "--spot and --training-plan: the machines of a plan are reserved",
+    f"{TRAIN} --training-plan {"'b'" * 60}": "TrainingPlanArn is bbb",
+    f"{TRAIN} --retries 31": "MaximumRetryAttempts is 31; at most 30",
+    f"{TRAIN} --retries=-1": "MaximumRetryAttempts",
+    f"{TRAIN} --extra nowhere.json": "--extra nowhere.json: No such file or directory",
+    f"process {MUST} --input s3://b-1/msd --network-isolation": "a conversion reads and writes S3 itself",
     f"{TRAIN} -- --output runs": "-- --output runs: the job sets this one",
     f"{TRAIN} --spot -- --resume never": "-- --resume never: the job sets this one",
     f"process {MUST} --input s3://b-1/msd -- --partition=1/2": "-- --partition 1/2: the job sets this one",
@@ -154,6 +187,55 @@ def test_what_cannot_be_is_said_before_anything_is_sent(command: str, message: s
     with pytest.raises(InputError) as refused:
         check_request(*made_by(command))
     assert message in str(refused.value)
+
+
+def test_extra_is_merged_before_the_request_is_checked(tmp_path: Path) -> None:
+    """As RFC 7386 says: parts merge, null removes, and the API's model has the last word."""
+    path = tmp_path / "extra.json"
+    path.write_text(
+        """{"ExperimentConfig": {"ExperimentName": "brats"}, "Tags": null,
+        "ResourceConfig": {"InstanceCount": 3}, "Environment": {"A": null, "B": "b,c"}}"""
+    )
+    kind, request = made_by(f"{TRAIN} --name extra --environment A=a,C=c --extra {path}")
+    _, plain = made_by(f"{TRAIN} --name extra")
+    plain["ResourceConfig"]["InstanceCount"] = 3
+    del plain["Tags"]
+    assert request == plain | {"ExperimentConfig": {"ExperimentName": "brats"}, "Environment": {"B": "b,c", "C": "c"}}
+    check_request(kind, request)
+    path.write_text('{"ResourceConfig": {"InstanceType": "ml.p4d.24xlarg"}}')
+    with pytest.raises(InputError, match=r"InstanceType is ml.p4d.24xlarg, unknown"):
+        check_request(*made_by(f"{TRAIN} --extra {path}"))
+
+
+@pytest.mark.parametrize("text", ["[1]", "{"])
+def test_extra_that_is_no_json_object_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "extra.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"^--extra {path}: (expected names and values|not JSON)"):
+        made_by(f"{TRAIN} --extra {path}")
+
+
+@pytest.mark.parametrize(
+    ("machine", "has_key"),
+    [
+        ("ml.p3.16xlarge", True),
+        ("ml.m5.4xlarge", True),
+        ("ml.c5.9xlarge", True),
+        ("ml.c6i.8xlarge", True),
+        ("ml.p3dn.24xlarge", False),
+        ("ml.p4de.24xlarge", False),
+        ("ml.p5.48xlarge", False),
+        ("ml.p5en.48xlarge", False),
+        ("ml.p6-b200.48xlarge", False),
+        ("ml.g4dn.xlarge", False),
+        ("ml.g5.2xlarge", False),
+        ("ml.g6e.2xlarge", False),
+        ("ml.m5d.large", False),
+    ],
+)
+def test_disks_that_are_part_of_the_machine_take_no_key(machine: str, has_key: bool) -> None:
+    job = Train(instance_type=machine, kms_key="1234abcd-12ab-34cd-56ef-1234567890ab")
+    assert bool(disk_key(job)) == has_key
 
 
 @pytest.mark.parametrize("given", ["s3://team-brats/run-1", "s3://team-brats/run-1/"])
