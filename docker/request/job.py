@@ -135,9 +135,10 @@ def disk_key(job: JobFlags) -> Request:
     return {"VolumeKmsKeyId": job.kms_key} if job.kms_key and not HAS_NVME.match(job.instance_type) else {}
 
 
-def tags(job: JobFlags) -> list[dict[str, str]]:
-    """Return the request's list of tags."""
-    return [{"Key": key, "Value": value} for key, value in named_values("--tags", job.tags).items()]
+def tags(job: JobFlags) -> Request:
+    """Return the tags' part of the request, nothing where there are none."""
+    pairs = named_values("--tags", job.tags)
+    return {"Tags": [{"Key": key, "Value": value} for key, value in pairs.items()]} if pairs else {}
 
 
 def named_values(flag: str, text: str) -> dict[str, str]:

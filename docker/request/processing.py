@@ -59,8 +59,8 @@ def processing_request(job: Process, flags: Mapping[str, str]) -> Request:
             }
         },
         "StoppingCondition": {"MaxRuntimeInSeconds": seconds(job)},
-        "Tags": tags(job),
-        **({"NetworkConfig": within} if within else {}),
+        **tags(job),
+        **({"NetworkConfig": {"EnableNetworkIsolation": False, **within}} if within else {}),
         **({"Environment": environment} if environment else {}),
     }
 

@@ -100,7 +100,7 @@ def training_request(job: Train, flags: Mapping[str, str]) -> Request:
         "ResourceConfig": _resources(job),
         "StoppingCondition": limits,
         "EnableManagedSpotTraining": job.spot,
-        "Tags": tags(job),
+        **tags(job),
         **network(job),
         **({"Environment": named_values("--environment", job.environment)} if job.environment else {}),
         **({"RetryStrategy": {"MaximumRetryAttempts": job.retries}} if job.retries else {}),

@@ -39,17 +39,8 @@ VPC = "--subnets subnet-0a1b2c3d --security-groups sg-0a1b2c3d"
 SHARED = ["image", "role", "output", "instance-type", "instances", "volume-gib", "max-hours", "subnets"]
 SHARED += ["security-groups", "kms-key", "encrypt-traffic", "network-isolation", "environment", "tags", "extra", "name"]
 SHARED += ["wait", "dry-run"]
-TRAIN_ONLY = [
-    "shards",
-    "test",
-    "checkpoints",
-    "input-mode",
-    "spot",
-    "warm-minutes",
-    "retries",
-    "training-plan",
-    "smddp",
-]
+TRAIN_ONLY = ["shards", "test", "checkpoints", "input-mode", "spot", "warm-minutes", "retries", "training-plan"]
+TRAIN_ONLY += ["smddp"]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +132,7 @@ IMPOSSIBLE = {
     f"{TRAIN} --environment A": "--environment A: write names and values",
     f"{TRAIN} --environment 1A=2": "Environment: the name is 1A; it must match",
     f"{TRAIN} --spot --training-plan arn:x": "--spot and --training-plan: the machines of a plan are reserved",
-    f"{TRAIN} --training-plan {"'b'" * 60}": "TrainingPlanArn is bbb",
+    f"{TRAIN} --training-plan {'b' * 60}": "TrainingPlanArn is bbb",
     f"{TRAIN} --retries 31": "MaximumRetryAttempts is 31; at most 30",
     f"{TRAIN} --retries=-1": "MaximumRetryAttempts",
     f"{TRAIN} --extra nowhere.json": "--extra nowhere.json: No such file or directory",
@@ -196,10 +187,9 @@ def test_extra_is_merged_before_the_request_is_checked(tmp_path: Path) -> None:
         """{"ExperimentConfig": {"ExperimentName": "brats"}, "Tags": null,
         "ResourceConfig": {"InstanceCount": 3}, "Environment": {"A": null, "B": "b,c"}}"""
     )
-    kind, request = made_by(f"{TRAIN} --name extra --environment A=a,C=c --extra {path}")
+    kind, request = made_by(f"{TRAIN} --name extra --tags a=b --environment A=a,C=c --extra {path}")
     _, plain = made_by(f"{TRAIN} --name extra")
     plain["ResourceConfig"]["InstanceCount"] = 3
-    del plain["Tags"]
     assert request == plain | {"ExperimentConfig": {"ExperimentName": "brats"}, "Environment": {"B": "b,c", "C": "c"}}
     check_request(kind, request)
     path.write_text('{"ResourceConfig": {"InstanceType": "ml.p4d.24xlarg"}}')
