@@ -38,7 +38,7 @@ METRICS = {
 }
 FSX = re.compile(r"fsx://(fs-[0-9a-f]{8,})(/[A-Za-z0-9_-]{1,8}(?:/\S*)?)")
 VOLTA = re.compile(r"ml\.p3(dn)?\.")
-SMDDP_INSTANCES = ("ml.p4d.24xlarge", "ml.p4de.24xlarge", "ml.p3dn.24xlarge")  # of SMDDP 2.5.0
+SMDDP_INSTANCES = ("ml.p4d.24xlarge", "ml.p4de.24xlarge", "ml.p3dn.24xlarge")
 MOST_WARM_MINUTES = 60
 PATCHWISE = {("crop", "host"), ("read", "dali"), ("read", "gds"), ("device", "cpu")}
 
@@ -141,7 +141,7 @@ def _check_backend(job: Train, backend: str) -> None:
         )
     if job.smddp and job.instance_type not in SMDDP_INSTANCES:
         raise InputError(
-            f"--smddp: SMDDP 2.5.0 does not know {job.instance_type}, only {', '.join(SMDDP_INSTANCES)}; "
+            f"--smddp: SMDDP does not know {job.instance_type}, only {', '.join(SMDDP_INSTANCES)}; "
             "leave --smddp out, the processes then talk over NCCL"
         )
     if not job.smddp and "smddp" in flavours(job.image):

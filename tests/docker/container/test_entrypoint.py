@@ -7,7 +7,6 @@ checkpoint.
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -204,16 +203,7 @@ def test_the_output_is_not_a_hyperparameter(tmp_path: Path) -> None:
         training_flags(job_on(tmp_path, "shards"), {"output": "/tmp/run"}, is_smddp=False)
 
 
-@pytest.fixture
-def _signals_restored() -> Iterator[None]:
-    """Undo what the entrypoint sets for its own process."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("_signals_restored")
+@pytest.mark.usefixtures("signals_restored")
 def test_a_store_that_does_not_answer_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
