@@ -79,20 +79,24 @@ def model_trainer(request: Request, session: Session | None = None) -> ModelTrai
     return made
 
 
-def local_trainer(request: Request, channels: Mapping[str, Path], folder: Path) -> ModelTrainer:
+def local_trainer(
+    request: Request, channels: Mapping[str, Path], folder: Path, machine: str = "local_cpu"
+) -> ModelTrainer:
     """Return a ModelTrainer that runs the job in docker on this machine, with ``channels`` from its own folders.
 
-    ``folder`` is where the SDK writes the containers' input and output. The number of machines is the request's.
+    ``folder`` is where the SDK writes the containers' input and output, ``machine`` is ``local_cpu`` or ``local_gpu``.
+    The number of containers is the request's number of machines.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     return ModelTrainer(
         training_mode=Mode.LOCAL_CONTAINER,
         base_job_name=request["TrainingJobName"],
         training_image=request["AlgorithmSpecification"]["TrainingImage"],
         hyperparameters=request["HyperParameters"],
         input_data_config=[_folder(name, path) for name, path in channels.items()],
-        compute=Compute(instance_type="local_cpu", instance_count=request["ResourceConfig"]["InstanceCount"]),
+        compute=Compute(instance_type=machine, instance_count=request["ResourceConfig"]["InstanceCount"]),
         environment=request.get("Environment", {}),
-        local_container_root=str(folder),
+        local_container_root=str(folder.resolve()),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -154,6 +155,22 @@ def test_a_pipeline_is_defined_and_then_updated(sent: list[tuple[str, dict[str, 
     assert {step["Name"] for step in json.loads(sent[2][1]["PipelineDefinition"])["Steps"]} == {"convert", "train"}
 
 
+@needs_sdk
+@pytest.mark.usefixtures("endpoint")
+def test_the_pages_notebook_sends_a_job(tmp_path: Path) -> None:
+    """As it stands in docs/sagemaker.md, in a process of its own; moto's server takes the job."""
+    first, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "sagemaker.md").read_text(), flags=re.DOTALL)
+    own = {"IMAGE": IMAGE, "ROLE": ROLE, "BUCKET": "team-brats", "SAGEMAKER_VALIDATE_ROLE": "false"}
+    own |= {"HOME": str(tmp_path), "AWS_DEFAULT_REGION": "us-west-2"}
+    words = [sys.executable, "-W", "ignore", "-c", first]
+    ran = subprocess.run(words, cwd=ROOT, env=os.environ | own, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    client = boto3.client("sagemaker", region_name="us-west-2")
+    (job,) = client.list_training_jobs(NameContains="brats-notebook")["TrainingJobSummaries"]
+    described = client.describe_training_job(TrainingJobName=job["TrainingJobName"])
+    assert described["HyperParameters"] == {"patch": "128,128,128", "batch-size": "2"}
+
+
 IMPOSSIBLE = {
     f"{PIPELINE} --wait": "--wait: a pipeline is only defined here",
     f"{PIPELINE} --checkpoints s3://b-1/run": "--checkpoints s3://b-1/run: leave it out; each execution",
@@ -196,7 +213,6 @@ def test_local_mode_trains(
     command = f"train --name local --role {ROLE} --image {IMAGE}:latest --output s3://b-1/o --shards s3://b-1/s"
     _, request = made_by(f"{command} --instances {instances} -- {SMALL}")
     folder = tmp_path / "job"
-    folder.mkdir()
     sdk.local_trainer(request, {"shards": coordinate_store}, folder).train()
     with tarfile.open(folder / "compressed_artifacts" / "model.tar.gz") as model:
         assert model.getnames() == ["best.pt"]
