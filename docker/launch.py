@@ -1,6 +1,6 @@
 """Submit jobs to SageMaker: ``python docker/launch.py train --dry-run ... -- FLAGS OF THE TRAINER``.
 
-The flags after ``--`` are meant for the command inside the container, and checked here before anything costs money.
+The flags after ``--`` are for the command inside the container. They are checked here, before anything costs money.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SET_BY_PROCESSING = ("input", "output", "partition", "engine", "scheduler")
 
 
 def split_at_dashes(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part a command line at the first ``--``."""
+    """Split a command line at the first ``--``."""
     cut = words.index("--") if "--" in words else len(words)
     return list(words[:cut]), list(words[cut + 1 :])
 

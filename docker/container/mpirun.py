@@ -35,9 +35,9 @@ def mpirun(job: Job, arguments: Sequence[str], stop: Stop) -> Command:
 
     mpirun passes SIGUSR1 on to every process; after SIGTERM it would kill them within a second.
     """
-    lacking = [name for name in (mpirun_program(), "smddprun") if shutil.which(name) is None]
-    if lacking:
-        raise InputError(f"SMDDP without {' and '.join(lacking)}: use the image of docker/Dockerfile.smddp")
+    missing = [name for name in (mpirun_program(), "smddprun") if shutil.which(name) is None]
+    if missing:
+        raise InputError(f"SMDDP without {' and '.join(missing)}: use the image of docker/Dockerfile.smddp")
     for host in job.hosts[1:]:
         wait_for(host, partial(_ssh, host), stop)
     words = mpirun_words(job, processes_per_host(job, arguments))
@@ -84,7 +84,7 @@ def mpirun_words(job: Job, num_processes: int) -> list[str]:
 
 
 def _environment(job: Job) -> dict[str, str]:
-    """Return what every rank finds in its environment."""
+    """Return the environment variables of the training processes."""
     exported = network(job) | host_name_library() | {"FI_PROVIDER": "efa", "RDMAV_FORK_SAFE": "1"}
     exported |= {"MASTER_ADDR": job.hosts[0], "MASTER_PORT": os.environ.get(PORT_VARIABLE, PORT)}
     if job.instance_type.startswith("ml.p4d"):
@@ -103,9 +103,9 @@ def _ssh(host: str) -> None:
 
 
 def serve_first_host(stop: Stop) -> None:
-    """Let mpirun in on another host than the first, until its daemon has come and gone.
+    """Accept mpirun's connection on a host that is not the first, and wait until its daemon has ended.
 
-    A wish to stop reaches the processes through the first host; here it ends the wait for one that never came.
+    The first host passes SIGTERM on to all processes. Here it only ends the wait for a daemon that has not started.
     """
     server = subprocess.Popen([SSHD, "-D"])
     was_here = False

@@ -29,7 +29,7 @@ LONGEST_MESSAGE_BYTES = 1024  # SageMaker cuts there
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a job ended, and what the console is to show of it."""
+    """How a job ended, and the message that SageMaker's console shows."""
 
     code: int
     message: str = ""
@@ -62,7 +62,7 @@ class Job:
     def read(cls, command: str, environment: Mapping[str, str] = os.environ) -> Job:
         """Read resourceconfig.json for ``train`` or ``process``; without it this is the only host.
 
-        Raises ``InputError`` for a file that is odd.
+        Raises ``InputError`` for a file that is not as SageMaker writes it.
         """
         base = _base(environment)
         path = base / CONFIG[command] / "resourceconfig.json"
@@ -88,7 +88,7 @@ class Job:
 
     @property
     def is_first(self) -> bool:
-        """Whether this host does what only one of them does."""
+        """Whether this is the host that merges, writes the model, and predicts."""
         return self.host_index == 0
 
     @property
@@ -107,7 +107,7 @@ class Job:
         return self.base / "output" / "data"
 
     def is_own(self, path: str) -> bool:
-        """Tell whether ``path`` lies in the folders that this host alone sees and SageMaker uploads."""
+        """Tell whether ``path`` is in the folders that this host alone sees and SageMaker uploads."""
         return Path(path).is_relative_to(self.base)
 
     def channels(self) -> dict[str, Path]:
@@ -126,8 +126,8 @@ class Job:
         return {name: text for name, text in texts.items() if text is not None}
 
 
-def say(command: str, message: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Leave ``message`` where the console shows it, as much as it shows."""
+def write_message(command: str, message: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Write ``message`` to the file that SageMaker's console shows, cut at the length that it shows."""
     path = _base(environment) / MESSAGE[command]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(message.encode()[:LONGEST_MESSAGE_BYTES].decode(errors="ignore"), encoding="utf-8")

@@ -34,11 +34,11 @@ def torchrun(job: Job, arguments: Sequence[str], error_file: Path, stop: Stop) -
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_processes)]
     words += ["--nnodes", str(len(job.hosts)), "--node-rank", str(job.host_index)]
     words += ["--master-addr", job.hosts[0], "--master-port", os.environ.get(PORT_VARIABLE, PORT)]
-    # for a signal to torchrun itself, which would kill after 30 s although SageMaker waits for 120
-    patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "110"}
+    # if torchrun itself gets a signal, it would kill after 30 s, although SageMaker waits 120 s
+    timeout = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "110"}
     return Command(
         words=[*words, "-m", "training.run", *arguments],
-        environment={**os.environ, **network(job), **patience, ERROR_FILE_VARIABLE: str(error_file)},
+        environment={**os.environ, **network(job), **timeout, ERROR_FILE_VARIABLE: str(error_file)},
         listeners=children,
     )
 
@@ -46,7 +46,7 @@ def torchrun(job: Job, arguments: Sequence[str], error_file: Path, stop: Stop) -
 def children(pid: int) -> set[int]:
     """Return the processes that torchrun, process ``pid``, has started: the ranks of this host.
 
-    They are told to stop directly: torchrun ends with 1 after a signal even where every rank saved and ended with 0.
+    They get the signal directly: torchrun ends with 1 after a signal even where every rank saved and ended with 0.
     """
     try:
         return {child.pid for child in psutil.Process(pid).children()}
@@ -55,16 +55,16 @@ def children(pid: int) -> set[int]:
 
 
 def processes_per_host(job: Job, arguments: Sequence[str]) -> int:
-    """Return how many processes a host gets, all hosts of a job being alike: one for each GPU, or what is wished.
+    """Return how many processes a host gets, the same on all hosts: one for each GPU, or as many as asked for.
 
-    Raises ``InputError`` for an odd wish, for ``arguments`` that the trainer does not take, for a machine with GPUs
-    that torch cannot use (the CPU would train at their price), and for too little shared memory.
+    Raises ``InputError`` when what was asked for is no number, for ``arguments`` that the trainer does not take, for a
+    machine with GPUs that torch cannot use (the CPU would train at their price), and for too little shared memory.
     """
-    wish = os.environ.get(PER_HOST_VARIABLE, "")
-    if wish and (not wish.isdigit() or int(wish) < 1):
-        raise InputError(f"{PER_HOST_VARIABLE}={wish}: expected a number of processes, at least 1")
-    found = _preflight([*(["--processes", wish] if wish else []), *arguments])
-    if not found["num_gpus"] and HAS_GPU.match(job.instance_type) and found["device"] != "cpu" and not wish:
+    given = os.environ.get(PER_HOST_VARIABLE, "")
+    if given and (not given.isdigit() or int(given) < 1):
+        raise InputError(f"{PER_HOST_VARIABLE}={given}: expected a number of processes, at least 1")
+    found = _preflight([*(["--processes", given] if given else []), *arguments])
+    if not found["num_gpus"] and HAS_GPU.match(job.instance_type) and found["device"] != "cpu" and not given:
         raise InputError(
             f"{job.instance_type} has GPUs, but torch, built for CUDA {found['cuda']}, can use none: the driver is too "
             "old (CUDA 13 needs R580, CUDA 12 R525; the image of constraints-v100.txt has 12), or the container sees "
@@ -109,19 +109,23 @@ def network(job: Job) -> dict[str, str]:
     """
     here = [name for _, name in socket.if_nameindex()]
     for variable in (NCCL_INTERFACE, GLOO_INTERFACE):
-        wish = os.environ.get(variable, "")
-        if wish and not _has_interface(here, wish, of_nccl=variable == NCCL_INTERFACE):
-            raise InputError(f"{variable}={wish}: no such network interface here, only {', '.join(here)}; leave it out")
+        given = os.environ.get(variable, "")
+        if given and not _has_interface(here, given, of_nccl=variable == NCCL_INTERFACE):
+            raise InputError(
+                f"{variable}={given}: no such network interface here, only {', '.join(here)}; leave it out"
+            )
     if job.interface is None:
         return {}
     return {name: os.environ.get(name, job.interface) for name in (NCCL_INTERFACE, GLOO_INTERFACE)}
 
 
-def _has_interface(here: Sequence[str], wish: str, *, of_nccl: bool) -> bool:
-    """Tell whether one of ``wish`` is there; NCCL takes beginnings of names, =NAME whole ones, ^NAME all others."""
+def _has_interface(here: Sequence[str], given: str, *, of_nccl: bool) -> bool:
+    """Tell whether one of ``given`` is there; NCCL takes beginnings of names, =NAME whole ones, ^NAME all others."""
     if not of_nccl:
-        return bool(set(wish.split(",")) & set(here))
-    return wish.startswith("^") or any(name.startswith(start) for name in here for start in wish.strip("=").split(","))
+        return bool(set(given.split(",")) & set(here))
+    return given.startswith("^") or any(
+        name.startswith(start) for name in here for start in given.strip("=").split(",")
+    )
 
 
 def wait_for(host: str, attempt: Callable[[], object], stop: Stop) -> None:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 CONSOLE = {"Training": "jobs", "Processing": "processing-jobs"}
 ENDED = ("Completed", "Failed", "Stopped")
 LOOK_EVERY_S = 15.0
-LATE_MS = 60_000  # by so much may the lines of one machine come after those of another
+LATE_MS = 60_000  # how long after others the lines of a slow machine may arrive
 
 
 def check_request(kind: str, request: Request) -> None:
@@ -86,7 +86,7 @@ def submit(kind: str, request: Request, region: str) -> str:
     if kind == "Pipeline":
         return _define(client, request, region)
     create = {"Training": client.create_training_job, "Processing": client.create_processing_job}[kind]
-    with _answering(region):
+    with _aws_errors_in_one_line(region):
         create(**request)
     name: str = request[f"{kind}JobName"]
     console = f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/{CONSOLE[kind]}/{name}"
@@ -99,7 +99,7 @@ def _define(client: Any, request: Request, region: str) -> str:
     from botocore.exceptions import ClientError
 
     name: str = request["PipelineName"]
-    with _answering(region):
+    with _aws_errors_in_one_line(region):
         try:
             client.create_pipeline(**request)
         except ClientError as error:
@@ -117,13 +117,15 @@ def follow(kind: str, name: str, region: str) -> int:
     import boto3
     from botocore.config import Config
 
-    patient = Config(retries={"mode": "standard", "max_attempts": 10})  # jobs take hours, in which networks fail
-    client = boto3.client("sagemaker", region_name=region, config=patient)
+    many_retries = Config(retries={"mode": "standard", "max_attempts": 10})  # jobs take hours, in which networks fail
+    client = boto3.client("sagemaker", region_name=region, config=many_retries)
     describe = {"Training": client.describe_training_job, "Processing": client.describe_processing_job}[kind]
-    lines = JobLog(boto3.client("logs", region_name=region, config=patient), f"/aws/sagemaker/{kind}Jobs", f"{name}/")
+    lines = JobLog(
+        boto3.client("logs", region_name=region, config=many_retries), f"/aws/sagemaker/{kind}Jobs", f"{name}/"
+    )
     stage = ""
     while True:
-        with _answering(region):
+        with _aws_errors_in_one_line(region):
             job = describe(**{f"{kind}JobName": name})
             status: str = job[f"{kind}JobStatus"]
             if status in ENDED:
@@ -167,8 +169,8 @@ class JobLog:
 
 
 @contextmanager
-def _answering(region: str) -> Iterator[None]:
-    """Say in one line what AWS's own errors mean."""
+def _aws_errors_in_one_line(region: str) -> Iterator[None]:
+    """Turn errors of AWS's library into our own, in one line."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     try:

@@ -1,4 +1,4 @@
-"""What a training and a processing job ask of SageMaker alike: the shared flags and their part of the request."""
+"""What training and processing jobs share: their common flags, and the parts of the request that these make."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def job_name(job: JobFlags, kind: str) -> str:
 
 
 def check_job(job: JobFlags) -> None:
-    """Raise ``InputError`` for what no job can do without."""
+    """Raise ``InputError`` when something is missing that every job needs."""
     region_of(job.image)
     if not ROLE.fullmatch(job.role):
         raise InputError(
@@ -90,7 +90,7 @@ def check_job(job: JobFlags) -> None:
 
 
 def region_of(image: str) -> str:
-    """Return the region that an image's address names: a job's image must lie in the job's region."""
+    """Return the region that an image's address names: a job's image must be in the job's region."""
     found = ECR_IMAGE.fullmatch(image)
     if found is None:
         raise InputError(
@@ -100,7 +100,7 @@ def region_of(image: str) -> str:
     return found[1]
 
 
-def flavours(image: str) -> set[str]:
+def image_words(image: str) -> set[str]:
     """Return the words of an image's repository and tag: ``voxelfeed:0.1.0-v100`` has v100 among them."""
     found = ECR_IMAGE.fullmatch(image)
     return set(re.findall("[a-z0-9]+", f"{found[2]}:{found[3] or ''}".lower())) if found else set()

@@ -39,7 +39,7 @@ class Pipeline(Train):
 def step_requests(job: Pipeline, convert: Mapping[str, str], train: Mapping[str, str]) -> tuple[Request, Request]:
     """Return the requests of both steps; ``convert`` and ``train`` are the flags of the commands in the container.
 
-    Raises ``InputError`` for what cannot be.
+    Raises ``InputError`` for flags that SageMaker or the commands would not accept.
     """
     if job.checkpoints != "auto":
         raise InputError(f"--checkpoints {job.checkpoints}: leave it out; each execution of a pipeline has its own")

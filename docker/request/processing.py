@@ -15,8 +15,8 @@ from request.job import JobFlags, Request, check_job, check_s3, disk_key, job_na
 class Process(JobFlags):
     """Submit a conversion to shards. Flags of preprocessing.to_shards follow after --, for example: -- --layout msd.
 
-    Each machine reads its own cases from S3 and writes its own shards there; the first one closes the store. Given
-    again, the job converts what is not there yet.
+    Each machine reads its own cases from S3 and writes its own shards there; the first one then completes the store.
+    The same command, given again, converts only what is missing.
     """
 
     instance_type: str = "ml.m5.4xlarge"
@@ -28,16 +28,18 @@ class Process(JobFlags):
 
 
 def processing_request(job: Process, flags: Mapping[str, str]) -> Request:
-    """Build the request; ``flags`` are the converter's, by name. Raises ``InputError`` for what cannot be.
+    """Build the request; ``flags`` are the converter's, by name. Raises ``InputError`` for flags that would fail.
 
-    The job has no ProcessingInput: SageMaker would copy the whole set to every machine (FullyReplicated), or deal it
-    by object (ShardedByS3Key), which can part the modalities of a case.
+    The job has no ProcessingInput: SageMaker would copy the whole set to every machine (FullyReplicated), or
+    distribute it by object (ShardedByS3Key), which can send the modalities of a case to different machines.
     """
     check_job(job)
     if job.network_isolation:
         raise InputError("--network-isolation: a conversion reads and writes S3 itself; give --subnets instead")
     if parse_flag(flags.get("report", "false")):
-        raise InputError(f"-- --report {flags['report']}: the store goes to S3; stage it and report from the copy")
+        raise InputError(
+            f"-- --report {flags['report']}: the store goes to S3; copy it with preprocessing.stage and report there"
+        )
     places = {"input": check_s3("--input", job.input), "output": check_s3("--output", job.output)}
     if places["input"] == places["output"]:
         raise InputError(f"--output {job.output} is the input folder; give another one")

@@ -135,8 +135,8 @@ def processor(request: Request, session: Session | None = None) -> Processor:
 def pipeline(convert: Request, train: Request) -> Pipeline:
     """Return the pipeline convert, then train, named as the training job, with the parameters of ``PARAMETERS``.
 
-    Each execution has its own checkpoints, under its id: the second one would else go on with the first one's run,
-    which is done. Nothing is asked of AWS, not even about the role.
+    Each execution has its own checkpoints, under its id: a second one would otherwise continue the first
+    one's run, which is finished. Nothing is asked of AWS, not even about the role.
     """
     region = region_of(train["AlgorithmSpecification"]["TrainingImage"])
     session = PipelineSession(boto_session=boto3.Session(region_name=region), sagemaker_config=NOTHING_ELSE)

@@ -20,7 +20,7 @@ from container import sagemaker_job
 from container.train_job import training_flags
 from launch import Options, launch, read_flags, split_at_dashes
 from request.aws import check_request, submit
-from request.job import disk_key, flavours, region_of
+from request.job import disk_key, image_words, region_of
 from request.processing import Process
 from request.training import Train
 
@@ -107,7 +107,7 @@ IMPOSSIBLE = {
     f"{TRAIN.replace(ROLE, 'me')}": "--role me: give the ARN",
     f"{TRAIN} --output /tmp/out": "--output /tmp/out: give a place on S3",
     f"{TRAIN} --shards shards": "--shards shards: give a place on S3",
-    f"{TRAIN} --spot --warm-minutes 5": "--spot and --warm-minutes 5: spot machines cannot be kept",
+    f"{TRAIN} --spot --warm-minutes 5": "--spot and --warm-minutes 5: SageMaker does not keep spot machines",
     f"{TRAIN} --warm-minutes 90": "--warm-minutes 90: SageMaker keeps machines at most 60",
     f"{TRAIN} --smddp --instance-type ml.p5.48xlarge": "does not know ml.p5.48xlarge, only ml.p4d.24xlarge",
     f"{TRAIN} --smddp --instance-type ml.p4d.24xlarge": "is not the image of docker/Dockerfile.smddp",
@@ -239,7 +239,7 @@ def test_volta_takes_the_images_that_have_its_kernels() -> None:
     for tag in ("v100", "0.1.0-v100"):
         made_by(f"{TRAIN} --image {IMAGE}:{tag} --instance-type ml.p3.16xlarge")
     made_by(f"{TRAIN} --image {IMAGE}:smddp --smddp --instance-type ml.p3dn.24xlarge")
-    assert flavours(f"{IMAGE}-v100@sha256:0123") == {"voxelfeed", "v100"}
+    assert image_words(f"{IMAGE}-v100@sha256:0123") == {"voxelfeed", "v100"}
     assert region_of("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/v:1") == "cn-north-1"
 
 
