@@ -16,6 +16,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 from request.aws import check_request, follow, submit
+from request.defaults import with_defaults
 from request.job import Request, region_of, with_extra
 from request.pipeline import Pipeline, pipeline_request, step_requests
 from request.processing import Process, processing_request
@@ -87,10 +88,12 @@ def request_of(words: Sequence[str]) -> tuple[str, Request]:
 def build_request(job: Train | Process | Pipeline, passed: Sequence[str]) -> tuple[str, Request]:
     """Return the kind of job in SageMaker's words, and the whole request."""
     if isinstance(job, Pipeline):
-        return "Pipeline", _pipeline_request(job, passed)
+        return "Pipeline", _pipeline_request(with_defaults(job, "TrainingJob"), passed)
     if isinstance(job, Train):
-        return "Training", with_extra(training_request(job, _training_flags(passed)), job.extra)
-    return "Processing", with_extra(processing_request(job, _conversion_flags(passed)), job.extra)
+        request = training_request(with_defaults(job, "TrainingJob"), _training_flags(passed))
+        return "Training", with_extra(request, job.extra)
+    request = processing_request(with_defaults(job, "ProcessingJob"), _conversion_flags(passed))
+    return "Processing", with_extra(request, job.extra)
 
 
 def _pipeline_request(job: Pipeline, passed: Sequence[str]) -> Request:

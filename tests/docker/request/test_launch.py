@@ -197,6 +197,43 @@ def test_extra_is_merged_before_the_request_is_checked(tmp_path: Path) -> None:
         check_request(*made_by(f"{TRAIN} --extra {path}"))
 
 
+def test_flags_of_sagemakers_configuration_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's file comes after the administrator's, flags of the command line come before both."""
+    admin, user = tmp_path / "admin.yaml", tmp_path / "config.yaml"
+    network = "{Subnets: [subnet-0a1b2c3d, subnet-0a1b2c3e], SecurityGroupIds: [sg-0a1b2c3d]}"
+    admin.write_text(
+        f"""SageMaker:
+  TrainingJob: {{RoleArn: "{ROLE}", VpcConfig: {network}, EnableNetworkIsolation: true}}
+  ProcessingJob: {{RoleArn: "{ROLE}", NetworkConfig: {{VpcConfig: {network}, EnableNetworkIsolation: true}}}}
+"""
+    )
+    user.write_text(f'SageMaker: {{TrainingJob: {{RoleArn: "{ROLE}-mine"}}}}')
+    monkeypatch.setenv("SAGEMAKER_ADMIN_CONFIG_OVERRIDE", str(admin))
+    monkeypatch.setenv("SAGEMAKER_USER_CONFIG_OVERRIDE", str(tmp_path))
+    bare = f"--image {IMAGE}:latest --output s3://team-brats/runs --name x"
+    flags = "--subnets subnet-0a1b2c3d,subnet-0a1b2c3e --security-groups sg-0a1b2c3d"
+    from_files = made_by(f"train {bare} --shards s3://b-1/s"), made_by(f"process {bare} --input s3://b-1/msd")
+    own_role = made_by(f"train {bare} --shards s3://b-1/s --role {ROLE}")[1]["RoleArn"]
+    for name in ("SAGEMAKER_ADMIN_CONFIG_OVERRIDE", "SAGEMAKER_USER_CONFIG_OVERRIDE"):
+        monkeypatch.delenv(name)
+    training = made_by(f"train {bare} {flags} --network-isolation --shards s3://b-1/s --role {ROLE}-mine")
+    assert from_files == (training, made_by(f"process {bare} {flags} --input s3://b-1/msd --role {ROLE}"))
+    assert own_role == ROLE
+
+
+def test_a_configuration_file_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAGEMAKER_USER_CONFIG_OVERRIDE", "/nowhere.yaml")
+    with pytest.raises(InputError, match=r"^SAGEMAKER_USER_CONFIG_OVERRIDE=/nowhere.yaml: no such file here$"):
+        made_by(TRAIN)
+
+
+def test_a_configuration_file_that_is_not_yaml_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.yaml").write_text("SageMaker: {")
+    monkeypatch.setenv("SAGEMAKER_USER_CONFIG_OVERRIDE", str(tmp_path))
+    with pytest.raises(InputError, match=r"^.*/config.yaml: not YAML \("):
+        made_by(TRAIN)
+
+
 @pytest.mark.parametrize("text", ["[1]", "{"])
 def test_extra_that_is_no_json_object_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "extra.json"
