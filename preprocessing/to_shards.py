@@ -21,7 +21,7 @@ from preprocessing.conversion.partition import Conversion, Partition, write_part
 from preprocessing.conversion.restart import check_earlier_shards
 from preprocessing.conversion.shard_job import plan_shards
 from preprocessing.conversion.single_writer import only_writer
-from preprocessing.layouts.ids import consecutive_ids, say_ids
+from preprocessing.layouts.ids import consecutive_ids
 from preprocessing.layouts.known import check_layout, read_dataset
 from preprocessing.layouts.regions import describe_regions, resolve_regions
 from preprocessing.phantom import DEFAULT_FOLDER, PhantomOptions, make_phantom
@@ -30,6 +30,7 @@ from preprocessing.volumes.image import ConvertOptions
 from preprocessing.volumes.statistics import CT, NONZERO
 
 log = logging.getLogger(__name__)
+MOST_SHOWN = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +112,16 @@ def convert(options: Options) -> int:
     if regions:
         log.info("regions: %s", describe_regions(regions, dataset.label_names))
     dataset, regions = consecutive_ids(dataset, regions)
-    say_ids(dataset)
+    if changes := [f"{old} -> {new}" for old, new in dataset.label_remap.items() if old != new]:
+        many = f" ... ({len(changes)} ids)" if len(changes) > MOST_SHOWN else ""
+        log.info(
+            "labels are stored in other numbers: %s%s; predictions have the files'",
+            ", ".join(changes[:MOST_SHOWN]),
+            many,
+        )
     if dataset.ignore_label is not None:
         log.info("label %d marks voxels that do not count, in training as in scores", dataset.ignore_label)
-    if parts := ", ".join(f"{part} {len(names)}" for part, names in dataset.split.items()):
+    if parts := ", ".join(f"{part} ({len(names)})" for part, names in dataset.split.items()):
         log.info("the data set's own split is kept in %s: %s; training.run --held-out draws another", MANIFEST, parts)
     settings = settings_from(options, ConvertOptions)
     if len({*dataset.schemes}) > 1:

@@ -68,7 +68,8 @@ def _convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> 
         raise InputError(f"no label at {source.label}; add it, or {dataset.without_label}")
     volumes = read_images(source.images, dataset.channel_names, options)
     label_volume = None if source.label is None else read_nifti(source.label, options.max_volume_gib, options.trust)
-    full_label, notes = None, _header_notes([*volumes, *([] if label_volume is None else [label_volume])])
+    full_label = None
+    notes = {kind: note for v in [*volumes, label_volume][::-1] if v is not None for kind, note in v.notes.items()}
     if label_volume is not None:
         check_grids(volumes[0], label_volume, "its image", options.ignore_affine)
         known = [*dataset.label_names, *([] if dataset.ignore_label is None else [dataset.ignore_label])]
@@ -98,10 +99,6 @@ def _convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> 
         foreground=foreground,
         notes=notes,
     )
-
-
-def _header_notes(volumes: list[Volume]) -> dict[str, str]:
-    return {kind: note for volume in reversed(volumes) for kind, note in volume.notes.items()}
 
 
 def _holds_integers(volume: Volume) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ def finish_store(
         refused += index.refused
         entries += index.cases
         shards.append(ShardEntry.of_cases(name, index.cases, index.xxh3))
+    stored = {entry.case_id for entry in entries}
     say_notes(entries, options)
     labelled = [entry for entry in entries if entry.label is not None] or entries
     # Of CT only cases with a label are pooled: others count air and table, which would drown them.
@@ -59,17 +60,13 @@ def finish_store(
         channels=[_pool([entry.channels[c] for entry in pooled]) for c, pooled in enumerate(counted)],
         options=options.to_json(),
         shards=shards,
-        split=_stored_split(dataset.split, {entry.case_id for entry in entries}),
+        split={part: [name for name in names if name in stored] for part, names in dataset.split.items()},
         region_ids=dataset.region_ids,
         errors=write_json(root / ERRORS, {"refused": refused}) if refused else None,
     )
     write_source(root, str(dataset.root.resolve()))
     write_manifest(root, manifest)
     return manifest, refused
-
-
-def _stored_split(split: Mapping[str, list[str]], stored: Set[str]) -> dict[str, list[str]]:
-    return {part: [name for name in names if name in stored] for part, names in split.items()}
 
 
 def refused_in(root: Path, shard_names: Sequence[str]) -> list[dict[str, str]]:

@@ -36,12 +36,5 @@ def say_notes(entries: Sequence[CaseEntry], options: ConvertOptions) -> None:
         having = [entry for entry in entries if kind in entry.notes]
         if having and (options.trust == "auto" or kind not in SETTLED):
             first = having[0]
-            log.warning(
-                "%d of %d cases: %s; the first, %s: %s; %s",
-                len(having),
-                len(entries),
-                meaning,
-                first.case_id,
-                first.notes[kind],
-                remedy,
-            )
+            said = f"{meaning}; the first, {first.case_id}: {first.notes[kind]}; {remedy}"
+            log.warning("%d of %d cases: %s", len(having), len(entries), said)

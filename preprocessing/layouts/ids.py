@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 
 from preprocessing.console.errors import InputError
 from preprocessing.layouts.dataset import Dataset
 from preprocessing.layouts.regions import Regions
 
-log = logging.getLogger(__name__)
-MOST_LABELS, MOST_SHOWN = 256, 6
+MOST_LABELS = 256
 
 
 def consecutive_ids(dataset: Dataset, regions: Regions | None) -> tuple[Dataset, Regions | None]:
@@ -39,11 +37,3 @@ def consecutive_ids(dataset: Dataset, regions: Regions | None) -> tuple[Dataset,
         region_ids={name: stored[number] for name, number in dataset.region_ids.items()},
     )
     return renamed, regions and {name: tuple(stored[number] for number in own) for name, own in regions.items()}
-
-
-def say_ids(dataset: Dataset) -> None:
-    """Log which ids are stored in other numbers, the first of them where they are many."""
-    changes = [f"{old} -> {new}" for old, new in dataset.label_remap.items() if old != new]
-    if changes:
-        shown = ", ".join(changes[:MOST_SHOWN]) + (f" ... ({len(changes)} ids)" if len(changes) > MOST_SHOWN else "")
-        log.info("label ids are stored in other numbers: %s; predictions have those of the files", shown)

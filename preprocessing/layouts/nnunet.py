@@ -39,8 +39,9 @@ def read_nnunet(root: Path) -> Dataset:
     try:
         channel_names = numbered_names(described["channel_names"])
         labels = label_ids(path, described["labels"])
-        ignore_label = labels.pop(IGNORE)[0] if IGNORE in labels else None
-        label_names, regions = _read_labels(labels)
+        (ignore_label,) = labels.pop(IGNORE, (None,))
+        declared = any(isinstance(ids, list) for ids in described["labels"].values())
+        label_names, regions = _read_labels(labels, declared)
         painted = _painted(path, regions, labels, described.get("regions_class_order"))
         ending = str(described.get("file_ending", ".nii.gz"))
         listed = described.get("dataset")
@@ -52,10 +53,9 @@ def read_nnunet(root: Path) -> Dataset:
             f"{path}: not an nnU-Net dataset.json ({error!s} is missing or of the wrong kind); "
             'it needs "channel_names", "labels" (name to id, or to a list of ids) and "file_ending"'
         ) from error
-    if ignore_label is not None and not max(label_names) < ignore_label:
-        raise InputError(
-            f'{path}: "ignore" is {ignore_label}; it must be above the other labels, {max(label_names) + 1}'
-        )
+    highest = max(label_names, default=-1)
+    if ignore_label is not None and not highest < ignore_label:
+        raise InputError(f'{path}: "ignore" is {ignore_label}; it must be above the other labels, {highest + 1}')
     validation = sorted(source.case_id for source in sources if source.images[0].parent.name == "imagesVa")
     labelled = [source for source in sources if source.label is not None and source.case_id not in validation]
     compare_count(path, described, len(labelled))
@@ -118,7 +118,8 @@ def _found(root: Path, ending: str, num_channels: int) -> list[Source]:
             )
             for case_id in sorted({*cases, *truths})
         ]
-        _mention_others(folder, names, ending)
+        others = [folder / name for name in names if not group_channels([name], ending)]
+        mention(others, f"files in {folder} are not named CASE_0000{ending} and are left out")
     return sources
 
 
@@ -167,9 +168,8 @@ def _listed(root: Path, listed: Mapping[str, Any]) -> Iterable[Source]:
         )
 
 
-def _read_labels(ids: Mapping[str, tuple[int, ...]]) -> tuple[dict[int, str], Regions | None]:
+def _read_labels(ids: Mapping[str, tuple[int, ...]], declared: bool) -> tuple[dict[int, str], Regions | None]:
     """Read ``{"background": 0, "whole": [1, 2], "core": 2}``; an id without a name is called after its region."""
-    declared = any(len(numbers) > 1 for numbers in ids.values())
     names = {numbers[0]: name for name, numbers in ids.items() if len(numbers) == 1}
     by_size = sorted(ids.items(), key=lambda item: len(item[1]))
     for name, numbers in by_size:
@@ -179,9 +179,3 @@ def _read_labels(ids: Mapping[str, tuple[int, ...]]) -> tuple[dict[int, str], Re
         return dict(sorted(names.items())), None
     regions = {name: tuple(sorted(n)) for name, n in sorted(ids.items(), key=lambda item: -len(item[1])) if n != (0,)}
     return dict(sorted(names.items())), regions
-
-
-def _mention_others(folder: Path, names: list[str], ending: str) -> None:
-    pattern = re.compile(rf".+_\d{{4}}{re.escape(ending)}", re.IGNORECASE)
-    others = [folder / name for name in names if not pattern.fullmatch(name)]
-    mention(others, f"files in {folder} are not named CASE_0000{ending} and are left out")

@@ -51,7 +51,7 @@ def test_gapped_ids_are_stored_as_consecutive_ones_and_come_back(
     ended = command(to_shards.convert, to_shards.Options, "--input", source, "--output", store)
     assert ended.code == 0, ended.errors
     changes = ", ".join(f"{old} -> {new}" for new, old in enumerate(ids) if old != new)
-    assert f"label ids are stored in other numbers: {changes}; predictions have those of the files\n" in ended.errors
+    assert f"labels are stored in other numbers: {changes}; predictions have the files'\n" in ended.errors
     manifest = open_store(store).manifest
     assert (list(manifest.label_names), manifest.label_remap) == (
         [0, 1, 2, 3],

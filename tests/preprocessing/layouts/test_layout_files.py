@@ -13,6 +13,8 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from preprocessing.check import Options as CheckOptions
 from preprocessing.check import check
@@ -233,7 +235,7 @@ def test_nnunet_omissions_are_named_with_numbers(tmp_path: Path, caplog: pytest.
     for line in (
         f"{source}/dataset.json: numTraining is 9, the training cases are 3",
         f"1 labels in {source}/labelsTs are not used: cases in imagesTs are converted without, the first: v",
-        "the data set's own split is kept in manifest.json: validation 1; training.run --held-out draws another",
+        "the data set's own split is kept in manifest.json: validation (1); training.run --held-out draws another",
         f"refused case lost: it has a label and no image at {missing}; add the image, or remove the label",
     ):
         assert line in caplog.messages
@@ -458,6 +460,13 @@ def test_brats_of_both_namings_is_not_mixed(tmp_path: Path) -> None:
         read_dataset(tmp_path, "brats")
 
 
+def test_one_id_in_a_list_is_a_region_too(tmp_path: Path) -> None:
+    labels = {"background": 0, "a": [1], "b": [2], "c": [3]}
+    assert read_dataset(write_nnunet(tmp_path / "set", coordinate_volumes(), labels=labels)).regions == {
+        "a": (1,), "b": (2,), "c": (3,)
+    }  # fmt: skip
+
+
 # Tables -----------------------------------------------------------------------------------------------------------
 
 
@@ -555,6 +564,58 @@ def test_the_folds_of_a_table_are_kept(tmp_path: Path) -> None:
     store = converted(path, tmp_path / "store")
     assert store.manifest.split == {"fold 0": ["case_002"], "fold 1": ["case_000"], "validation": ["case_001"]}
     assert store.manifest.channel_names == CHANNELS
+
+
+CELLS = st.sampled_from(
+    [
+        "id",
+        "ID",
+        "label",
+        "mask",
+        "fold",
+        "MR",
+        "a.nii",
+        "../a.nii",
+        "b\\\\c.nii",
+        "x.mha",
+        "",
+        " ",
+        "\\0",
+        "\ufeff",
+        '"',
+        "\udcfc",
+    ]
+)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.lists(CELLS | st.text(max_size=3), max_size=5), max_size=4),
+    st.sampled_from([",", ";", "\t"]),
+    st.sampled_from([".csv", ".json"]),
+)
+def test_any_table_gives_a_data_set_or_a_refusal(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[list[str]], mark: str, suffix: str
+) -> None:
+    root = tmp_path_factory.getbasetemp()
+    (root / "dataset.json").write_text('{"labels": {"0": "background", "1": "x"}}')
+    path = root / f"any{suffix}"
+    named = [dict(zip(rows[0], row, strict=False)) for row in rows[1:]] if rows else []
+    text = json.dumps(named) if suffix == ".json" else "\n".join(mark.join(row) for row in rows)
+    path.write_bytes(text.encode("utf-8", "surrogateescape" if "\udcfc" in text else "surrogatepass"))
+    try:
+        made: Any = read_dataset(path)
+    except InputError as error:
+        made = str(error)
+    assert "\n" not in made if isinstance(made, str) else made.sources
+    if not isinstance(made, str):
+        assert converted_or_refused(path, root / "fuzzed")
+
+
+def converted_or_refused(path: Path, output: Path) -> bool:
+    """Convert what can be read; every file is missing, so that each case is refused by name."""
+    shutil.rmtree(output, ignore_errors=True)
+    return convert(Options(input=path, output=output, workers=1)) == 3
 
 
 @pytest.mark.parametrize(("name", "layout"), [("cases.csv", "msd"), ("", "list")])
