@@ -112,7 +112,7 @@ def draw_bars(axes: Axes, record: dict[str, Any], colours: tuple[str, ...]) -> N
     title = f"patches per second, each of {patch} voxels"
     axes.set_title(title, color=colours[INK], size=12.5, weight="bold", pad=10, loc="left")
     where = f"{machine['cores']} CPU cores, {machine['gpu'] or 'no GPU'}, {record['date'][:10]}"
-    runs = f"median of {options['runs']} runs (least to most)"
+    runs = f"median of {record['runs']} runs (least to most)"
     how = f"{data['name']}, batch {options['batch_size']}, augment {options['augment']}, {runs}"
     axes.set_xlabel(f"{how}; {where}", color=colours[SOFT], size=9.5, labelpad=8, loc="left")
 

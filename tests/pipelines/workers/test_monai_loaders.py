@@ -134,8 +134,8 @@ def test_ct_is_clipped_and_standardised_as_in_the_store(tmp_path: Path) -> None:
 
 def test_channels_of_ct_have_ranges_of_their_own(own_store: Path) -> None:
     write_manifest(own_store, dataclasses.replace(open_store(own_store).manifest, modality="ct"))
-    row = Row(loader="monai", config=config_for(own_store))
-    with build_loader(row.loader, row.config) as loader:
+    row = Row(contender=TABLE["monai"], config=config_for(own_store))
+    with row.contender.open(row.config) as loader:
         Specification(row).check_first(iter(loader), len(loader))
 
 
