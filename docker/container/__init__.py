@@ -1,1 +1,1 @@
-"""What runs when SageMaker starts the image, inside."""
+"""What runs in the container when SageMaker starts it."""

@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from container.sagemaker_job import Job, Outcome, say
+from container.sagemaker_job import Job, Outcome, write_message
 from container.supervise import Stop
 from preprocessing.console.errors import EXIT_UNEXPECTED, EXIT_USAGE, InputError, RunError
 
@@ -30,7 +30,7 @@ COMMANDS = {"train": train, "process": process}
 
 
 def main(words: list[str]) -> int:
-    """Run the command that ``words`` begin with; returns the exit code, after leaving the reason of a failure."""
+    """Run the command that ``words`` begin with; returns the exit code and writes down the reason of a failure."""
     stop = Stop()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     name, *arguments = words or [""]
@@ -46,10 +46,10 @@ def main(words: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         outcome = Outcome(code=EXIT_UNEXPECTED, message=str(error))
     if outcome.message:
-        say(name, outcome.message)
+        write_message(name, outcome.message)
     return outcome.code
 
 
 if __name__ == "__main__":
-    called = Path(sys.argv[0]).name  # a link of a command's name says which one
+    called = Path(sys.argv[0]).name  # in the image, links named train and process point here
     sys.exit(main([called, *sys.argv[1:]] if called in COMMANDS else sys.argv[1:]))

@@ -35,17 +35,31 @@ def mpirun(job: Job, arguments: Sequence[str], stop: Stop) -> Command:
 
     mpirun passes SIGUSR1 on to every process; after SIGTERM it would kill them within a second.
     """
-    lacking = [name for name in ("mpirun", "smddprun") if shutil.which(name) is None]
-    if lacking:
-        raise InputError(f"SMDDP without {' and '.join(lacking)}: use the image of docker/Dockerfile.smddp")
+    missing = [name for name in (mpirun_program(), "smddprun") if shutil.which(name) is None]
+    if missing:
+        raise InputError(f"SMDDP without {' and '.join(missing)}: use the image of docker/Dockerfile.smddp")
     for host in job.hosts[1:]:
         wait_for(host, partial(_ssh, host), stop)
     words = mpirun_words(job, processes_per_host(job, arguments))
     return Command(
         words=[*words, "smddprun", sys.executable, "-m", "training.run", *arguments],
-        environment=os.environ,
+        environment=os.environ | host_name_library(),
         stop_signal=signal.SIGUSR1,
     )
+
+
+def mpirun_program() -> str:
+    """Return the name of mpirun itself: in containers of AWS ``mpirun`` is a shell script, which SIGUSR1 would end."""
+    return "mpirun.real" if shutil.which("mpirun.real") else "mpirun"
+
+
+def host_name_library() -> dict[str, str]:
+    """Preload the library of AWS's toolkit that names hosts as SageMaker does, where it is there.
+
+    mpirun itself has to know its host by that name too, or it does not find it in the list of hosts.
+    """
+    toolkit = find_spec("gethostname")
+    return {} if toolkit is None or toolkit.origin is None else {"LD_PRELOAD": toolkit.origin}
 
 
 def mpirun_words(job: Job, num_processes: int) -> list[str]:
@@ -62,21 +76,19 @@ def mpirun_words(job: Job, num_processes: int) -> list[str]:
     if job.interface is not None:
         options |= {"btl_tcp_if_include": job.interface, "oob_tcp_if_include": job.interface}
     hosts = ",".join(f"{host}:{num_processes}" for host in job.hosts)
-    words = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-np", str(num_hosts * num_processes), "--host", hosts]
+    words = [mpirun_program(), "--allow-run-as-root", "--oversubscribe"]
+    words += ["-np", str(num_hosts * num_processes), "--host", hosts]
     words += [word for name, value in options.items() for word in ("-mca", name, value)]
     words += [word for name in ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH") if name in os.environ for word in ("-x", name)]
     return words + [word for name, value in _environment(job).items() for word in ("-x", f"{name}={value}")]
 
 
 def _environment(job: Job) -> dict[str, str]:
-    """Return what every rank finds in its environment."""
-    exported = network(job) | {"FI_PROVIDER": "efa", "RDMAV_FORK_SAFE": "1"}
+    """Return the environment variables of the training processes."""
+    exported = network(job) | host_name_library() | {"FI_PROVIDER": "efa", "RDMAV_FORK_SAFE": "1"}
     exported |= {"MASTER_ADDR": job.hosts[0], "MASTER_PORT": os.environ.get(PORT_VARIABLE, PORT)}
     if job.instance_type.startswith("ml.p4d"):
         exported["FI_EFA_USE_DEVICE_RDMA"] = "1"
-    toolkit = find_spec("gethostname")
-    if toolkit is not None and toolkit.origin is not None:
-        exported["LD_PRELOAD"] = toolkit.origin  # the library of AWS's toolkit that names hosts as SageMaker does
     if len(job.hosts) == 1:
         exported["SMDATAPARALLEL_USE_SINGLENODE"] = "1"
     else:
@@ -91,9 +103,9 @@ def _ssh(host: str) -> None:
 
 
 def serve_first_host(stop: Stop) -> None:
-    """Let mpirun in on another host than the first, until its daemon has come and gone.
+    """Accept mpirun's connection on a host that is not the first, and wait until its daemon has ended.
 
-    A wish to stop reaches the processes through the first host; here it ends the wait for one that never came.
+    The first host passes SIGTERM on to all processes. Here it only ends the wait for a daemon that has not started.
     """
     server = subprocess.Popen([SSHD, "-D"])
     was_here = False

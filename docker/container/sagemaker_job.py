@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ LONGEST_MESSAGE_BYTES = 1024  # SageMaker cuts there
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a job ended, and what the console is to show of it."""
+    """How a job ended, and the message that SageMaker's console shows."""
 
     code: int
     message: str = ""
@@ -45,7 +46,8 @@ class Outcome:
 class Job:
     """The job as this host sees it.
 
-    ``hosts`` are all hosts in an order that is the same on each of them; ``interface`` is the network between them.
+    ``hosts`` are all hosts in an order that is the same on each of them; ``interface`` is the network between them,
+    ``None`` where the file names none, or one that this host does not have (as in the SDK's local mode).
     ``arn`` is a processing job's, which no other job ever has, and empty in a training job.
     """
 
@@ -60,12 +62,13 @@ class Job:
     def read(cls, command: str, environment: Mapping[str, str] = os.environ) -> Job:
         """Read resourceconfig.json for ``train`` or ``process``; without it this is the only host.
 
-        Raises ``InputError`` for a file that is odd.
+        Raises ``InputError`` for a file that is not as SageMaker writes it.
         """
         base = _base(environment)
         path = base / CONFIG[command] / "resourceconfig.json"
         content = _read_json(path)
         current = content.get("current_host", "localhost")
+        interface = content.get("network_interface_name")
         hosts = tuple(sorted(content.get("hosts", [current])))
         if current not in hosts:
             raise InputError(f"{path}: current_host {current} is not one of hosts {', '.join(hosts)}")
@@ -73,7 +76,7 @@ class Job:
             base=base,
             hosts=hosts,
             current_host=current,
-            interface=content.get("network_interface_name"),
+            interface=interface if interface in {name for _, name in socket.if_nameindex()} else None,
             instance_type=content.get("current_instance_type", ""),
             arn=str(_read_json(path.with_name("processingjobconfig.json")).get("ProcessingJobArn", "")),
         )
@@ -85,7 +88,7 @@ class Job:
 
     @property
     def is_first(self) -> bool:
-        """Whether this host does what only one of them does."""
+        """Whether this is the host that merges, writes the model, and predicts."""
         return self.host_index == 0
 
     @property
@@ -104,7 +107,7 @@ class Job:
         return self.base / "output" / "data"
 
     def is_own(self, path: str) -> bool:
-        """Tell whether ``path`` lies in the folders that this host alone sees and SageMaker uploads."""
+        """Tell whether ``path`` is in the folders that this host alone sees and SageMaker uploads."""
         return Path(path).is_relative_to(self.base)
 
     def channels(self) -> dict[str, Path]:
@@ -123,8 +126,8 @@ class Job:
         return {name: text for name, text in texts.items() if text is not None}
 
 
-def say(command: str, message: str, environment: Mapping[str, str] = os.environ) -> None:
-    """Leave ``message`` where the console shows it, as much as it shows."""
+def write_message(command: str, message: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Write ``message`` to the file that SageMaker's console shows, cut at the length that it shows."""
     path = _base(environment) / MESSAGE[command]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(message.encode()[:LONGEST_MESSAGE_BYTES].decode(errors="ignore"), encoding="utf-8")

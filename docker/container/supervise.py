@@ -1,4 +1,4 @@
-"""Run a command as the first process of a container has to: pass on the wish to stop, reap orphans, keep last words."""
+"""Run a command as the first process of a container has to: pass on SIGTERM, reap orphans, keep its last lines."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ KEPT_LINES = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a command ended: its exit code (128 and the signal's number where one killed it), its last messages."""
+    """How a command ended: its exit code (128 + the signal's number if one killed it) and its last lines on stderr."""
 
     code: int
     was_stopped: bool
-    last_words: tuple[str, ...]
+    last_lines: tuple[str, ...]
 
     @property
     def reason(self) -> str:
-        """Its own error lines if it has any; else its last messages, unless it just did as it was told."""
-        errors = dict.fromkeys(line for line in self.last_words if line.startswith("error: "))
+        """Its own error lines if it has any; else its last lines, unless it was stopped."""
+        errors = dict.fromkeys(line for line in self.last_lines if line.startswith("error: "))
         if errors or self.was_stopped:
             return "\n".join(errors)
-        return "\n".join([f"ended with exit code {self.code}", *self.last_words[-10:]])
+        return "\n".join([f"ended with exit code {self.code}", *self.last_lines[-10:]])
 
 
 class Stop:
@@ -47,7 +47,7 @@ class Stop:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What to start, with which environment, and which processes a wish to stop is sent to, as which signal.
+    """What to start, with which environment, and which processes are sent which signal to stop.
 
     ``listeners`` takes the process id of the started command, and is asked again for those that came later.
     """
@@ -70,8 +70,8 @@ def supervise(command: Command, stop: Stop) -> Ended:
         command.words[0], command.words, command.environment, file_actions=[(os.POSIX_SPAWN_DUP2, write_end, 2)]
     )
     os.close(write_end)
-    last_words: deque[str] = deque(maxlen=KEPT_LINES)
-    reader = threading.Thread(target=_pass_on, args=(read_end, last_words), daemon=True)
+    last_lines: deque[str] = deque(maxlen=KEPT_LINES)
+    reader = threading.Thread(target=_pass_on, args=(read_end, last_lines), daemon=True)
     reader.start()
     told: set[int] = set()
     while True:
@@ -84,7 +84,7 @@ def supervise(command: Command, stop: Stop) -> Ended:
             time.sleep(LOOK_EVERY_S)
     reader.join(timeout=2)  # processes that it left behind may hold the other end
     code = os.waitstatus_to_exitcode(status)
-    return Ended(code=code if code >= 0 else 128 - code, was_stopped=bool(told), last_words=tuple(last_words))
+    return Ended(code=code if code >= 0 else 128 - code, was_stopped=bool(told), last_lines=tuple(last_lines))
 
 
 def _tell(command: Command, pid: int, told: set[int]) -> set[int]:
@@ -106,9 +106,9 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def _pass_on(source: int, last_words: deque[str]) -> None:
+def _pass_on(source: int, last_lines: deque[str]) -> None:
     with os.fdopen(source, "rb") as lines:
         for line in lines:
             sys.stderr.buffer.write(line)
             sys.stderr.buffer.flush()
-            last_words.append(line.decode(errors="replace").rstrip())
+            last_lines.append(line.decode(errors="replace").rstrip())

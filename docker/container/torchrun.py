@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from container.sagemaker_job import HAS_GPU, Job
 from container.supervise import Command, Stop
-from preprocessing.console.errors import InputError
+from preprocessing.console.errors import EXIT_USAGE, InputError, RunError
 
 PER_HOST_VARIABLE = "VOXELFEED_PROCESSES_PER_HOST"
 PORT_VARIABLE, PORT = "MASTER_PORT", "29500"
 ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
+NCCL_INTERFACE, GLOO_INTERFACE = "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"
 FIND_HOST_S = 300.0
-FRAME = "\u2500\u2502\u256d\u256e\u256f\u2570"  # of the box that tyro draws
-# device_count alone would not do: it asks the driver's management library, which answers when CUDA itself cannot start
-CHECK = """
-import sys, torch, tyro
-from training.options import Options
-device = tyro.cli(Options, args=sys.argv[1:]).device
-print(torch.cuda.device_count() if torch.cuda.is_available() else 0, device, torch.version.cuda, sep="\t")
-"""
+SHARED_MEMORY = "/dev/shm"
 
 
 def torchrun(job: Job, arguments: Sequence[str], error_file: Path, stop: Stop) -> Command:
@@ -37,11 +34,11 @@ def torchrun(job: Job, arguments: Sequence[str], error_file: Path, stop: Stop) -
     words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_processes)]
     words += ["--nnodes", str(len(job.hosts)), "--node-rank", str(job.host_index)]
     words += ["--master-addr", job.hosts[0], "--master-port", os.environ.get(PORT_VARIABLE, PORT)]
-    # for a signal to torchrun itself, which would kill after 30 s although SageMaker waits for 120
-    patience = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "110"}
+    # if torchrun itself gets a signal, it would kill after 30 s, although SageMaker waits 120 s
+    timeout = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "110"}
     return Command(
         words=[*words, "-m", "training.run", *arguments],
-        environment={**os.environ, **network(job), **patience, ERROR_FILE_VARIABLE: str(error_file)},
+        environment={**os.environ, **network(job), **timeout, ERROR_FILE_VARIABLE: str(error_file)},
         listeners=children,
     )
 
@@ -49,7 +46,7 @@ def torchrun(job: Job, arguments: Sequence[str], error_file: Path, stop: Stop) -
 def children(pid: int) -> set[int]:
     """Return the processes that torchrun, process ``pid``, has started: the ranks of this host.
 
-    They are told to stop directly: torchrun ends with 1 after a signal even where every rank saved and ended with 0.
+    They get the signal directly: torchrun ends with 1 after a signal even where every rank saved and ended with 0.
     """
     try:
         return {child.pid for child in psutil.Process(pid).children()}
@@ -58,40 +55,77 @@ def children(pid: int) -> set[int]:
 
 
 def processes_per_host(job: Job, arguments: Sequence[str]) -> int:
-    """Return how many processes a host gets, all hosts of a job being alike: one for each GPU, or what is wished.
+    """Return how many processes a host gets, the same on all hosts: one for each GPU, or as many as asked for.
 
-    Raises ``InputError`` for an odd wish, for ``arguments`` that the trainer does not take, and for a machine with GPUs
-    that torch cannot use: the CPU would train at their price.
+    Raises ``InputError`` when what was asked for is no number, for ``arguments`` that the trainer does not take, for a
+    machine with GPUs that torch cannot use (the CPU would train at their price), and for too little shared memory.
     """
-    wish = os.environ.get(PER_HOST_VARIABLE, "")
-    if wish and (not wish.isdigit() or int(wish) < 1):
-        raise InputError(f"{PER_HOST_VARIABLE}={wish}: expected a number of processes, at least 1")
-    num_gpus, device, cuda, said = _look(arguments)
-    if not num_gpus and HAS_GPU.match(job.instance_type) and device != "cpu" and not wish:
+    given = os.environ.get(PER_HOST_VARIABLE, "")
+    if given and (not given.isdigit() or int(given) < 1):
+        raise InputError(f"{PER_HOST_VARIABLE}={given}: expected a number of processes, at least 1")
+    found = _preflight([*(["--processes", given] if given else []), *arguments])
+    if not found["num_gpus"] and HAS_GPU.match(job.instance_type) and found["device"] != "cpu" and not given:
         raise InputError(
-            f"{job.instance_type} has GPUs, but torch, built for CUDA {cuda}, can use none: the driver is too old "
-            "(CUDA 13 needs R580, CUDA 12 R525; the image of constraints-v100.txt has 12), or the container sees none; "
-            f"--device cpu trains without them{said and '; torch says: '}{said}"
+            f"{job.instance_type} has GPUs, but torch, built for CUDA {found['cuda']}, can use none: the driver is too "
+            "old (CUDA 13 needs R580, CUDA 12 R525; the image of constraints-v100.txt has 12), or the container sees "
+            f"none; --device cpu trains without them; torch says: {found['warning'] or 'nothing'}"
         )
-    return int(wish or num_gpus or 1)
+    _check_shared_memory(found)
+    return int(found["processes"])
 
 
-def _look(arguments: Sequence[str]) -> tuple[int, str, str, str]:
-    """Let a process that has torch look at GPUs and at the trainer's flags: once, not once in every rank.
+def _preflight(arguments: Sequence[str]) -> dict[str, Any]:
+    """Let a process that has torch look at the flags and at the GPUs: once, not once in every rank.
 
-    Returns the number of GPUs, ``--device``, the version of CUDA, and what torch had to say.
+    Raises ``InputError`` for flags that the trainer refuses, in its words.
     """
-    checked = subprocess.run([sys.executable, "-c", CHECK, *arguments], capture_output=True, text=True, check=False)
-    if checked.returncode:
-        raise InputError(" ".join(word for word in checked.stderr.split() if word.strip(FRAME)))
-    num_gpus, device, cuda = checked.stdout.splitlines()[-1].split("\t")
-    return int(num_gpus), device, cuda, " ".join(checked.stderr.split())
+    words = [sys.executable, "-m", "training.trainer.preflight", *arguments]
+    looked = subprocess.run(words, capture_output=True, text=True, check=False)
+    *_, last = looked.stderr.splitlines() or [f"the check of the flags ended with exit code {looked.returncode}"]
+    if looked.returncode == EXIT_USAGE:
+        raise InputError(last.removeprefix("error: "))
+    sys.stderr.write(looked.stderr)
+    if looked.returncode:
+        raise RunError(last)
+    found: dict[str, Any] = json.loads(looked.stdout.splitlines()[-1])
+    return found
+
+
+def _check_shared_memory(found: Mapping[str, Any]) -> None:
+    """Refuse what would end as "Bus error" in a worker process: containers have 64 MiB unless told otherwise."""
+    needed = found["shared_bytes"]
+    if needed and needed > (free := shutil.disk_usage(SHARED_MEMORY).free):
+        raise InputError(
+            f"{SHARED_MEMORY} has {free / 2**20:.1f} MiB free, the worker processes of --loader {found['loader']} need "
+            f"about {needed / 2**20:.1f} MiB there; start the container with --shm-size or --ipc=host, lower "
+            "--workers, --patch or --batch-size, or use --loader dali, which needs none"
+        )
 
 
 def network(job: Job) -> dict[str, str]:
-    """Name the interface between the hosts to those who would have to guess it."""
-    names = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
-    return {} if job.interface is None else {name: os.environ.get(name, job.interface) for name in names}
+    """Name the interface between the hosts to those who would have to guess it.
+
+    Raises ``InputError`` for one that is named in the environment and that this machine does not have.
+    """
+    here = [name for _, name in socket.if_nameindex()]
+    for variable in (NCCL_INTERFACE, GLOO_INTERFACE):
+        given = os.environ.get(variable, "")
+        if given and not _has_interface(here, given, of_nccl=variable == NCCL_INTERFACE):
+            raise InputError(
+                f"{variable}={given}: no such network interface here, only {', '.join(here)}; leave it out"
+            )
+    if job.interface is None:
+        return {}
+    return {name: os.environ.get(name, job.interface) for name in (NCCL_INTERFACE, GLOO_INTERFACE)}
+
+
+def _has_interface(here: Sequence[str], given: str, *, of_nccl: bool) -> bool:
+    """Tell whether one of ``given`` is there; NCCL takes beginnings of names, =NAME whole ones, ^NAME all others."""
+    if not of_nccl:
+        return bool(set(given.split(",")) & set(here))
+    return given.startswith("^") or any(
+        name.startswith(start) for name in here for start in given.strip("=").split(",")
+    )
 
 
 def wait_for(host: str, attempt: Callable[[], object], stop: Stop) -> None:

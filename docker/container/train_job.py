@@ -20,7 +20,7 @@ SHARDS, TEST = "shards", "test"
 
 
 def train(job: Job, arguments: list[str], stop: Stop) -> Outcome:
-    """Train on all GPUs of all hosts, going on from the checkpoint if there is one.
+    """Train on all GPUs of all hosts, continuing from the checkpoint if there is one.
 
     The run folder as a whole is SageMaker's checkpoint folder, so a restarted job finds its metrics as well. Raises
     ``InputError`` for channels and hyperparameters that do not fit.
@@ -79,7 +79,7 @@ def _outcome(ended: Ended, error_file: Path) -> Outcome:
 
 
 def _hand_over(job: Job) -> None:
-    """Copy what there is to where SageMaker fetches it, also after a failure or a stop."""
+    """Copy the model and the results to where SageMaker fetches them, also after a failure or a stop."""
     best = job.run / "checkpoints" / "best.pt"
     if best.exists():
         job.model.mkdir(parents=True, exist_ok=True)
@@ -98,6 +98,6 @@ def _predict(job: Job, stop: Stop) -> Outcome:
     ended = run_module([*words, "--input", str(images), "--output", str(job.results / "predictions")], stop)
     outcome = Outcome.of_cases(ended.code, ended.reason, "output/data")
     if outcome.code == EXIT_DONE and outcome.message:
-        log.warning("%s", outcome.message)  # a file called failure would belie a job that completed
+        log.warning("%s", outcome.message)  # a file named failure would make a completed job look failed
         return Outcome(code=EXIT_DONE)
     return outcome

@@ -1,1 +1,1 @@
-"""What is asked of SageMaker, from outside."""
+"""What the launcher asks SageMaker to do."""

@@ -18,21 +18,21 @@ log = logging.getLogger(__name__)
 CONSOLE = {"Training": "jobs", "Processing": "processing-jobs"}
 ENDED = ("Completed", "Failed", "Stopped")
 LOOK_EVERY_S = 15.0
-LATE_MS = 60_000  # by so much may the lines of one machine come after those of another
+LATE_MS = 60_000  # how long after others the lines of a slow machine may arrive
 
 
 def check_request(kind: str, request: Request) -> None:
     """Compare the request for a job with the API's model; raises ``InputError`` with the first thing that does not fit.
 
-    ``kind`` is ``Training`` or ``Processing``. botocore itself checks names, types and minima only; patterns, maxima
-    and enumerations are in the model as well.
+    ``kind`` is ``Training``, ``Processing`` or ``Pipeline``. botocore itself checks names, types and minima only;
+    patterns, maxima and enumerations are in the model as well.
     """
     try:
         import botocore.session
         from botocore.validate import ParamValidator
     except ImportError as error:
-        raise InputError(f'{error}; the launcher needs boto3: pip install "voxelfeed[sagemaker]"') from error
-    operation = f"Create{kind}Job"
+        raise InputError(f'{error}; the launcher needs boto3: pip install "voxelfeed[aws]"') from error
+    operation = "CreatePipeline" if kind == "Pipeline" else f"Create{kind}Job"
     shape = botocore.session.get_session().get_service_model("sagemaker").operation_model(operation).input_shape
     report = ParamValidator().validate(request, shape)
     problems = report.generate_report().splitlines() if report.has_errors() else [*_problems(operation, request, shape)]
@@ -76,19 +76,39 @@ def _short(value: Any) -> str:
 
 
 def submit(kind: str, request: Request, region: str) -> str:
-    """Create the job; ``kind`` is ``Training`` or ``Processing``. Returns its name.
+    """Create the job, or define the pipeline; ``kind`` is as ``check_request`` takes it. Returns its name.
 
     Raises ``InputError`` without credentials and ``RunError`` with SageMaker's own words when it refuses.
     """
     import boto3
 
     client = boto3.client("sagemaker", region_name=region)
+    if kind == "Pipeline":
+        return _define(client, request, region)
     create = {"Training": client.create_training_job, "Processing": client.create_processing_job}[kind]
-    with _answering(region):
+    with _aws_errors_in_one_line(region):
         create(**request)
     name: str = request[f"{kind}JobName"]
     console = f"https://{region}.console.aws.amazon.com/sagemaker/home?region={region}#/{CONSOLE[kind]}/{name}"
     log.info("%s: submitted; %s", name, console)
+    return name
+
+
+def _define(client: Any, request: Request, region: str) -> str:
+    """Define a pipeline; where there is one of that name it gets the new definition."""
+    from botocore.exceptions import ClientError
+
+    name: str = request["PipelineName"]
+    with _aws_errors_in_one_line(region):
+        try:
+            client.create_pipeline(**request)
+        except ClientError as error:
+            if "already exists" not in str(error) and "must be unique" not in str(error):  # it has no code of its own
+                raise
+            client.update_pipeline(
+                **{part: request[part] for part in ("PipelineName", "PipelineDefinition", "RoleArn")}
+            )
+    log.info("%s: defined; start it with aws sagemaker start-pipeline-execution --pipeline-name %s", name, name)
     return name
 
 
@@ -97,13 +117,15 @@ def follow(kind: str, name: str, region: str) -> int:
     import boto3
     from botocore.config import Config
 
-    patient = Config(retries={"mode": "standard", "max_attempts": 10})  # jobs take hours, in which networks fail
-    client = boto3.client("sagemaker", region_name=region, config=patient)
+    many_retries = Config(retries={"mode": "standard", "max_attempts": 10})  # jobs take hours, in which networks fail
+    client = boto3.client("sagemaker", region_name=region, config=many_retries)
     describe = {"Training": client.describe_training_job, "Processing": client.describe_processing_job}[kind]
-    lines = JobLog(boto3.client("logs", region_name=region, config=patient), f"/aws/sagemaker/{kind}Jobs", f"{name}/")
+    lines = JobLog(
+        boto3.client("logs", region_name=region, config=many_retries), f"/aws/sagemaker/{kind}Jobs", f"{name}/"
+    )
     stage = ""
     while True:
-        with _answering(region):
+        with _aws_errors_in_one_line(region):
             job = describe(**{f"{kind}JobName": name})
             status: str = job[f"{kind}JobStatus"]
             if status in ENDED:
@@ -147,8 +169,8 @@ class JobLog:
 
 
 @contextmanager
-def _answering(region: str) -> Iterator[None]:
-    """Say in one line what AWS's own errors mean."""
+def _aws_errors_in_one_line(region: str) -> Iterator[None]:
+    """Turn errors of AWS's library into our own, in one line."""
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     try:

@@ -1,10 +1,12 @@
-"""What a training and a processing job ask of SageMaker alike: the shared flags and their part of the request."""
+"""What training and processing jobs share: their common flags, and the parts of the request that these make."""
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -17,6 +19,7 @@ Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 ECR_IMAGE = re.compile(r"\d{12}\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?/([^:@]+)(?::([^@]+))?(?:@sha256:\w+)?")
 ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/\S+")
+HAS_NVME = re.compile(r"ml\.(\w\d[a-z]*d[a-z]*|g[5-9][a-z]*|p[5-9][\w-]*)\.")  # m5d, p3dn, g4dn, p4de, g5, g6e, p5en
 S3 = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/\S*)?")
 
 
@@ -43,8 +46,20 @@ class JobFlags:
     """Subnets of your VPC, with commas between; needed for FSx for Lustre."""
     security_groups: str = ""
     """Security groups in the VPC, with commas between."""
+    kms_key: str = ""
+    """Key of AWS KMS (id or ARN) for the machines' disks and for what the job writes to S3. NVMe disks of a machine are
+    encrypted by the machine itself, and SageMaker takes no key for them."""
+    encrypt_traffic: Switch = False
+    """Encrypt what the machines of a job send to each other; slower."""
+    network_isolation: Switch = False
+    """Give the container no network but that between the machines of the job."""
+    environment: str = ""
+    """Environment variables in the container: NAME=VALUE,OTHER=VALUE."""
     tags: str = ""
     """Tags for the bill: project=brats,owner=me."""
+    extra: Path | None = None
+    """JSON file merged into the request before it is checked, for what has no flag here: names as in SageMaker's API,
+    null takes a part out (JSON merge patch, RFC 7386)."""
     name: str = "auto"
     """Name of the job. auto takes voxelfeed, the kind of job and the time."""
     wait: Switch = False
@@ -59,7 +74,7 @@ def job_name(job: JobFlags, kind: str) -> str:
 
 
 def check_job(job: JobFlags) -> None:
-    """Raise ``InputError`` for what no job can do without."""
+    """Raise ``InputError`` when something is missing that every job needs."""
     region_of(job.image)
     if not ROLE.fullmatch(job.role):
         raise InputError(
@@ -75,7 +90,7 @@ def check_job(job: JobFlags) -> None:
 
 
 def region_of(image: str) -> str:
-    """Return the region that an image's address names: a job's image must lie in the job's region."""
+    """Return the region that an image's address names: a job's image must be in the job's region."""
     found = ECR_IMAGE.fullmatch(image)
     if found is None:
         raise InputError(
@@ -85,7 +100,7 @@ def region_of(image: str) -> str:
     return found[1]
 
 
-def flavours(image: str) -> set[str]:
+def image_words(image: str) -> set[str]:
     """Return the words of an image's repository and tag: ``voxelfeed:0.1.0-v100`` has v100 among them."""
     found = ECR_IMAGE.fullmatch(image)
     return set(re.findall("[a-z0-9]+", f"{found[2]}:{found[3] or ''}".lower())) if found else set()
@@ -103,17 +118,59 @@ def seconds(job: JobFlags) -> int:
     return round(3600 * job.max_hours)
 
 
-def vpc(job: JobFlags) -> Request:
-    """Return the VPC's part of the request, nothing where none was given."""
-    if not job.subnets:
-        return {}
-    return {"VpcConfig": {"Subnets": job.subnets.split(","), "SecurityGroupIds": job.security_groups.split(",")}}
+def network(job: JobFlags) -> Request:
+    """Return the network's part of the request; what was not asked for is left out."""
+    part: Request = {}
+    if job.subnets:
+        part["VpcConfig"] = {"Subnets": job.subnets.split(","), "SecurityGroupIds": job.security_groups.split(",")}
+    if job.encrypt_traffic:
+        part["EnableInterContainerTrafficEncryption"] = True
+    if job.network_isolation:
+        part["EnableNetworkIsolation"] = True
+    return part
 
 
-def tags(job: JobFlags) -> list[dict[str, str]]:
-    """Read ``project=brats,owner=me``."""
-    pairs = [pair.partition("=") for pair in job.tags.split(",") if pair]
-    for key, equals, _ in pairs:
-        if not key or not equals:
-            raise InputError(f"--tags {job.tags}: write names and values, for example project=brats,owner=me")
-    return [{"Key": key, "Value": value} for key, _, value in pairs]
+def disk_key(job: JobFlags) -> Request:
+    """Return the key's part of the machines; SageMaker refuses one for machines with disks of their own."""
+    return {"VolumeKmsKeyId": job.kms_key} if job.kms_key and not HAS_NVME.match(job.instance_type) else {}
+
+
+def tags(job: JobFlags) -> Request:
+    """Return the tags' part of the request, nothing where there are none."""
+    pairs = named_values("--tags", job.tags)
+    return {"Tags": [{"Key": key, "Value": value} for key, value in pairs.items()]} if pairs else {}
+
+
+def named_values(flag: str, text: str) -> dict[str, str]:
+    """Read ``project=brats,owner=me``; raises ``InputError`` for anything else."""
+    pairs = [pair.partition("=") for pair in text.split(",") if pair]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise InputError(f"{flag} {text}: write names and values, for example project=brats,owner=me")
+    return {name: value for name, _, value in pairs}
+
+
+def with_extra(request: Request, path: Path | None) -> Request:
+    """Merge the JSON file of ``--extra`` into ``request``; raises ``InputError`` when it is no JSON object."""
+    if path is None:
+        return request
+    try:
+        extra = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--extra {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"--extra {path}: not JSON ({error})") from error
+    if not isinstance(extra, dict):
+        raise InputError(f'--extra {path}: expected names and values, for example {{"Environment": {{"A": "1"}}}}')
+    return merged(request, extra)
+
+
+def merged(request: Request, patch: Request) -> Request:
+    """Return ``request`` changed as ``patch`` says (RFC 7386): dicts merge, ``None`` removes, the rest replaces."""
+    result = {name: value for name, value in request.items() if patch.get(name, value) is not None}
+    for name, value in patch.items():
+        if isinstance(value, dict):
+            part = request.get(name)
+            result[name] = merged(part if isinstance(part, dict) else {}, value)
+        elif value is not None:
+            result[name] = value
+    return result

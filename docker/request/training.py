@@ -1,4 +1,4 @@
-"""The request for a training job: what is asked of SageMaker's CreateTrainingJob, and what cannot go together."""
+"""The request for a training job, the arguments of SageMaker's CreateTrainingJob; which flags contradict each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,20 @@ from container.sagemaker_job import BASE, HAS_GPU, SMDDP
 from container.train_job import SHARDS, TEST
 
 from preprocessing.console.errors import InputError
-from request.job import JobFlags, Request, Switch, check_job, check_s3, flavours, job_name, seconds, tags, vpc
+from request.job import (
+    JobFlags,
+    Request,
+    Switch,
+    check_job,
+    check_s3,
+    disk_key,
+    image_words,
+    job_name,
+    named_values,
+    network,
+    seconds,
+    tags,
+)
 
 NUMBER = r"([0-9.]+)"
 EPOCH = "epoch [0-9]+  step [0-9]+  "
@@ -25,7 +38,7 @@ METRICS = {
 }
 FSX = re.compile(r"fsx://(fs-[0-9a-f]{8,})(/[A-Za-z0-9_-]{1,8}(?:/\S*)?)")
 VOLTA = re.compile(r"ml\.p3(dn)?\.")
-SMDDP_INSTANCES = ("ml.p4d.24xlarge", "ml.p4de.24xlarge", "ml.p3dn.24xlarge")  # of SMDDP 2.5.0
+SMDDP_INSTANCES = ("ml.p4d.24xlarge", "ml.p4de.24xlarge", "ml.p3dn.24xlarge")
 MOST_WARM_MINUTES = 60
 PATCHWISE = {("crop", "host"), ("read", "dali"), ("read", "gds"), ("device", "cpu")}
 
@@ -34,7 +47,7 @@ PATCHWISE = {("crop", "host"), ("read", "dali"), ("read", "gds"), ("device", "cp
 class Train(JobFlags):
     """Submit a training job. Flags of training.run follow after --, for example: -- --epochs 8 --patch 128,128,128.
 
-    The run folder is kept in --checkpoints while the job runs; a job that finds a run there goes on with it.
+    The run folder is kept in --checkpoints while the job runs; a job that finds a run there continues it.
     """
 
     instance_type: str = "ml.g5.2xlarge"
@@ -44,34 +57,31 @@ class Train(JobFlags):
     test: str = ""
     """Images to segment with the trained model, s3://BUCKET/FOLDER with nii.gz files."""
     checkpoints: str = "auto"
-    """Where the run lives: auto is OUTPUT/NAME/run; give an earlier job's to go on with it."""
+    """Where the run lives: auto is OUTPUT/NAME/run; give an earlier job's to continue it."""
     input_mode: str = "File"
     """How a store on S3 gets to the machine: File copies it first, FastFile streams volumes when they are read."""
     spot: Switch = False
-    """Take spot capacity, often at less than half the price; an interrupted job goes on from its checkpoint."""
+    """Take spot capacity, often at less than half the price; an interrupted job continues from its checkpoint."""
     warm_minutes: int = 0
     """Keep the machines this long after the job, paid for, so that the next one starts at once."""
+    retries: int = 0
+    """Start again up to this often, 30 at most, when SageMaker itself failed (an internal server error)."""
+    training_plan: str = ""
+    """ARN of a SageMaker training plan whose reserved machines the job takes."""
     smddp: Switch = False
     """Exchange gradients with SageMaker's data parallel library (image of Dockerfile.smddp, ml.p4d and ml.p4de)."""
 
 
 def training_request(job: Train, flags: Mapping[str, str]) -> Request:
-    """Build the request; ``flags`` are the trainer's, by name. Raises ``InputError`` for what cannot be."""
+    """Build the request; ``flags`` are the trainer's, by name. Raises ``InputError`` for flags that do not fit."""
     check_job(job)
     _check_machine(job)
     _check_backend(job, flags.get("backend", "auto"))
     _check_input_mode(job, flags)
     name = job_name(job, "train")
     output = check_s3("--output", job.output)
-    checkpoints = f"{output}/{name}/run" if job.checkpoints == "auto" else check_s3("--checkpoints", job.checkpoints)
+    run = f"{output}/{name}/run" if job.checkpoints == "auto" else check_s3("--checkpoints", job.checkpoints)
     limits = {"MaxRuntimeInSeconds": seconds(job)}
-    resources: Request = {
-        "InstanceType": job.instance_type,
-        "InstanceCount": job.instances,
-        "VolumeSizeInGB": job.volume_gib,
-    }
-    if job.warm_minutes:
-        resources["KeepAlivePeriodInSeconds"] = 60 * job.warm_minutes
     if job.spot:
         limits["MaxWaitTimeInSeconds"] = 2 * seconds(job)  # running and waiting for capacity together
     return {
@@ -84,23 +94,41 @@ def training_request(job: Train, flags: Mapping[str, str]) -> Request:
         },
         "HyperParameters": {**flags, **({SMDDP: "true"} if job.smddp else {})},
         "InputDataConfig": [_store(job), *([_channel(TEST, job.test, "File")] if job.test else [])],
-        "OutputDataConfig": {"S3OutputPath": output},
-        "CheckpointConfig": {"S3Uri": checkpoints, "LocalPath": f"{BASE}/checkpoints"},
-        "ResourceConfig": resources,
+        "OutputDataConfig": {"S3OutputPath": output, **({"KmsKeyId": job.kms_key} if job.kms_key else {})},
+        # without the slash SageMaker would take it for the beginning of a name: run-1 would fetch run-10 as well
+        "CheckpointConfig": {"S3Uri": f"{run}/", "LocalPath": f"{BASE}/checkpoints"},
+        "ResourceConfig": _resources(job),
         "StoppingCondition": limits,
         "EnableManagedSpotTraining": job.spot,
-        "Tags": tags(job),
-        **vpc(job),
+        **tags(job),
+        **network(job),
+        **({"Environment": named_values("--environment", job.environment)} if job.environment else {}),
+        **({"RetryStrategy": {"MaximumRetryAttempts": job.retries}} if job.retries else {}),
+    }
+
+
+def _resources(job: Train) -> Request:
+    return {
+        "InstanceType": job.instance_type,
+        "InstanceCount": job.instances,
+        "VolumeSizeInGB": job.volume_gib,
+        **disk_key(job),
+        **({"KeepAlivePeriodInSeconds": 60 * job.warm_minutes} if job.warm_minutes else {}),
+        **({"TrainingPlanArn": job.training_plan} if job.training_plan else {}),
     }
 
 
 def _check_machine(job: Train) -> None:
     machine = job.instance_type
     if job.spot and job.warm_minutes:
-        raise InputError(f"--spot and --warm-minutes {job.warm_minutes}: spot machines cannot be kept; leave one out")
+        raise InputError(
+            f"--spot and --warm-minutes {job.warm_minutes}: SageMaker does not keep spot machines; leave one out"
+        )
+    if job.spot and job.training_plan:
+        raise InputError("--spot and --training-plan: the machines of a plan are reserved; leave one out")
     if not 0 <= job.warm_minutes <= MOST_WARM_MINUTES:
         raise InputError(f"--warm-minutes {job.warm_minutes}: SageMaker keeps machines at most {MOST_WARM_MINUTES}")
-    if VOLTA.match(machine) and not flavours(job.image) & {"v100", "smddp"}:
+    if VOLTA.match(machine) and not image_words(job.image) & {"v100", "smddp"}:
         raise InputError(
             f"--instance-type {machine} has V100 GPUs, which the torch in {job.image} has no kernels for; build "
             "docker/Dockerfile with --build-arg CONSTRAINTS=constraints-v100.txt and give it a tag with v100 in it, "
@@ -115,15 +143,15 @@ def _check_backend(job: Train, backend: str) -> None:
         )
     if job.smddp and job.instance_type not in SMDDP_INSTANCES:
         raise InputError(
-            f"--smddp: SMDDP 2.5.0 does not know {job.instance_type}, only {', '.join(SMDDP_INSTANCES)}; "
+            f"--smddp: SMDDP does not know {job.instance_type}, only {', '.join(SMDDP_INSTANCES)}; "
             "leave --smddp out, the processes then talk over NCCL"
         )
-    if not job.smddp and "smddp" in flavours(job.image):
+    if not job.smddp and "smddp" in image_words(job.image):
         raise InputError(
             f"--image {job.image} is that of docker/Dockerfile.smddp, whose library works only in processes that "
             "--smddp starts; add --smddp, or take another image"
         )
-    if job.smddp and "smddp" not in flavours(job.image):
+    if job.smddp and "smddp" not in image_words(job.image):
         raise InputError(
             f"--smddp: {job.image} is not the image of docker/Dockerfile.smddp; give that one a tag with smddp in it, "
             "such as voxelfeed:smddp"
@@ -139,8 +167,8 @@ def _check_input_mode(job: Train, flags: Mapping[str, str]) -> None:
     if patchwise or not HAS_GPU.match(job.instance_type):
         raise InputError(
             f"--input-mode FastFile with {', '.join(patchwise) or job.instance_type}: only --loader dali on a GPU "
-            "reads whole volumes; patches read out of a stream would fetch it again and again; use --input-mode File "
-            "or FSx for Lustre"
+            "reads whole volumes; patches would be read from a stream again and again; use --input-mode File or "
+            "FSx for Lustre"
         )
 
 
@@ -167,7 +195,7 @@ def _store(job: Train) -> Request:
 
 
 def _channel(name: str, place: str, input_mode: str) -> Request:
-    """Describe a folder on S3 that every machine gets whole: any rank may be dealt any case."""
+    """Describe a folder on S3 that every machine gets as a whole, because any rank may read any case."""
     source = {
         "S3DataType": "S3Prefix",
         "S3Uri": check_s3(f"--{name}", place) + "/",

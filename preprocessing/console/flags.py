@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import logging
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import rich
 import tyro
@@ -140,6 +141,54 @@ Flag = Annotated[
     ),
 ]
 """A boolean that is always one token after its flag: ``--amp true``."""
+
+
+def split_pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield names and values: ``--batch_size 4 --amp=bf16`` gives ``("batch-size", "4"), ("amp", "bf16")``.
+
+    Raises ``InputError`` for a word where a flag belongs, and for a flag without a value.
+    """
+    words = iter(arguments)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--"):
+            raise InputError(f"{word}: expected a flag, which begins with --, and its value")
+        following = value if equals else next(words, None)
+        if following is None:
+            raise InputError(f"{flag}: its value is missing")
+        yield flag.removeprefix("--").replace("_", "-"), following
+
+
+def parse(options_type: type[OptionsT], arguments: Sequence[str]) -> OptionsT:
+    """Read ``arguments`` as ``main`` does, for callers that handle errors themselves.
+
+    Raises ``InputError`` with one line about the first flag that is unknown or has a value that cannot be.
+    """
+    hints = get_type_hints(options_type, include_extras=True)
+    for name, value in split_pairs(arguments):
+        hint = hints.get(name.replace("-", "_"))
+        if hint is None:
+            near = difflib.get_close_matches(name, [known.replace("_", "-") for known in hints])
+            raise InputError(f"--{name}: unknown flag" + "".join(f"; near: --{known}" for known in near[:1]))
+        try:
+            _read(hint, value)
+        except ValueError as error:
+            raise InputError(f"--{name} {value}: {error}") from error
+    return tyro.cli(options_type, args=arguments)
+
+
+def _read(hint: Any, text: str) -> object:
+    """Turn the text of one flag into what its type ``hint`` says; raises ``ValueError`` for a text that cannot be."""
+    for part in getattr(hint, "__metadata__", ()):
+        if isinstance(part, tyro.constructors.PrimitiveConstructorSpec):
+            return part.instance_from_str([text])
+    expected = {int: "a whole number", float: "a number"}.get(hint)
+    if expected is None:
+        return text
+    try:
+        return hint(text)
+    except ValueError as error:
+        raise ValueError(f"expected {expected}, got {text!r}") from error
 
 
 def set_up_logging(level: int = logging.INFO) -> None:

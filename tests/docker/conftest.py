@@ -9,13 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 ROOT = Path(__file__).parents[2]
 ARN = "arn:aws:sagemaker:us-west-2:123456789012:processing-job"
@@ -137,3 +138,12 @@ def make_hosts(folder: Path, command: str, num: int) -> list[Host]:
         if command == "process":
             host.write("config/processingjobconfig.json", {"ProcessingJobArn": f"{ARN}/this"})
     return hosts
+
+
+@pytest.fixture
+def signals_restored() -> Iterator[None]:
+    """Undo what the entrypoint sets for its own process."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)

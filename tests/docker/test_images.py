@@ -55,6 +55,12 @@ def test_the_image_has_what_runs_inside_and_no_launcher(recipe: str) -> None:
     assert "PYTHONPATH=/opt/voxelfeed:/opt/voxelfeed/docker " in text
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_an_image_trains_when_it_is_started_without_a_command(recipe: str) -> None:
+    """With any base: the entrypoint of an AWS container is a shell that does not pass SIGTERM on."""
+    assert re.findall(r"^(?:ENTRYPOINT|CMD) .*", read(recipe), flags=re.MULTILINE) == ["ENTRYPOINT []", 'CMD ["train"]']
+
+
 def test_what_runs_inside_needs_nothing_of_the_launcher() -> None:
     scripts = sorted((ROOT / "docker" / "container").glob("*.py"))
     assert scripts
@@ -69,11 +75,22 @@ def test_the_versions_to_choose_from_are_there() -> None:
     assert all((ROOT / name).is_file() for name in chosen)
 
 
+def test_smddp_can_be_built_with_either_torch() -> None:
+    """The build argument replaces the pin; its default is the pin itself."""
+    text = read("Dockerfile.smddp")
+    pattern, replacement = re.findall(r'sed -i "s/(.*?)/(.*?)/" constraints.txt', text)[0]
+    lines = (ROOT / "docker" / "constraints-smddp.txt").read_text(encoding="utf-8").splitlines()
+    default = re.findall(r"ARG TORCH=(\S+)", text)[0]
+    made = [re.sub(pattern, replacement.replace("${TORCH}", default), line) for line in lines]
+    assert made == lines
+    assert sum(bool(re.match(pattern, line)) for line in lines) == 1
+
+
 def test_pins_differ_where_the_torch_of_an_image_asks_for_it() -> None:
     current = pins("constraints.txt")
     for name, different in (
         ("constraints-v100.txt", {"torch": "2.10.0"}),
-        ("docker/constraints-smddp.txt", {"torch": "2.4.1", "monai": "1.5.2", "numpy": "1.26.4"}),
+        ("docker/constraints-smddp.txt", {"torch": "2.5.1", "sympy": "1.13.1", "monai": "1.5.2", "numpy": "1.26.4"}),
     ):
         own = pins(name)
         assert {package: own.get(package) for package in current if own.get(package) != current[package]} == different

@@ -7,6 +7,8 @@ import re
 import shlex
 import string
 import subprocess
+from importlib.util import find_spec
+from pathlib import Path
 
 import botocore.session
 import pytest
@@ -34,6 +36,11 @@ def exported() -> dict[str, str]:
     return values
 
 
+def job_commands() -> list[str]:
+    """Return the commands that submit one job each."""
+    return [command for command in launcher_commands() if not command.startswith("pipeline ")]
+
+
 def launcher_commands() -> list[str]:
     lines = "\n".join(BLOCKS).replace("\\\n", " ").splitlines()
     return [
@@ -48,9 +55,26 @@ def aws_commands() -> list[tuple[str, str, set[str]]]:
     return [(service, operation, set(re.findall(r"--([a-z-]+)", rest))) for service, operation, rest in found]
 
 
-@pytest.mark.parametrize("command", launcher_commands(), ids=lambda command: command.split()[2])
+@pytest.mark.parametrize("command", job_commands(), ids=lambda command: command.split()[2])
 def test_launcher_commands_make_valid_requests(command: str) -> None:
     check_request(*made_by(string.Template(command).substitute(exported())))
+
+
+@pytest.mark.skipif(find_spec("sagemaker") is None, reason='needs AWS\'s SDK: pip install ".[sagemaker]"')
+@pytest.mark.filterwarnings("ignore")
+def test_the_pipeline_is_valid() -> None:
+    (command,) = set(launcher_commands()) - set(job_commands())
+    check_request(*made_by(string.Template(command).substitute(exported())))
+
+
+def test_the_extra_file_makes_a_valid_request(tmp_path: Path) -> None:
+    (content,) = re.findall(r"echo '(\{.*\})' > extra.json", PAGE)
+    path = tmp_path / "extra.json"
+    path.write_text(content)
+    command = string.Template(job_commands()[-1]).substitute(exported())
+    kind, request = made_by(command.replace(" -- ", f" --extra {path} -- "))
+    assert request["ExperimentConfig"] == {"ExperimentName": "brats"}
+    check_request(kind, request)
 
 
 def test_aws_commands_are_in_the_services_models() -> None:
@@ -70,7 +94,7 @@ def special(operation: str) -> set[str]:
 def test_every_job_has_its_quota() -> None:
     """Spot has one of its own; each is for as many machines as the largest of the page's jobs."""
     wanted: dict[str, int] = {}
-    for command in launcher_commands():
+    for command in job_commands():
         kind, request = made_by(string.Template(command).substitute(exported()))
         use = "spot training" if request.get("EnableManagedSpotTraining") else kind.lower()
         cluster = request.get("ResourceConfig") or request["ProcessingResources"]["ClusterConfig"]
@@ -115,7 +139,7 @@ def test_the_blocks_are_bash() -> None:
 
 def test_the_costs_follow_from_hours_and_prices() -> None:
     """Each job of the table is on the page with these machines and hours; the last column is their product."""
-    commands = {re.search(r"--name (\S+)", command)[1]: command for command in launcher_commands()}  # type: ignore[index]
+    commands = {re.search(r"--name (\S+)", command)[1]: command for command in job_commands()}  # type: ignore[index]
     rows = re.findall(r"\| `([\w-]+)` \| (?:(\d+) x )?(\S+), (\d+) h \| ([\d.]+) .*?\| (\d+) \|", PAGE)
     assert len(rows) == 6
     for name, machines, kind, hours, price, most in rows:

@@ -6,21 +6,22 @@ checkpoint.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
-from container.sagemaker_job import Job
+from container import entrypoint
+from container.sagemaker_job import Job, Outcome
+from container.torchrun import network
 from container.train_job import training_flags
 
-from preprocessing.console.errors import InputError
+from preprocessing.console.errors import InputError, RunError
 from preprocessing.phantom import PhantomOptions, make_phantom
 from preprocessing.to_shards import Options as ConvertOptions
 from preprocessing.to_shards import convert
@@ -36,13 +37,14 @@ first_process = pytest.mark.skipif(not may_be_first_process(), reason="this user
 
 @contextmanager
 def training(
-    hosts: Sequence[Host], epochs: object, prefix: Sequence[str] = (), ranks_per_host: int = 2
+    hosts: Sequence[Host], epochs: object, prefix: Sequence[str] = (), ranks_per_host: int = 2, **given: str
 ) -> Iterator[None]:
     """Start the ranks of every host, 4 patches a step over all of them; none outlives the block."""
     batch_size = 4 // (ranks_per_host * len(hosts))
     port = str(free_port())
     for host in hosts:
-        host.write("input/config/hyperparameters.json", GIVEN | {"epochs": epochs, "batch-size": str(batch_size)})
+        own = {"epochs": epochs, "batch-size": str(batch_size)} | given
+        host.write("input/config/hyperparameters.json", GIVEN | own)
         host.start(["train"], {"VOXELFEED_PROCESSES_PER_HOST": str(ranks_per_host), "MASTER_PORT": port}, prefix)
     try:
         yield
@@ -132,7 +134,8 @@ def test_a_wrong_hyperparameter_is_told_once(coordinate_store: Path, tmp_path: P
     host.link("shards", coordinate_store)
     with training([host], "many"):
         assert host.end() == 2
-    assert "--epochs" in host.message
+    assert host.message == "--epochs many: expected a whole number, got 'many'"
+    assert "".join(host.said) == f"error: {host.message}\n"
 
 
 ENCODINGS = [
@@ -200,46 +203,82 @@ def test_the_output_is_not_a_hyperparameter(tmp_path: Path) -> None:
         training_flags(job_on(tmp_path, "shards"), {"output": "/tmp/run"}, is_smddp=False)
 
 
-UNANSWERED = """
-import sys, entrypoint
-from preprocessing.console.errors import RunError
-def process(*_):
-    raise RunError("s3://bucket: the object store did not answer")
-entrypoint.COMMANDS["process"] = process
-sys.exit(entrypoint.main(["process"]))
-"""
-
-
-def test_a_store_that_does_not_answer_is_told_in_one_line(tmp_path: Path) -> None:
-    own = {"PYTHONPATH": f"{ROOT}/docker:{ROOT}", "SAGEMAKER_BASE_DIR": str(tmp_path)}
-    words = [sys.executable, "-c", UNANSWERED]
-    ended = subprocess.run(words, env=os.environ | own, capture_output=True, text=True, check=False)
+@pytest.mark.usefixtures("signals_restored")
+def test_a_store_that_does_not_answer_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = "s3://bucket: the object store did not answer"
-    assert (ended.returncode, ended.stderr) == (1, f"error: {said}\n")
+
+    def unanswered(*_: object) -> Outcome:
+        raise RunError(said)
+
+    monkeypatch.setenv("SAGEMAKER_BASE_DIR", str(tmp_path))
+    monkeypatch.setitem(entrypoint.COMMANDS, "process", unanswered)
+    assert entrypoint.main(["process"]) == 1
+    assert capsys.readouterr().err == f"error: {said}\n"
     assert (tmp_path / "output" / "message").read_text() == said
-
-
-ORPHAN = """
-orphan=$( (sleep 0.1 >/dev/null & echo $!) )
-for attempt in $(seq 300); do
-    [ -e /proc/$orphan ] || { echo 'error: none left' >&2; exit 7; }
-    sleep 0.1
-done
-exit 1
-"""
-AS_FIRST = """
-import os, sys
-from supervise import Command, Stop, supervise
-command = Command(words=["sh", "-c", sys.argv[1]], environment=os.environ, listeners=lambda pid: {pid})
-ended = supervise(command, Stop())
-sys.exit(0 if (ended.code, ended.reason) == (7, "error: none left") else 1)
-"""
 
 
 @first_process
 def test_the_first_process_reaps_orphans() -> None:
-    words = [*AS_FIRST_PROCESS, sys.executable, "-c", AS_FIRST, ORPHAN]
+    words = [*AS_FIRST_PROCESS, sys.executable, str(Path(__file__).with_name("supervise_orphans.py"))]
     subprocess.run(words, env={"PATH": "/usr/bin:/bin", "PYTHONPATH": f"{ROOT}/docker"}, check=True)
+
+
+@pytest.mark.timeout(600)
+def test_an_interface_that_is_not_there_is_not_taken(coordinate_store: Path, tmp_path: Path) -> None:
+    """The SDK's local mode names one of its own."""
+    (host,) = make_hosts(tmp_path, "train", 1)
+    host.link("shards", coordinate_store)
+    content = {"current_host": host.name, "hosts": [host.name], "network_interface_name": "ethwe"}
+    host.write("input/config/resourceconfig.json", content)
+    with training([host], "1"):
+        assert host.end() == 0, host.said
+    check_results(host)
+
+
+@pytest.mark.parametrize(
+    ("variable", "wish", "is_refused"),
+    [
+        ("GLOO_SOCKET_IFNAME", "ethwe", True),
+        ("GLOO_SOCKET_IFNAME", "^lo", True),
+        ("GLOO_SOCKET_IFNAME", "lo", False),
+        ("NCCL_SOCKET_IFNAME", "ethwe,=ib0", True),
+        ("NCCL_SOCKET_IFNAME", "=lo", False),
+        ("NCCL_SOCKET_IFNAME", "^docker0", False),
+    ],
+)
+def test_an_interface_in_the_environment_must_be_there(
+    variable: str, wish: str, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, wish)
+    expected = pytest.raises(InputError, match=f"^{variable}=.*: no such network interface here, only ")
+    with expected if is_refused else nullcontext():
+        assert network(job_on(tmp_path))[variable] == wish
+
+
+def test_a_failure_names_the_interface(coordinate_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (host,) = make_hosts(tmp_path, "train", 1)
+    host.link("shards", coordinate_store)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ethwe")
+    with training([host], "1"):
+        assert host.end() == 2, host.said
+    assert host.message.startswith("GLOO_SOCKET_IFNAME=ethwe: no such network interface here, only ")
+
+
+@first_process
+@pytest.mark.timeout(600)
+def test_too_little_shared_memory_is_told_before_workers_start(coordinate_store: Path, tmp_path: Path) -> None:
+    """Here 64 KiB, where docker gives 64 MiB; the dali loader needs none."""
+    (host,) = make_hosts(tmp_path, "train", 1)
+    host.link("shards", coordinate_store)
+    little = [*AS_FIRST_PROCESS, "--mount", "sh", "-c"]
+    little += ['mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "$@"', "sh"]
+    with training([host], "1", prefix=little, ranks_per_host=1, loader="torch", workers="2"):
+        assert host.end() == 2, host.said
+    assert "/dev/shm has 0.1 MiB free, the worker processes of --loader torch need about 1.1 MiB" in host.message
+    with training([host], "1", prefix=little, ranks_per_host=1, loader="dali"):
+        assert host.end() == 0, host.said
 
 
 def main(slow_s: float) -> None:

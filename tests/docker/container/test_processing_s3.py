@@ -37,3 +37,18 @@ def test_three_machines_make_the_store_of_one_local_run(bucket: Bucket, tmp_path
     assert bucket.tree("shards") == tree_bytes(alone.output)
     for number, host in enumerate(hosts, start=1):
         assert f"share {number}/{NUM_HOSTS}, 4 of 12 shards, 8 converted now" in "".join(host.said)
+
+
+KEY = "arn:aws:kms:us-west-2:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+
+
+def test_what_a_job_writes_is_encrypted_with_its_key(bucket: Bucket, msd_folder: Path, tmp_path: Path) -> None:
+    command = f"process {MUST} --input {bucket.upload(msd_folder, 'raw')} --output {bucket.url}/shards --kms-key {KEY}"
+    _, request = made_by(f"{command} -- --workers 1")
+    hosts = make_hosts(tmp_path / "hosts", "process", 1)
+    words = request["AppSpecification"]["ContainerArguments"]
+    assert run_all(hosts, *words, environment=request["Environment"]) == [0], hosts[0].said
+    keys = bucket.keys("shards")
+    assert "manifest.json" in keys
+    heads = [bucket.client.head_object(Bucket=bucket.name, Key=f"shards/{name}") for name in keys]
+    assert {(head.get("ServerSideEncryption"), head.get("SSEKMSKeyId")) for head in heads} == {("aws:kms", KEY)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -14,10 +16,10 @@ from tests.preprocessing.conftest import tree_bytes
 NUM_HOSTS = 3
 
 
-def run_all(hosts: list[Host], *arguments: object) -> list[int]:
+def run_all(hosts: list[Host], *arguments: object, environment: Mapping[str, str] = MappingProxyType({})) -> list[int]:
     try:
         for host in hosts:
-            host.start(["process", *(str(argument) for argument in arguments)], {})
+            host.start(["process", *(str(argument) for argument in arguments)], environment)
         return [host.end() for host in hosts]
     finally:
         for host in hosts:

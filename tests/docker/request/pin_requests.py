@@ -18,11 +18,9 @@ PINNED = sorted(FOLDER.glob("*.json"))
 
 def made_by(command: str) -> tuple[str, dict[str, Any]]:
     """Return the kind of job and the request that ``python docker/launch.py COMMAND`` sends."""
-    import tyro
-    from launch import Options, build_request, split_at_dashes
+    from launch import request_of
 
-    words, passed = split_at_dashes(shlex.split(command))
-    return build_request(tyro.cli(Options, args=words).job, passed)
+    return request_of(shlex.split(command))
 
 
 def pin(path: Path) -> None:

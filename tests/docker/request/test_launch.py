@@ -20,7 +20,7 @@ from container import sagemaker_job
 from container.train_job import training_flags
 from launch import Options, launch, read_flags, split_at_dashes
 from request.aws import check_request, submit
-from request.job import flavours, region_of
+from request.job import disk_key, image_words, region_of
 from request.processing import Process
 from request.training import Train
 
@@ -37,13 +37,29 @@ MUST = f"--image {IMAGE}:latest --role {ROLE} --output s3://team-brats/runs"
 TRAIN = f"train {MUST} --shards s3://team-brats/shards"
 VPC = "--subnets subnet-0a1b2c3d --security-groups sg-0a1b2c3d"
 SHARED = ["image", "role", "output", "instance-type", "instances", "volume-gib", "max-hours", "subnets"]
-SHARED += ["security-groups", "tags", "name", "wait", "dry-run"]
+SHARED += ["security-groups", "kms-key", "encrypt-traffic", "network-isolation", "environment", "tags", "extra", "name"]
+SHARED += ["wait", "dry-run"]
+TRAIN_ONLY = ["shards", "test", "checkpoints", "input-mode", "spot", "warm-minutes", "retries", "training-plan"]
+TRAIN_ONLY += ["smddp"]
 
 
 @pytest.mark.parametrize(
     ("options_type", "own"),
     [
-        (Train, ["shards", "test", "checkpoints", "input-mode", "spot", "warm-minutes", "smddp"]),
+        (
+            Train,
+            [
+                "shards",
+                "test",
+                "checkpoints",
+                "input-mode",
+                "spot",
+                "warm-minutes",
+                "retries",
+                "training-plan",
+                "smddp",
+            ],
+        ),
         (Process, ["input"]),
     ],
 )
@@ -82,8 +98,8 @@ def test_the_container_makes_of_it_what_was_meant(path: Path, tmp_path: Path) ->
     assert request["CheckpointConfig"]["LocalPath"] == f"{sagemaker_job.BASE}/{job.run.relative_to(tmp_path)}"
 
 
-def test_there_are_twelve() -> None:
-    assert len(PINNED) == 12
+def test_there_are_fifteen() -> None:
+    assert len(PINNED) == 15
 
 
 IMPOSSIBLE = {
@@ -91,7 +107,7 @@ IMPOSSIBLE = {
     f"{TRAIN.replace(ROLE, 'me')}": "--role me: give the ARN",
     f"{TRAIN} --output /tmp/out": "--output /tmp/out: give a place on S3",
     f"{TRAIN} --shards shards": "--shards shards: give a place on S3",
-    f"{TRAIN} --spot --warm-minutes 5": "--spot and --warm-minutes 5: spot machines cannot be kept",
+    f"{TRAIN} --spot --warm-minutes 5": "--spot and --warm-minutes 5: SageMaker does not keep spot machines",
     f"{TRAIN} --warm-minutes 90": "--warm-minutes 90: SageMaker keeps machines at most 60",
     f"{TRAIN} --smddp --instance-type ml.p5.48xlarge": "does not know ml.p5.48xlarge, only ml.p4d.24xlarge",
     f"{TRAIN} --smddp --instance-type ml.p4d.24xlarge": "is not the image of docker/Dockerfile.smddp",
@@ -113,6 +129,14 @@ IMPOSSIBLE = {
     f"{TRAIN} --shards fsx://abcd {VPC}": "write fsx://fs-0123456789abcdef0/MOUNTNAME/FOLDER",
     f"{TRAIN} --subnets subnet-0a1b2c3d": "--subnets and --security-groups go together",
     f"{TRAIN} --tags brats": "--tags brats: write names and values",
+    f"{TRAIN} --environment A": "--environment A: write names and values",
+    f"{TRAIN} --environment 1A=2": "Environment: the name is 1A; it must match",
+    f"{TRAIN} --spot --training-plan arn:x": "--spot and --training-plan: the machines of a plan are reserved",
+    f"{TRAIN} --training-plan {'b' * 60}": "TrainingPlanArn is bbb",
+    f"{TRAIN} --retries 31": "MaximumRetryAttempts is 31; at most 30",
+    f"{TRAIN} --retries=-1": "MaximumRetryAttempts",
+    f"{TRAIN} --extra nowhere.json": "--extra nowhere.json: No such file or directory",
+    f"process {MUST} --input s3://b-1/msd --network-isolation": "a conversion reads and writes S3 itself",
     f"{TRAIN} -- --output runs": "-- --output runs: the job sets this one",
     f"{TRAIN} --spot -- --resume never": "-- --resume never: the job sets this one",
     f"process {MUST} --input s3://b-1/msd -- --partition=1/2": "-- --partition 1/2: the job sets this one",
@@ -156,15 +180,70 @@ def test_what_cannot_be_is_said_before_anything_is_sent(command: str, message: s
     assert message in str(refused.value)
 
 
+def test_extra_is_merged_before_the_request_is_checked(tmp_path: Path) -> None:
+    """As RFC 7386 says: parts merge, null removes, and the API's model has the last word."""
+    path = tmp_path / "extra.json"
+    path.write_text(
+        """{"ExperimentConfig": {"ExperimentName": "brats"}, "Tags": null,
+        "ResourceConfig": {"InstanceCount": 3}, "Environment": {"A": null, "B": "b,c"}}"""
+    )
+    kind, request = made_by(f"{TRAIN} --name extra --tags a=b --environment A=a,C=c --extra {path}")
+    _, plain = made_by(f"{TRAIN} --name extra")
+    plain["ResourceConfig"]["InstanceCount"] = 3
+    assert request == plain | {"ExperimentConfig": {"ExperimentName": "brats"}, "Environment": {"B": "b,c", "C": "c"}}
+    check_request(kind, request)
+    path.write_text('{"ResourceConfig": {"InstanceType": "ml.p4d.24xlarg"}}')
+    with pytest.raises(InputError, match=r"InstanceType is ml.p4d.24xlarg, unknown"):
+        check_request(*made_by(f"{TRAIN} --extra {path}"))
+
+
+@pytest.mark.parametrize("text", ["[1]", "{"])
+def test_extra_that_is_no_json_object_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "extra.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=f"^--extra {path}: (expected names and values|not JSON)"):
+        made_by(f"{TRAIN} --extra {path}")
+
+
+@pytest.mark.parametrize(
+    ("machine", "has_key"),
+    [
+        ("ml.p3.16xlarge", True),
+        ("ml.m5.4xlarge", True),
+        ("ml.c5.9xlarge", True),
+        ("ml.c6i.8xlarge", True),
+        ("ml.p3dn.24xlarge", False),
+        ("ml.p4de.24xlarge", False),
+        ("ml.p5.48xlarge", False),
+        ("ml.p5en.48xlarge", False),
+        ("ml.p6-b200.48xlarge", False),
+        ("ml.g4dn.xlarge", False),
+        ("ml.g5.2xlarge", False),
+        ("ml.g6e.2xlarge", False),
+        ("ml.m5d.large", False),
+    ],
+)
+def test_disks_that_are_part_of_the_machine_take_no_key(machine: str, has_key: bool) -> None:
+    job = Train(instance_type=machine, kms_key="1234abcd-12ab-34cd-56ef-1234567890ab")
+    assert bool(disk_key(job)) == has_key
+
+
+@pytest.mark.parametrize("given", ["s3://team-brats/run-1", "s3://team-brats/run-1/"])
+def test_a_checkpoint_location_does_not_match_its_neighbours(given: str) -> None:
+    """SageMaker compares the beginnings of names: run-1 would fetch run-10 as well."""
+    _, request = made_by(f"{TRAIN} --checkpoints {given}")
+    assert request["CheckpointConfig"]["S3Uri"] == "s3://team-brats/run-1/"
+
+
 def test_volta_takes_the_images_that_have_its_kernels() -> None:
     for tag in ("v100", "0.1.0-v100"):
         made_by(f"{TRAIN} --image {IMAGE}:{tag} --instance-type ml.p3.16xlarge")
     made_by(f"{TRAIN} --image {IMAGE}:smddp --smddp --instance-type ml.p3dn.24xlarge")
-    assert flavours(f"{IMAGE}-v100@sha256:0123") == {"voxelfeed", "v100"}
+    assert image_words(f"{IMAGE}-v100@sha256:0123") == {"voxelfeed", "v100"}
     assert region_of("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/v:1") == "cn-north-1"
 
 
-def test_flags_of_the_trainer_in_every_spelling(capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_of_the_trainer_in_every_spelling() -> None:
     words = ["train", "--spot", "--", "--batch_size", "4", "--amp=bf16", "--patch", "32,48,64"]
     own, passed = split_at_dashes(words)
     assert own == ["train", "--spot"]
@@ -173,10 +252,15 @@ def test_flags_of_the_trainer_in_every_spelling(capsys: pytest.CaptureFixture[st
         "amp": "bf16",
         "patch": "32,48,64",
     }
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(InputError, match=r"^--epoch: unknown flag; near: --epochs$"):
         read_flags(["--epoch", "8"], TrainingOptions, check_options, ())
-    assert ended.value.code == 2
-    assert "--epochs" in capsys.readouterr().err
+
+
+def test_the_help_of_the_trainer(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        read_flags(["--help"], TrainingOptions, check_options, ())
+    assert ended.value.code == 0
+    assert "--samples-per-case" in capsys.readouterr().out
 
 
 def test_dry_run_needs_no_credentials_and_no_network(tmp_path: Path) -> None:

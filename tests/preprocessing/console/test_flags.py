@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from preprocessing import check, merge, phantom, stage, to_shards
 from preprocessing.console.errors import CaseError, InputError, RunError
-from preprocessing.console.flags import AutoTriple, Flag, Triple, parse_flag, parse_triple
+from preprocessing.console.flags import AutoTriple, Flag, Triple, parse, parse_flag, parse_triple, split_pairs
 from tests.preprocessing.conftest import Command, run_process
 
 COMMANDS: dict[str, tuple[Any, list[str]]] = {
@@ -196,3 +196,43 @@ def test_a_defect_is_not_hidden(command: Command) -> None:
 def test_the_default_folders_fit_together() -> None:
     assert to_shards.Options().input == phantom.PhantomOptions().output == Path("data/phantom")
     assert to_shards.Options().output == check.Options().shards == Path("data/shards")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain(Example):
+    """What the examples above lack."""
+
+    epochs: int = 0
+    """A whole number."""
+    lr: float = 0.0
+    """A number."""
+    store: Path | None = None
+    """A path, or none."""
+
+
+def test_parse_reads_what_the_command_line_reads() -> None:
+    words = ["--patch", "4,5,6", "--spacing=auto", "--epochs", "3", "--lr", "1e-3", "--store", "a/b"]
+    assert parse(Plain, words) == tyro.cli(Plain, args=words)
+    assert parse(Plain, words).lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--epochs", "many"], "--epochs many: expected a whole number, got 'many'"),
+        (["--lr=fast"], "--lr fast: expected a number, got 'fast'"),
+        (["--patch", "4,5"], "--patch 4,5: expected three positive integers D,H,W such as 128,128,64, got '4,5'"),
+        (["--epoch", "3"], "--epoch: unknown flag; near: --epochs"),
+        (["--zzz", "3"], "--zzz: unknown flag"),
+        (["--epochs"], "--epochs: its value is missing"),
+        (["epochs", "3"], "epochs: expected a flag, which begins with --, and its value"),
+    ],
+)
+def test_parse_says_in_one_line_what_cannot_be(words: list[str], message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        parse(Plain, words)
+    assert str(refused.value) == message
+
+
+def test_split_pairs_takes_both_spellings() -> None:
+    assert list(split_pairs(["--batch_size", "4", "--amp=bf16"])) == [("batch-size", "4"), ("amp", "bf16")]
