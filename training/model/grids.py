@@ -117,6 +117,7 @@ class UnlikeTraining:
         return f"{self._num_unlike} of {self._num} images are unlike the training set: {'; '.join(parts)}"
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of an affine that cannot be
 def code_of(affine: Affine) -> str:
     """Return the axis code of [3,3] or [4,4], such as ``"RAS"``; ``NO_CODE`` where an axis has no direction."""
     whole = np.eye(4)
