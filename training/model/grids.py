@@ -52,7 +52,8 @@ class SeenGrids:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> SeenGrids:
         """Rebuild what ``dataclasses.asdict`` made."""
-        return cls(**{name: tuple(value) if name != "orientations" else value for name, value in plain.items()})
+        sizes: dict[str, Any] = {name: tuple(plain[name]) for name in ("spacing", "smallest", "largest")}
+        return cls(orientations=plain["orientations"], **sizes)
 
     @property
     def orientation(self) -> str:
