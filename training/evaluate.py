@@ -44,6 +44,7 @@ from training.trainer.record import without_nan
 
 log = logging.getLogger(__name__)
 LABEL = "label "
+LARGEST_MM = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +146,7 @@ def _with_absent(scores: Scores, options: Options) -> Scores:
     """Give every case the structures of all: one that a case has in neither map is scored as agreed upon."""
     nothing = np.zeros((1, 1, 1), dtype=np.uint8)
     names = sorted({name for case in scores.values() for name in case}, key=_label_number)
-    groups = {name: (_label_number(name),) for name in names}
+    groups: Groups = {name: (_label_number(name),) for name in names}
     absent = score_pair(nothing, nothing, groups, (1, 1, 1), options.tolerance_mm)
     absent = penalized(absent, 0.0) if options.hd95_penalty else absent
     return {case_id: {name: case.get(name, absent[name]) for name in names} for case_id, case in scores.items()}
@@ -197,6 +198,9 @@ def _score_case(label_path: Path, predicted_path: Path, described: Described, op
         picture = draw_overlay(shown, true_volume.affine, true, predicted)
         save_figure(options.output / "overlays" / f"{name}.png", picture)
     spacing_mm = true_volume.spacing_mm
+    if not all(1 / LARGEST_MM < side < LARGEST_MM for side in spacing_mm):  # which not-a-number is not either
+        sizes = ",".join(f"{side:g}" for side in spacing_mm[::-1])
+        raise InputError(f"{label_path} has voxels of {sizes} mm (x,y,z), which gives no distances; mend its header")
     scored = score_pair(predicted, true, groups, spacing_mm, options.tolerance_mm)
     return penalized(scored, math.hypot(*np.multiply(true.shape, spacing_mm))) if options.hd95_penalty else scored
 

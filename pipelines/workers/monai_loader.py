@@ -82,7 +82,7 @@ class TellingSmartCache(SmartCacheDataset):
         """Take the cases that were prepared meanwhile; raises what kept them from being prepared."""
         if self.failure is not None:
             raise self.failure
-        super().update_cache()
+        super().update_cache()  # type: ignore[no-untyped-call]
 
 
 def _smart_cache(items: list[Item], transforms: Compose, threads: int, folder: Path) -> Any:

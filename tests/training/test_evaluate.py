@@ -336,6 +336,15 @@ def test_a_structure_that_no_label_has_is_left_out_of_the_mean(
     assert f"1 cases, mean dice {mean['edema']['dice']:.4f} (without core, which no label has)" in caplog.text
 
 
+@pytest.mark.parametrize("size", [1e30, 1e-30])
+def test_voxels_without_a_size_are_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture, size: float) -> None:
+    options = write_set(tmp_path, missed(2, 0), {0: "background", 1: "whole"})
+    for folder in ("labels", "predictions"):
+        save(tmp_path / folder, "c1", pair()[0].astype(np.uint8) // 2, (1.0, 1.0, size))
+    assert evaluate(dataclasses.replace(options, ignore_affine=True)) == 3
+    assert f"c1.nii.gz has voxels of {size:g},1,1 mm (x,y,z), which gives no distances; mend its header" in caplog.text
+
+
 def test_a_second_evaluate_into_one_folder_is_refused(tmp_path: Path) -> None:
     options = write_set(tmp_path, missed(1, 0), {0: "background", 1: "whole"})
     with (
@@ -413,10 +422,10 @@ def test_every_metric_is_what_scipy_and_monais_classes_compute(
     assert found == pytest.approx(by_scipy(*masks, spacing, 2.0), rel=1e-5, nan_ok=True)
     assert scores["volume_ml"] == pytest.approx(masks[0].sum() * d * h * w / 1000)
     predicted, true = (torch.from_numpy(mask.transpose(2, 1, 0).copy())[None, None] for mask in masks)
-    options_of = {"include_background": True}
-    surface = SurfaceDiceMetric(class_thresholds=[2.0], **options_of)(predicted, true, spacing=[w, h, d])
-    dice = DiceMetric(**options_of, ignore_empty=False)(predicted, true)
-    assert [found["dice"], found["surface_dice"]] == pytest.approx([float(dice), float(surface)], abs=1e-5, nan_ok=True)
+    surface: Any = SurfaceDiceMetric(class_thresholds=[2.0], include_background=True)
+    dice: Any = DiceMetric(include_background=True, ignore_empty=False)
+    computed = [float(dice(predicted, true)), float(surface(predicted, true, spacing=[w, h, d]))]
+    assert [found["dice"], found["surface_dice"]] == pytest.approx(computed, abs=1e-5, nan_ok=True)
     if masks[0].any() and masks[1].any():  # else MONAI's is infinite or not a number
-        hd95 = HausdorffDistanceMetric(percentile=95, **options_of)(predicted, true, spacing=[w, h, d])
-        assert found["hd95_mm"] == pytest.approx(float(hd95), rel=1e-5)
+        hd95: Any = HausdorffDistanceMetric(percentile=95, include_background=True)
+        assert found["hd95_mm"] == pytest.approx(float(hd95(predicted, true, spacing=[w, h, d])), rel=1e-5)

@@ -14,6 +14,7 @@ from preprocessing.volumes.nifti import Volume
 AS_IT_IS = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])  # axes in order, none reversed
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of an affine that cannot be: refused below, where it matters
 def on_grid_of(other: Volume, volume: Volume, voxels: Array, ignore_affine: bool = False) -> Array:
     """Return ``voxels`` [D,H,W] of ``volume`` with the axes of ``other``: as they are, reversed or exchanged.
 

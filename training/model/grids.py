@@ -52,7 +52,8 @@ class SeenGrids:
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> SeenGrids:
         """Rebuild what ``dataclasses.asdict`` made."""
-        return cls(**{name: tuple(value) if name != "orientations" else value for name, value in plain.items()})
+        sizes: dict[str, Any] = {name: tuple(plain[name]) for name in ("spacing", "smallest", "largest")}
+        return cls(orientations=plain["orientations"], **sizes)
 
     @property
     def orientation(self) -> str:
@@ -117,6 +118,7 @@ class UnlikeTraining:
         return f"{self._num_unlike} of {self._num} images are unlike the training set: {'; '.join(parts)}"
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of an affine that cannot be
 def code_of(affine: Affine) -> str:
     """Return the axis code of [3,3] or [4,4], such as ``"RAS"``; ``NO_CODE`` where an axis has no direction."""
     whole = np.eye(4)

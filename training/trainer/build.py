@@ -23,6 +23,7 @@ from training.model.checkpoint import load_checkpoint
 from training.model.compute import build_scaler, choose_amp, compiled, format_name, placed
 from training.model.grids import tallied
 from training.model.losses import build_loss
+from training.model.memory import check_memory
 from training.model.recipes import build_average, build_optimizer, build_schedule
 from training.model.spec import ModelSpec
 from training.options import AUTO, Options, loader_config
@@ -94,6 +95,9 @@ def prepare(options: Options, store: Store, folder: Path, group: Group, stop: St
 
 def _train_state(options: Options, resolved: Resolved, setup: RunSetup, cases: tuple[str, ...]) -> TrainState:
     group = setup.group
+    if group.device.type == "cpu" and setup.amp is None and not options.compile:  # which the estimate is for
+        at_a_time = options.batch_size // options.accumulate
+        check_memory(resolved.net, setup.spec.task, resolved.geometry, at_a_time, group.world.local_size)
     network = setup.spec.build()
     if options.init_from is not None:
         _load_weights(network, options.init_from)

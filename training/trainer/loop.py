@@ -147,7 +147,9 @@ class Training:
             setup.spec,
             ValidationOptions(amp=setup.amp, group=self.group, on_cases=self._after_cases),
         )
-        means = {metric: by_structure(average(scores), metric, setup.left_out) for metric in VALIDATED}
+        means: dict[str, Mapping[str, float]] = {
+            metric: by_structure(average(scores), metric, setup.left_out) for metric in VALIDATED
+        }
         if means["dice"]["mean"] > progress.best_dice:
             progress.best_dice, progress.best_epoch = means["dice"]["mean"], progress.epoch
             content = {
