@@ -101,13 +101,8 @@ def conclude(root: Path, store: tuple[Manifest, list[dict[str, str]]], note: str
     manifest, refused = store
     for entry in refused:
         log.error("refused case %s: %s", entry["case_id"], entry["reason"])
-    log.info(
-        "%s: %d cases in %d shards, %.1f MB, %s%s",
-        root / MANIFEST,
-        sum(len(shard.case_ids) for shard in manifest.shards),
-        len(manifest.shards),
-        sum(shard.size_bytes for shard in manifest.shards) / 1e6,
-        note,
-        f"; {len(refused)} refused, see {root / ERRORS}" if refused else "",
-    )
+    shards = manifest.shards
+    cases, size_mb = sum(len(shard.case_ids) for shard in shards), sum(shard.size_bytes for shard in shards) / 1e6
+    note += f"; {len(refused)} refused, see {root / ERRORS}" if refused else ""
+    log.info("%s: %d cases in %d shards, %.1f MB, %s", root / MANIFEST, cases, len(shards), size_mb, note)
     return EXIT_REFUSED if refused else EXIT_DONE

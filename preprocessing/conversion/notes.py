@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from preprocessing.conversion.case import AXES, LOSSY, ROUNDED
+from preprocessing.conversion.case import AXES, LOSSY
 from preprocessing.shards.entries import CaseEntry
-from preprocessing.volumes.image import ConvertOptions
+from preprocessing.volumes.image import ROUNDED, ConvertOptions
 from preprocessing.volumes.placement import PLACES, SIZES, UNITS
 
 log = logging.getLogger(__name__)
@@ -23,8 +23,7 @@ KINDS = {
     ),
     UNITS: ("the header's unit is not millimetres; sizes are taken as millimetres", "mend the header if they are not"),
 }
-SETTLED = (SIZES, PLACES)
-"""What the user has decided who gave ``--trust``."""
+SETTLED = (SIZES, PLACES)  # by the user who gave --trust
 
 
 def say_notes(entries: Sequence[CaseEntry], options: ConvertOptions) -> None:

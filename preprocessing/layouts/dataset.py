@@ -6,7 +6,8 @@ import dataclasses
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -84,10 +85,7 @@ def scheme_of(channel_name: str) -> str:
 
 
 def sorted_sources(sources: Iterable[Source], described_in: Path, remedy: str) -> list[Source]:
-    """Sort cases by id; raises ``InputError`` naming ``described_in`` for none at all or two of one name.
-
-    A case whose name cannot name files in a store gets that as its ``problem``.
-    """
+    """Sort cases by id; raises ``InputError`` naming ``described_in`` for none at all or two of one name."""
     made = list(sources)
     if not made:
         raise InputError(f"{described_in}: lists no case; {remedy}")
@@ -148,6 +146,18 @@ def read_description(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content
+
+
+@contextmanager
+def understood(path: Path, what: str, needs: str) -> Iterator[None]:
+    """Turn what goes wrong while a description is read into an ``InputError`` that says what it needs."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        problem = f"not {what} ({error!s} is missing or of the wrong kind)"
+        raise InputError(f"{path}: {problem}; it needs {needs}") from error
 
 
 def mention(paths: Sequence[object], what: str) -> None:

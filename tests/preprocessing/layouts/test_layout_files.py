@@ -418,7 +418,7 @@ def test_each_brats_challenge_has_its_own_meaning(tmp_path: Path, case: str) -> 
     [
         (
             "BraTS-PED-00000-000",
-            r"they changed \(PED 2023: 1 non-enhancing .* PED 2024: 1 enhancing tumour.*write the year",
+            r"they changed from year to year \(2023: 1 non-enhancing .* 2024: 1 enhancing tumour.*write the year",
         ),
         (
             "BraTS-XYZ-00000-000",
