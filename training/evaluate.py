@@ -19,7 +19,7 @@ from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED, InputError
 from preprocessing.console.flags import Flag, main
 from preprocessing.layouts.images import find_images
 from preprocessing.shards.files import write_json
-from preprocessing.volumes.image import whole_numbers
+from preprocessing.volumes.image import read_label
 from preprocessing.volumes.nifti import case_id_of, read_nifti
 from training.inference.outputs import DESCRIPTION, SCORES
 from training.inference.overlay import draw_overlay, save_figure
@@ -135,8 +135,8 @@ def _read_description(predictions: Path) -> Described:
 def _score_case(label_path: Path, predicted_path: Path, described: Described, options: Options) -> CaseScore:
     name, (groups, ignore_label) = case_id_of(label_path), described
     true_volume, predicted_volume = read_nifti(label_path), read_nifti(predicted_path)
-    turned = on_grid_of(true_volume, predicted_volume, whole_numbers(predicted_volume)[0], options.ignore_affine)
-    predicted, true = counted(turned, whole_numbers(true_volume)[0], ignore_label)
+    turned = on_grid_of(true_volume, predicted_volume, read_label(predicted_volume, None), options.ignore_affine)
+    predicted, true = counted(turned, read_label(true_volume, None), ignore_label)
     if groups is None:
         present = np.union1d(np.unique(true), np.unique(predicted))
         groups = {f"{LABEL}{number}": (int(number),) for number in present if number}
