@@ -17,7 +17,7 @@ from preprocessing.shards.entries import CaseEntry, Manifest, ShardEntry
 from preprocessing.shards.files import ERRORS, FORMAT_VERSION, MANIFEST, write_json, write_manifest, write_source
 from preprocessing.shards.store import read_index
 from preprocessing.volumes.image import ConvertOptions
-from preprocessing.volumes.statistics import CT, DTYPES, NONZERO, ChannelStatistics
+from preprocessing.volumes.statistics import CT, DTYPES, ChannelStatistics
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def finish_store(
         label_names=dataset.label_names,
         label_remap=dataset.label_remap,
         modality=dataset.modality,
-        schemes=dataset.schemes if {*dataset.schemes} - {NONZERO} and dataset.modality != CT else [],
+        schemes=dataset.own_schemes,
         ignore_label=dataset.ignore_label,
         regions=None if regions is None else {region: list(numbers) for region, numbers in regions.items()},
         image_dtype=common_dtype([entry.image_dtype for entry in entries]),

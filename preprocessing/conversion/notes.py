@@ -17,10 +17,7 @@ KINDS = {
     PLACES: ("sform and qform place the voxels differently, the sform is used", TRUST),
     ROUNDED: ("labels off whole numbers by at most 0.001 are rounded", "write labels as integers without scl_slope"),
     LOSSY: ("integers beyond 24 bits do not fit into float32", "shift or scale them if the last digits matter"),
-    AXES: (
-        "image and label run their axes in other ways, and --ignore-affine true takes the voxels as they are",
-        "turn the label if it does not lie where it should",
-    ),
+    AXES: ("image and label run their axes in other ways, which --ignore-affine overlooks", "turn the label if wrong"),
     UNITS: ("the header's unit is not millimetres; sizes are taken as millimetres", "mend the header if they are not"),
 }
 SETTLED = (SIZES, PLACES)  # by the user who gave --trust

@@ -45,7 +45,7 @@ CHILDREN_2024 = Meaning(
 CHALLENGES = {"GLI 2023": GLIOMA_2023, "GLI 2024": AFTER_SURGERY, "PED 2023": CHILDREN_2023, "PED 2024": CHILDREN_2024}
 CHALLENGES |= dict.fromkeys(("GOAT", "SSA"), GLIOMA_2023) | dict.fromkeys(("MEN", "MET"), AROUND_TUMOUR)
 """Challenges of 2023 and later, by the middle of ``BraTS-SSA-00000-000``, and the year where the ids have changed."""
-CASE_NAME = re.compile(r"BraTS-([A-Za-z]+)-.*?(?:-(\d+))?", re.IGNORECASE)
+CASE_NAME = re.compile(r"BraTS-([A-Za-z]+)-\d.*?(?:-(\d+))?", re.IGNORECASE)
 FIRST_AFTER_SURGERY = 100  # GLI 2024 counts its points in time from here on: BraTS-GLI-00005-100
 YEAR = re.compile(r"(?<!\d)20(?:23|24)(?!\d)")
 

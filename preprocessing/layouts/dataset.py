@@ -72,6 +72,11 @@ class Dataset:
         """How each channel is normalised, one of ``SCHEMES``."""
         return [CT if self.modality == CT else scheme_of(name) for name in self.channel_names]
 
+    @property
+    def own_schemes(self) -> list[str]:
+        """Those, or nothing where ``modality`` says as much."""
+        return [] if self.modality == CT or {*self.schemes} == {NONZERO} else self.schemes
+
 
 def modality_of(channel_names: list[str]) -> str:
     """Return ``"ct"`` where every channel is called CT-something, else ``"mr"``."""

@@ -41,6 +41,7 @@ def read_msd(root: Path) -> Dataset:
         label_names = named_labels(path, described["labels"])
         channel_names = numbered_names(described["modality"])
     compare_count(path, described, len(training))
+    training = [source for source in training if source not in validation]  # some list these under both
     mention(unread, f'cases under "test" in {path} are converted without the labels that they have')
     sources = sorted_sources([*training, *validation, *test], path, 'add entries under "training" or "test"')
     _mention_unlisted(root, sources)

@@ -205,6 +205,11 @@ def test_validation_cases_are_kept_with_their_labels_and_every_omission_is_count
     ]
 
 
+def test_validation_cases_may_be_listed_under_training_too(tmp_path: Path) -> None:
+    dataset = read_dataset(described(tmp_path, GOOD | {"validation": GOOD["training"][1:], "numTraining": 2}))
+    assert ([source.case_id for source in dataset.sources], dataset.split) == (["a", "b", "c"], {"validation": ["a"]})
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["image", "label", "0"]), inner),
