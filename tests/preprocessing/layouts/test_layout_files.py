@@ -118,7 +118,7 @@ def msd_store(tmp_path: Path) -> Store:
 
 @pytest.mark.parametrize("naming", list(NAMINGS))
 def test_brats_folders_give_the_store_of_msd(msd_store: Store, tmp_path: Path, naming: str) -> None:
-    prefix = "" if naming == "2018" else "BraTS-GLI-"
+    prefix = "" if naming == "2018" else "BraTS-GLI-00000-"
     source = write_brats(tmp_path / "coordinates", coordinate_volumes(), naming, prefix)
     made = converted(source, tmp_path / "store")
     for case_id in msd_store.case_ids:
