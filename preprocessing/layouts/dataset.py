@@ -13,7 +13,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from preprocessing.console.errors import InputError
-from preprocessing.console.places import is_file_name, named_in
+from preprocessing.console.places import is_file_name, is_path, named_in
 from preprocessing.layouts.regions import Regions
 from preprocessing.volumes.nifti import case_id_of
 from preprocessing.volumes.statistics import CT, NONZERO
@@ -101,9 +101,12 @@ def sorted_sources(sources: Iterable[Source], described_in: Path, remedy: str) -
 
 
 def _named(source: Source) -> Source:
-    """Refuse the one case whose name cannot name the files of a store."""
+    """Refuse the one case whose name cannot name the files of a store, or which no file can have."""
     name = source.case_id
     shown = name.encode("utf-8", "backslashreplace").decode()
+    if not all(map(is_path, source.files)):
+        problem = "the path of one of its files cannot be one; mend it"
+        return dataclasses.replace(source, case_id=shown, images=(), label=None, problem=problem)
     if shown != name:
         problem = "its name is not UTF-8; rename its files"
     elif not is_file_name(name):
@@ -223,6 +226,4 @@ def path_inside(root: Path, relative: str, described_in: Path) -> Path:
             f"{described_in}: {relative!r} leads out of the data set's folder; name files in it, without .. (links "
             "may lead out of it)"
         )
-    if "\0" in relative:
-        raise ValueError(f"{relative!r} as a path")
     return named_in(root, relative)

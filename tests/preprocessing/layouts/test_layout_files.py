@@ -576,11 +576,13 @@ CELLS = st.sampled_from(
         "MR",
         "a.nii",
         "../a.nii",
-        "b\\\\c.nii",
+        "b\\c.nii",
         "x.mha",
         "",
         " ",
-        "\\0",
+        "\0",
+        "\ud800",
+        "n" * 300,
         "\ufeff",
         '"',
         "\udcfc",
@@ -602,7 +604,7 @@ def test_any_table_gives_a_data_set_or_a_refusal(
     path = root / f"any{suffix}"
     named = [dict(zip(rows[0], row, strict=False)) for row in rows[1:]] if rows else []
     text = json.dumps(named) if suffix == ".json" else "\n".join(mark.join(row) for row in rows)
-    path.write_bytes(text.encode("utf-8", "surrogateescape" if "\udcfc" in text else "surrogatepass"))
+    path.write_bytes(text.encode("utf-8", "surrogatepass"))
     try:
         made: Any = read_dataset(path)
     except InputError as error:
