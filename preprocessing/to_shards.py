@@ -113,12 +113,8 @@ def convert(options: Options) -> int:
         log.info("regions: %s", describe_regions(regions, dataset.label_names))
     dataset, regions = consecutive_ids(dataset, regions)
     if changes := [f"{old} -> {new}" for old, new in dataset.label_remap.items() if old != new]:
-        many = f" ... ({len(changes)} ids)" if len(changes) > MOST_SHOWN else ""
-        log.info(
-            "labels are stored in other numbers: %s%s; predictions have the files'",
-            ", ".join(changes[:MOST_SHOWN]),
-            many,
-        )
+        shown = ", ".join(changes[:MOST_SHOWN]) + " ..." * (len(changes) > MOST_SHOWN)
+        log.info("%d labels are stored in other numbers: %s; predictions have the files'", len(changes), shown)
     if dataset.ignore_label is not None:
         log.info("label %d marks voxels that do not count, in training as in scores", dataset.ignore_label)
     if parts := ", ".join(f"{part} ({len(names)})" for part, names in dataset.split.items()):

@@ -20,7 +20,7 @@ from preprocessing.console.flags import Flag, main
 from preprocessing.console.folder_lock import hold
 from preprocessing.layouts.images import find_images
 from preprocessing.shards.files import write_json
-from preprocessing.volumes.image import whole_numbers
+from preprocessing.volumes.image import read_label
 from preprocessing.volumes.nifti import case_id_of, read_nifti
 from preprocessing.volumes.statistics import count_labels
 from training.inference.outputs import DESCRIPTION, SCORES
@@ -183,7 +183,7 @@ def _read_description(predictions: Path) -> Described:
 def _score_case(label_path: Path, predicted_path: Path, described: Described, options: Options) -> CaseScore:
     name, groups = case_id_of(label_path), described.groups
     true_volume, predicted_volume = read_nifti(label_path), read_nifti(predicted_path)
-    true, predicted = whole_numbers(true_volume)[0], whole_numbers(predicted_volume)[0]
+    true, predicted = read_label(true_volume, None), read_label(predicted_volume, None)
     if described.known is not None:
         _check_ids(label_path, true, described.known | {described.ignore_label})
         _check_ids(predicted_path, predicted, described.known)

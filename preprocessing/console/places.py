@@ -54,12 +54,21 @@ def is_file_name(text: object) -> bool:
     return isinstance(text, str) and text not in ("", ".", "..") and not set(text) & set("/\\\0")
 
 
+def is_path(path: Path) -> bool:
+    """Whether the system can look for a path: no NUL, nothing that it cannot write, no part above 255 bytes."""
+    try:
+        raw = os.fsencode(str(path))
+    except UnicodeEncodeError:
+        return False
+    return b"\0" not in raw and max(map(len, raw.split(b"/"))) <= 255
+
+
 def named_in(folder: Path, text: str) -> Path:
     """Read a path as a list in ``folder`` names it: relative to that folder, or whole; with slashes of any system."""
     if "://" in text:
         return location(text)
     path = folder / text
-    if "\\" in text and not path.exists():
+    if "\\" in text and not (is_path(path) and path.exists()):
         path = folder / text.replace("\\", "/")
     return path.resolve() if is_remote(path) else path  # keys are text: ./a is not a
 

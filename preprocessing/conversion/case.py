@@ -12,23 +12,14 @@ from preprocessing.console.errors import CaseError, InputError
 from preprocessing.layouts.dataset import Dataset, Source
 from preprocessing.volumes.geometry import plan_geometry
 from preprocessing.volumes.grid import Array, Box
-from preprocessing.volumes.image import (
-    ConvertOptions,
-    Image,
-    check_grids,
-    prepare_image,
-    read_images,
-    stored_ids,
-    whole_numbers,
-)
+from preprocessing.volumes.image import ConvertOptions, Image, check_grids, prepare_image, read_images, read_label
 from preprocessing.volumes.nifti import Volume, read_nifti
-from preprocessing.volumes.placement import axes_between
 from preprocessing.volumes.statistics import (
     LabelStatistics,
     label_statistics,
 )
 
-ROUNDED, LOSSY, AXES = "rounded", "lossy", "axes"  # kinds of notes, beside those of headers
+LOSSY, AXES = "lossy", "axes"  # kinds of notes, beside those of headers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +59,14 @@ def _convert_case(source: Source, dataset: Dataset, options: ConvertOptions) -> 
         raise InputError(f"no label at {source.label}; add it, or {dataset.without_label}")
     volumes = read_images(source.images, dataset.channel_names, options)
     label_volume = None if source.label is None else read_nifti(source.label, options.max_volume_gib, options.trust)
-    full_label = None
-    notes = {kind: note for v in [*volumes, label_volume][::-1] if v is not None for kind, note in v.notes.items()}
+    full_label, notes = None, {}
     if label_volume is not None:
         check_grids(volumes[0], label_volume, "its image", options.ignore_affine)
         known = [*dataset.label_names, *([] if dataset.ignore_label is None else [dataset.ignore_label])]
-        values, rounded = whole_numbers(label_volume)
-        full_label = stored_ids(label_volume, values, known, dataset.label_remap)
-        if rounded:
-            notes[ROUNDED] = f"{rounded} voxels of {label_volume.path.name}"
-        notes |= _axes_note(volumes[0], label_volume, full_label)
+        full_label = read_label(label_volume, known, dataset.label_remap)
+        notes = label_volume.notes | _axes_note(volumes[0], label_volume, full_label)
+    for volume in volumes[::-1]:
+        notes |= volume.notes
     geometry = plan_geometry(volumes[0], options.orientation, options.spacing, options.max_volume_gib)
     if full_label is not None:
         full_label = geometry.apply_to_label(full_label)
@@ -107,17 +96,14 @@ def _holds_integers(volume: Volume) -> bool:
 
 def _axes_note(image: Volume, label: Volume, voxels: npt.NDArray[np.uint8]) -> dict[str, str]:
     """Say how a label lies on its image where their affines run the axes in other ways, which was to be ignored."""
-    turn = axes_between(image.affine, label.affine)
-    if turn is None or not voxels.any():
+    turn: Array = nib.io_orientation(np.linalg.solve(image.affine, label.affine))  # type: ignore[no-untyped-call]
+    turned: Array = nib.orientations.apply_orientation(voxels.T, turn).T  # type: ignore[no-untyped-call]
+    if (turn == [[0, 1], [1, 1], [2, 1]]).all() or turned.shape != voxels.shape or not voxels.any():
         return {}
     filled = image.channels[0] != 0
-    turned: Array = nib.orientations.apply_orientation(voxels.T, turn).T  # type: ignore[no-untyped-call]
-    inside = [
-        f"{100 * float(filled[one != 0].mean()):.0f} %" if one.shape == filled.shape else "none (of another shape)"
-        for one in (voxels, turned)
-    ]
+    as_stored, as_turned = (f"{100 * float(filled[one != 0].mean()):.0f} %" for one in (voxels, turned))
     return {
-        AXES: f"{inside[0]} of the label lies on image voxels that are not 0 as it is stored, {inside[1]} if turned"
+        AXES: f"{as_stored} of the label lies on image voxels that are not 0 as it is stored, {as_turned} if turned"
     }
 
 

@@ -17,7 +17,7 @@ from preprocessing.shards.entries import CaseEntry, Manifest, ShardEntry
 from preprocessing.shards.files import ERRORS, FORMAT_VERSION, MANIFEST, write_json, write_manifest, write_source
 from preprocessing.shards.store import read_index
 from preprocessing.volumes.image import ConvertOptions
-from preprocessing.volumes.statistics import CT, DTYPES, NONZERO, ChannelStatistics
+from preprocessing.volumes.statistics import CT, DTYPES, ChannelStatistics
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def finish_store(
         label_names=dataset.label_names,
         label_remap=dataset.label_remap,
         modality=dataset.modality,
-        schemes=dataset.schemes if {*dataset.schemes} - {NONZERO} and dataset.modality != CT else [],
+        schemes=dataset.own_schemes,
         ignore_label=dataset.ignore_label,
         regions=None if regions is None else {region: list(numbers) for region, numbers in regions.items()},
         image_dtype=common_dtype([entry.image_dtype for entry in entries]),
@@ -101,13 +101,8 @@ def conclude(root: Path, store: tuple[Manifest, list[dict[str, str]]], note: str
     manifest, refused = store
     for entry in refused:
         log.error("refused case %s: %s", entry["case_id"], entry["reason"])
-    log.info(
-        "%s: %d cases in %d shards, %.1f MB, %s%s",
-        root / MANIFEST,
-        sum(len(shard.case_ids) for shard in manifest.shards),
-        len(manifest.shards),
-        sum(shard.size_bytes for shard in manifest.shards) / 1e6,
-        note,
-        f"; {len(refused)} refused, see {root / ERRORS}" if refused else "",
-    )
+    shards = manifest.shards
+    cases, size_mb = sum(len(shard.case_ids) for shard in shards), sum(shard.size_bytes for shard in shards) / 1e6
+    note += f"; {len(refused)} refused, see {root / ERRORS}" if refused else ""
+    log.info("%s: %d cases in %d shards, %.1f MB, %s", root / MANIFEST, cases, len(shards), size_mb, note)
     return EXIT_REFUSED if refused else EXIT_DONE

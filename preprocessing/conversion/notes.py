@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from preprocessing.conversion.case import AXES, LOSSY, ROUNDED
+from preprocessing.conversion.case import AXES, LOSSY
 from preprocessing.shards.entries import CaseEntry
-from preprocessing.volumes.image import ConvertOptions
+from preprocessing.volumes.image import ROUNDED, ConvertOptions
 from preprocessing.volumes.placement import PLACES, SIZES, UNITS
 
 log = logging.getLogger(__name__)
@@ -17,17 +17,13 @@ KINDS = {
     PLACES: ("sform and qform place the voxels differently, the sform is used", TRUST),
     ROUNDED: ("labels off whole numbers by at most 0.001 are rounded", "write labels as integers without scl_slope"),
     LOSSY: ("integers beyond 24 bits do not fit into float32", "shift or scale them if the last digits matter"),
-    AXES: (
-        "image and label run their axes in other ways, and --ignore-affine true takes the voxels as they are",
-        "turn the label if it does not lie where it should",
-    ),
+    AXES: ("image and label run their axes in other ways, which --ignore-affine overlooks", "turn the label if wrong"),
     UNITS: (
         "the header's unit is not millimetres; sizes are taken as millimetres",
         "correct the header if they are not",
     ),
 }
-SETTLED = (SIZES, PLACES)
-"""What the user has decided who gave ``--trust``."""
+SETTLED = (SIZES, PLACES)  # by the user who gave --trust
 
 
 def say_notes(entries: Sequence[CaseEntry], options: ConvertOptions) -> None:

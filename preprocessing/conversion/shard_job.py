@@ -89,7 +89,7 @@ def made_from(job: ShardJob) -> dict[str, Any]:
         "channel_names": job.dataset.channel_names,
         "modality": job.dataset.modality,
         "sources": [[source.case_id, *map(file_size, source.files)] for source in job.sources],
-    }
+    } | ({"schemes": job.dataset.own_schemes} if job.dataset.own_schemes else {})
 
 
 def name_from(root: Path, path: Path) -> str:

@@ -45,7 +45,7 @@ CHILDREN_2024 = Meaning(
 CHALLENGES = {"GLI 2023": GLIOMA_2023, "GLI 2024": AFTER_SURGERY, "PED 2023": CHILDREN_2023, "PED 2024": CHILDREN_2024}
 CHALLENGES |= dict.fromkeys(("GOAT", "SSA"), GLIOMA_2023) | dict.fromkeys(("MEN", "MET"), AROUND_TUMOUR)
 """Challenges of 2023 and later, by the middle of ``BraTS-SSA-00000-000``, and the year where the ids have changed."""
-CASE_NAME = re.compile(r"BraTS-([A-Za-z]+)-.*?(?:-(\d+))?", re.IGNORECASE)
+CASE_NAME = re.compile(r"BraTS-([A-Za-z]+)-\d.*?(?:-(\d+))?", re.IGNORECASE)
 FIRST_AFTER_SURGERY = 100  # GLI 2024 counts its points in time from here on: BraTS-GLI-00005-100
 YEAR = re.compile(r"(?<!\d)20(?:23|24)(?!\d)")
 
@@ -109,8 +109,18 @@ def _meaning(root: Path, folders: list[_Folder]) -> Meaning:
         raise InputError(f"{root}: several challenges, whose label ids differ: {listed}; convert them separately")
     ((kind, case),) = kinds.items()
     if kind not in CHALLENGES:
-        raise InputError(f"{root / case}: it cannot be told what its label ids mean; {_remedy(kind)}")
+        own = "list the cases in a table (--layout list) beside a dataset.json that names the labels"
+        known = ", ".join(sorted({f"BraTS-{name.split()[0]}" for name in CHALLENGES}))
+        remedy = f"known are {known}, and CASE_flair.nii.gz as of 2018 to 2021"
+        if kind == "PED":
+            tables = (f"{year}: {_described(CHALLENGES[f'PED {year}'])}" for year in (2023, 2024))
+            remedy = f"they changed from year to year ({'; '.join(tables)}): write the year into the name of its folder"
+        raise InputError(f"{root / case}: it cannot be told what its label ids mean; {remedy}, or {own}")
     return CHALLENGES[kind]
+
+
+def _described(meaning: Meaning) -> str:
+    return ", ".join(f"{number} {meaning.names[stored]}" for number, stored in meaning.remap.items() if number)
 
 
 def _challenge(path: Path) -> str:
@@ -123,19 +133,6 @@ def _challenge(path: Path) -> str:
         return f"GLI {2024 if int(match[2] or 0) >= FIRST_AFTER_SURGERY else 2023}"
     years = YEAR.findall("/".join(path.absolute().parts[-3:-1])) if name == "PED" else []
     return " ".join([name, *years[-1:]])
-
-
-def _remedy(kind: str) -> str:
-    own = "list the cases in a table (--layout list) beside a dataset.json that names the labels"
-    same_name = {name: meaning for name, meaning in CHALLENGES.items() if kind and name.startswith(f"{kind} ")}
-    if not same_name:
-        known = sorted({f"BraTS-{name.split()[0]}" for name in CHALLENGES})
-        return f"known are {', '.join(known)}, and CASE_flair.nii.gz as of 2018 to 2021; {own}"
-    tables = (
-        f"{name}: " + ", ".join(f"{number} {meaning.names[to]}" for number, to in meaning.remap.items() if number)
-        for name, meaning in same_name.items()
-    )
-    return f"they changed ({'; '.join(tables)}): write the year into its folder's name, or {own}"
 
 
 def _sources(root: Path, folders: list[_Folder]) -> list[Source]:

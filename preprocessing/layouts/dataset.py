@@ -6,13 +6,14 @@ import dataclasses
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from preprocessing.console.errors import InputError
-from preprocessing.console.places import is_file_name, named_in
+from preprocessing.console.places import is_file_name, is_path, named_in
 from preprocessing.layouts.regions import Regions
 from preprocessing.volumes.nifti import case_id_of
 from preprocessing.volumes.statistics import CT, NONZERO
@@ -71,6 +72,11 @@ class Dataset:
         """How each channel is normalised, one of ``SCHEMES``."""
         return [CT if self.modality == CT else scheme_of(name) for name in self.channel_names]
 
+    @property
+    def own_schemes(self) -> list[str]:
+        """Those, or nothing where ``modality`` says as much."""
+        return [] if self.modality == CT or {*self.schemes} == {NONZERO} else self.schemes
+
 
 def modality_of(channel_names: list[str]) -> str:
     """Return ``"ct"`` where every channel is called CT-something, else ``"mr"``."""
@@ -84,10 +90,7 @@ def scheme_of(channel_name: str) -> str:
 
 
 def sorted_sources(sources: Iterable[Source], described_in: Path, remedy: str) -> list[Source]:
-    """Sort cases by id; raises ``InputError`` naming ``described_in`` for none at all or two of one name.
-
-    A case whose name cannot name files in a store gets that as its ``problem``.
-    """
+    """Sort cases by id; raises ``InputError`` naming ``described_in`` for none at all or two of one name."""
     made = list(sources)
     if not made:
         raise InputError(f"{described_in}: lists no case; {remedy}")
@@ -98,9 +101,12 @@ def sorted_sources(sources: Iterable[Source], described_in: Path, remedy: str) -
 
 
 def _named(source: Source) -> Source:
-    """Refuse the one case whose name cannot name the files of a store."""
+    """Refuse the one case whose name cannot name the files of a store, or which no file can have."""
     name = source.case_id
     shown = name.encode("utf-8", "backslashreplace").decode()
+    if not all(map(is_path, source.files)):
+        problem = "the path of one of its files cannot be one; mend it"
+        return dataclasses.replace(source, case_id=shown, images=(), label=None, problem=problem)
     if shown != name:
         problem = "its name is not UTF-8; rename its files"
     elif not is_file_name(name):
@@ -148,6 +154,18 @@ def read_description(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
     return content
+
+
+@contextmanager
+def understood(path: Path, what: str, needs: str) -> Iterator[None]:
+    """Turn what goes wrong while a description is read into an ``InputError`` that says what it needs."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        problem = f"not {what} ({error!s} is missing or of the wrong kind)"
+        raise InputError(f"{path}: {problem}; it needs {needs}") from error
 
 
 def mention(paths: Sequence[object], what: str) -> None:
@@ -208,6 +226,4 @@ def path_inside(root: Path, relative: str, described_in: Path) -> Path:
             f"{described_in}: {relative!r} leads out of the data set's folder; name files in it, without .. (links "
             "may lead out of it)"
         )
-    if "\0" in relative:
-        raise ValueError(f"{relative!r} as a path")
     return named_in(root, relative)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from preprocessing.console.errors import InputError
 from preprocessing.layouts.dataset import (
     Dataset,
     Source,
@@ -18,6 +17,7 @@ from preprocessing.layouts.dataset import (
     path_inside,
     read_description,
     sorted_sources,
+    understood,
 )
 
 PARTS = ("Tr", "Va", "Ts")
@@ -32,21 +32,16 @@ def read_msd(root: Path) -> Dataset:
     """
     path = root / "dataset.json"
     described = read_description(path)
-    try:
+    needs = '"modality", "labels" and "training" with "image" and "label" in each entry'
+    with understood(path, "an MSD dataset.json", needs):
         training = [_source(root, entry["image"], entry["label"]) for entry in described["training"]]
         validation = [_source(root, *_image_and_label(entry)) for entry in described.get("validation", [])]
         test = [_source(root, _image_and_label(entry)[0], None) for entry in described.get("test", [])]
         unread = [image for image, label in map(_image_and_label, described.get("test", [])) if label is not None]
         label_names = named_labels(path, described["labels"])
         channel_names = numbered_names(described["modality"])
-    except InputError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"{path}: not an MSD dataset.json ({error!s} is missing or of the wrong kind); "
-            'it needs "modality", "labels" and "training" with "image" and "label" in each entry'
-        ) from error
     compare_count(path, described, len(training))
+    training = [source for source in training if source not in validation]  # some list these under both
     mention(unread, f'cases under "test" in {path} are converted without the labels that they have')
     sources = sorted_sources([*training, *validation, *test], path, 'add entries under "training" or "test"')
     _mention_unlisted(root, sources)

@@ -19,6 +19,7 @@ from preprocessing.layouts.dataset import (
     path_inside,
     read_description,
     sorted_sources,
+    understood,
 )
 from preprocessing.layouts.regions import Regions, label_of_regions
 from preprocessing.volumes.nifti import SUFFIXES
@@ -36,7 +37,8 @@ def read_nnunet(root: Path) -> Dataset:
     """
     path = root / "dataset.json"
     described = read_description(path)
-    try:
+    needs = '"channel_names", "labels" (name to id, or to a list of ids) and "file_ending"'
+    with understood(path, "an nnU-Net dataset.json", needs):
         channel_names = numbered_names(described["channel_names"])
         labels = label_ids(path, described["labels"])
         (ignore_label,) = labels.pop(IGNORE, (None,))
@@ -46,13 +48,6 @@ def read_nnunet(root: Path) -> Dataset:
         ending = str(described.get("file_ending", ".nii.gz"))
         listed = described.get("dataset")
         sources = _found(root, ending, len(channel_names)) if listed is None else list(_listed(root, listed))
-    except InputError:
-        raise
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise InputError(
-            f"{path}: not an nnU-Net dataset.json ({error!s} is missing or of the wrong kind); "
-            'it needs "channel_names", "labels" (name to id, or to a list of ids) and "file_ending"'
-        ) from error
     highest = max(label_names, default=-1)
     if ignore_label is not None and not highest < ignore_label:
         raise InputError(f'{path}: "ignore" is {ignore_label}; it must be above the other labels, {highest + 1}')
@@ -77,10 +72,7 @@ def read_nnunet(root: Path) -> Dataset:
 
 
 def group_channels(names: Iterable[str], ending: str) -> dict[str, dict[int, str]]:
-    """Group file names by case and channel: ``["a_0000.nii"]`` gives ``{"a": {0: "a_0000.nii"}}``; others are left out.
-
-    The ending may be written in capitals.
-    """
+    """Group file names by case and channel, others left out: ``["a_0000.nii"]`` gives ``{"a": {0: "a_0000.nii"}}``."""
     pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}", re.IGNORECASE)
     found: dict[str, dict[int, str]] = {}
     for match in filter(None, map(pattern.fullmatch, names)):
@@ -91,9 +83,8 @@ def group_channels(names: Iterable[str], ending: str) -> dict[str, dict[int, str
 
 def channel_files(case: Path, ending: str, num_channels: int, found: Mapping[int, str]) -> tuple[Path, ...]:
     """Name the files that a case should have: those ``found``, and what the others should be called."""
-    return tuple(
-        case.with_name(found.get(channel, f"{case.name}_{channel:04d}{ending}")) for channel in range(num_channels)
-    )
+    names = (found.get(channel, f"{case.name}_{channel:04d}{ending}") for channel in range(num_channels))
+    return tuple(map(case.with_name, names))
 
 
 def _found(root: Path, ending: str, num_channels: int) -> list[Source]:
@@ -142,17 +133,13 @@ def _problem(case: Path, ending: str, found: Mapping[int, str], num_channels: in
 
 
 def _painted(path: Path, regions: Regions | None, labels: Mapping[str, Any], order: Any) -> dict[str, int] | None:
-    """Read "regions_class_order": the label to write for each region, in the order of "labels", later ones on top.
-
-    Returns ``None`` where it is not given, or says what ``label_of_regions`` does anyway.
-    """
+    """Read "regions_class_order": the label to write for each region; ``None`` where it changes nothing."""
     if regions is None or order is None:
         return None
     names = [str(name) for name in labels if str(name) in regions]
     if len(order) != len(names):
-        raise InputError(
-            f'{path}: "regions_class_order" has {len(order)} labels for {len(names)} regions ({", ".join(names)})'
-        )
+        listed = ", ".join(names)
+        raise InputError(f'{path}: "regions_class_order" has {len(order)} labels for {len(names)} regions ({listed})')
     painted = dict(zip(names, map(int, order), strict=True))
     return None if list(painted.items()) == list(label_of_regions(regions).items()) else painted
 

@@ -152,8 +152,5 @@ def _source(path: Path, number: int, row: dict[str, str], columns: list[str]) ->
     named = {"case_id": given} if given else named_after(images[0])
     if missing:
         named["problem"] = f"{path}: row {number} names no file for channel {missing[0]}; add it"
-    return Source(
-        **named,
-        images=images,
-        label=named_in(path.parent, row[LABEL]) if row.get(LABEL) else None,
-    )
+    label = named_in(path.parent, row[LABEL]) if row.get(LABEL) else None
+    return Source(**named, images=images, label=label)

@@ -11,8 +11,6 @@ from preprocessing.console.places import is_file_name
 from preprocessing.volumes.geometry import Geometry
 from preprocessing.volumes.statistics import ChannelStatistics, LabelStatistics, schemes_of
 
-WHERE_ANY = ("split", "region_ids", "schemes")
-
 
 def check_names(*names: object) -> None:
     """Raise ``InputError`` for a name that would lead out of a store: whoever copies one writes under these names."""
@@ -179,7 +177,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Return dicts, lists and numbers only."""
-        return {name: value for name, value in asdict(self).items() if value or name not in WHERE_ANY}
+        return {name: v for name, v in asdict(self).items() if v or name not in ("split", "region_ids", "schemes")}
 
     @property
     def channel_schemes(self) -> list[str]:

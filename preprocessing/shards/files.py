@@ -34,9 +34,6 @@ NO_CHECKSUM = "0" * 16
 DATA_OFFSET = 4096  # voxel data starts on a page: O_DIRECT, GPUDirect Storage and page-wise mmap need it
 
 
-# Writing ---------------------------------------------------------------------------------------------------------
-
-
 def npy_header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     """Make a .npy 1.0 header of exactly 4096 bytes: magic, version, length, a dict literal, spaces, newline."""
     literal = repr({"descr": dtype.str, "fortran_order": False, "shape": shape}).encode("latin1")

@@ -27,9 +27,6 @@ from preprocessing.shards.files import (
 ENTRIES_KEPT, TEXTS_KEPT = 4096, 8  # of cases, of indices: 40 MB and 2 MB at most where a shard has 64 cases
 
 
-# Reading ---------------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Store:
     """An opened store: the manifest is in memory, a case's entry is read when it is asked for.

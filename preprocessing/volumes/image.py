@@ -30,6 +30,7 @@ from preprocessing.volumes.statistics import (
 AFFINE_TOLERANCE = 1e-3
 LABEL_TOLERANCE = 1e-3  # a label that went through float and back comes home within 1e-4
 HIGHEST_ID = 2**24 - 1
+ROUNDED = "rounded"  # a kind of note
 TO_NAME_IT = (
     'add it to "labels" in dataset.json (BraTS folders: in one beside a table, --layout list), or correct the file'
 )
@@ -137,65 +138,48 @@ def prepare_image(
     )
 
 
-def read_label(
-    volume: Volume, known_ids: Collection[int], remap: Mapping[int, int] | None = None
-) -> npt.NDArray[np.uint8]:
+def read_label(volume: Volume, known_ids: Collection[int] | None, remap: Mapping[int, int] | None = None) -> Array:
     """Return a label volume as uint8 [D,H,W]; ``remap`` gives the id to return for each id in the file.
 
-    Raises ``InputError`` as ``whole_numbers`` does, and for a value that is not named in the data set.
-    """
-    return stored_ids(volume, whole_numbers(volume)[0], known_ids, remap)
-
-
-def whole_numbers(volume: Volume) -> tuple[Array, int]:
-    """Return a label volume as the whole numbers [D,H,W] in its file, and how many voxels were rounded.
-
-    Raises ``InputError`` for more than one channel, NaN, a value that lies further than 0.001 from a whole number, or
-    one below 0 or above 16,777,215, each with the value.
+    Without ``known_ids`` any are right, and wider numbers may be returned. Values at most 0.001 off whole numbers are
+    rounded, which ``volume.notes`` then says. Raises ``InputError`` with the value for more than one channel, NaN,
+    values further off or below 0, and for one that is not known.
     """
     if len(volume.channels) != 1:
         raise InputError(f"{volume.path} has {len(volume.channels)} channels, a label has 1")
     channels, nonfinite = _scaled(volume)
     if nonfinite:
         raise InputError(f"{volume.path} holds NaN or infinity in {nonfinite} voxels; labels are whole numbers")
-    values, rounded = channels[0], 0
-    if values.dtype.kind == "f":
-        whole = np.rint(values)
-        off = np.abs(values - whole)
-        broken = values[off > LABEL_TOLERANCE]
-        if broken.size:
-            scaled = (volume.slope, volume.inter) != (1.0, 0.0)
-            why = f" (scl_slope {volume.slope:.9g}, scl_inter {volume.inter:.9g})" if scaled else ""
-            raise InputError(
-                f"{volume.path}{why} holds {float(broken[0]):.9g} in {broken.size} voxels; labels are whole numbers, "
-                f"or at most {LABEL_TOLERANCE:g} away from them"
-            )
-        values, rounded = whole, int(np.count_nonzero(off))
-    lowest, highest = float(values.min()), float(values.max())
-    if lowest < 0 or highest > HIGHEST_ID:
-        raise InputError(
-            f"{volume.path} holds values {lowest:g} to {highest:g}; labels are 0 to 255, named ones {HIGHEST_ID}"
-        )
-    return (values.astype(np.int32) if values.dtype.kind == "f" else values), rounded
-
-
-def stored_ids(
-    volume: Volume, values: Array, known_ids: Collection[int], remap: Mapping[int, int] | None = None
-) -> npt.NDArray[np.uint8]:
-    """Turn the ``values`` of a label ``volume`` into stored ids uint8; raises ``InputError`` for one not known."""
-    known, highest = sorted(remap or known_ids), int(values.max())
-    limit = max(255, *known)
-    if highest > limit:
-        raise InputError(f"{volume.path} holds values {values.min()} to {highest}; labels are 0 to {limit}")
+    values = _rounded(volume, channels[0]) if channels[0].dtype.kind == "f" else channels[0]
+    lowest, highest = values.min(), values.max()
+    known = None if known_ids is None else sorted(remap or known_ids)
+    limit = HIGHEST_ID if known is None else max(255, *known)
+    if lowest < 0 or highest > limit:
+        raise InputError(f"{volume.path} holds values {lowest:g} to {highest:g}; labels are 0 to {limit}")
     label: Array = np.ascontiguousarray(values, dtype=np.uint8 if highest <= 255 else np.int32)
-    unknown = sorted(set(count_labels(label)) - set(known))
-    if unknown:
+    if known is not None and (unknown := sorted(set(count_labels(label)) - set(known))):
         raise InputError(f"{volume.path} holds label {unknown[0]}, the data set names {known}; {TO_NAME_IT}")
     if remap:
         table = np.zeros(limit + 1, np.uint8)
         table[list(remap)] = list(remap.values())
         label = table[label]
     return label
+
+
+def _rounded(volume: Volume, values: Array) -> Array:
+    whole = np.rint(values)
+    off = np.abs(values - whole)
+    broken = values[off > LABEL_TOLERANCE]
+    if broken.size:
+        is_scaled = (volume.slope, volume.inter) != (1.0, 0.0)
+        why = f" (scl_slope {volume.slope:.9g}, scl_inter {volume.inter:.9g})" if is_scaled else ""
+        raise InputError(
+            f"{volume.path}{why} holds {float(broken[0]):.9g} in {broken.size} voxels; labels are whole numbers, or at "
+            f"most {LABEL_TOLERANCE:g} away from them"
+        )
+    if off.any():
+        volume.notes[ROUNDED] = f"{np.count_nonzero(off)} voxels of {volume.path.name}"
+    return whole
 
 
 def check_grids(first: Volume, other: Volume, first_is: str, ignore_affine: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
@@ -77,12 +76,6 @@ def contradictions(header: Any, affine: Affine) -> dict[str, str]:
     if (unit := int(header["xyzt_units"]) % 8) in UNIT_NAMES:
         found[UNITS] = f"xyzt_units says {UNIT_NAMES[unit]}, sizes of {_text(used)} are used"
     return found
-
-
-def axes_between(first: Affine, other: Affine) -> Affine | None:
-    """Return, in nibabel's form, how the axes of ``other`` have to be turned to run as ``first``'s; ``None`` if not."""
-    turn: Affine = nib.io_orientation(np.linalg.solve(first, other))  # type: ignore[no-untyped-call]
-    return None if (turn == [[0, 1], [1, 1], [2, 1]]).all() else turn
 
 
 def _apart(header: Any) -> float:

@@ -12,7 +12,8 @@ import torch
 
 from pipelines.config import LoaderConfig
 from pipelines.loaders import build_loader
-from pipelines.reference import intensity_of, normalize
+from pipelines.reference import intensity_for, intensity_of, normalize
+from preprocessing.console.errors import InputError
 from preprocessing.layouts.dataset import scheme_of
 from preprocessing.shards.store import Store, open_store
 from preprocessing.to_shards import Options, convert
@@ -83,6 +84,21 @@ def test_the_words_on_screen(source: Path, tmp_path: Path, caplog: pytest.LogCap
     assert "CT is stored whole: 0 is water there, not background" in caplog.messages
 
 
+def test_a_shard_of_other_schemes_is_not_taken_over(source: Path, tmp_path: Path) -> None:
+    """Made before channels had schemes: whole, and yet with the statistics of MR."""
+    options = Options(input=source, output=tmp_path / "store", workers=1, crop_foreground=False)
+    assert convert(options) == 0
+    (tmp_path / "store" / "manifest.json").unlink()
+    index = tmp_path / "store" / "shard-00000" / "index.json"
+    content = json.loads(index.read_text())
+    assert content["made_from"].pop("schemes") == SCHEMES
+    index.write_text(json.dumps(content))
+    with pytest.raises(
+        InputError, match=r"shard-00000 was made by another version of voxelfeed; delete the shard folders"
+    ):
+        convert(options)
+
+
 def wanted(store: Store, case_id: str) -> np.ndarray:
     """Normalise a whole case by the words of each scheme, float64 [D,H,W,C]."""
     image = store.case(case_id).image().astype(np.float64)
@@ -140,8 +156,6 @@ def test_prediction_prepares_files_as_the_store_was(store: Store, source: Path) 
         files = [source / "imagesTr" / f"{name}_{channel:04d}.nii" for channel in range(len(NAMES))]
         image = prepare(read_images(files, NAMES, spec.convert_options), spec, 1.0)
         assert image.channels[1:] == store.case(name).entry.channels[1:]  # that of CT are the data set's
-        from pipelines.reference import intensity_for
-
         intensity = intensity_for(spec.channel_schemes, image.channels, spec.channels)
         made = to_input(image.voxels, intensity, (1, 1, 1), torch.device("cpu"))[0].permute(1, 2, 3, 0)
         np.testing.assert_allclose(made, wanted(store, name), rtol=0, atol=2e-4)

@@ -108,7 +108,6 @@ def test_test_entries_may_be_objects_and_the_list_may_be_absent(tmp_path: Path) 
         ({"training": [{"image": "a.nii.gz"}]}, "'label' is missing"),
         ({"training": None}, "not an MSD dataset.json"),
         ({"training": ["a.nii.gz"]}, "not an MSD dataset.json"),
-        ({"training": [{"image": "a\0.nii.gz", "label": "b.nii.gz"}]}, "not an MSD dataset.json"),
         ({"labels": ["background"]}, "not an MSD dataset.json"),
         (
             {"labels": {"0": "background", "1": "lesion", "2": "lesion"}},
@@ -140,6 +139,7 @@ def test_a_name_that_cannot_be_used_costs_one_case(tmp_path: Path) -> None:
         f"imagesTs/{odd}.nii.gz",
         "imagesTs/.nii",
     ]
+    test += [f"{'n' * 300}/a1.nii.gz", "a\0b/a2.nii.gz", "\ud800/a3.nii.gz", f"imagesTs\\{'m' * 260}.nii.gz"]
     test += ["imagesTs/GREAT.NII.GZ", "imagesTs\\windows.nii.gz"]
     sources = read_dataset(described(tmp_path, GOOD | {"test": test})).sources
     problems = {source.case_id[-12:]: source.problem for source in sources if source.problem}
@@ -147,6 +147,7 @@ def test_a_name_that_cannot_be_used_costs_one_case(tmp_path: Path) -> None:
         "": "'' cannot name a file; give it another name",
         "M\\udcfcller": "its name is not UTF-8; rename its files",
         "c.mha": f"{tmp_path}/c.mha: not a NIfTI file name (expected one ending in .nii.gz or .nii or .hdr or .hdr.gz)",
+        **dict.fromkeys(("a1", "a2", "a3", "m" * 12), "the path of one of its files cannot be one; mend it"),
         "n" * 12: "its name has 241 bytes, 240 at most can name its files; shorten it",
     }
     images = {source.case_id: source.images[0] for source in sources if not source.problem}
@@ -203,6 +204,11 @@ def test_validation_cases_are_kept_with_their_labels_and_every_omission_is_count
         f"1 images are not listed in dataset.json and are left out, the first: {tmp_path}/imagesVa/spare.nii",
         f"1 labels are not listed in dataset.json and are left out, the first: {tmp_path}/labelsTr/spare.nii",
     ]
+
+
+def test_validation_cases_may_be_listed_under_training_too(tmp_path: Path) -> None:
+    dataset = read_dataset(described(tmp_path, GOOD | {"validation": GOOD["training"][1:], "numTraining": 2}))
+    assert ([source.case_id for source in dataset.sources], dataset.split) == (["a", "b", "c"], {"validation": ["a"]})
 
 
 JSON = st.recursive(

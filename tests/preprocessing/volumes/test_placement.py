@@ -16,6 +16,11 @@ from preprocessing.console.errors import InputError
 from preprocessing.shards.store import open_store
 from preprocessing.volumes.nifti import Volume, read_nifti
 from tests.preprocessing.conftest import Command, nifti_bytes, tree_bytes, write_nifti
+from training.evaluate import Options as EvaluateOptions
+from training.evaluate import evaluate
+from training.inference.inputs import find_inputs
+from training.model.networks import InputGrid
+from training.model.spec import ModelSpec
 
 SMALL = np.arange(1, 61, dtype=np.int16).reshape(3, 4, 5)
 CARDIAC = {"sform": np.diag([-1.0, -1, 1, 1]), "qform": np.diag([-1.25, -1.25, 10, 1])}
@@ -161,6 +166,30 @@ def test_a_data_set_that_contradicts_itself_is_converted_by_one_size(tmp_path: P
     assert (trusting.code, len(trusting.errors.splitlines())) == (0, 1)
     assert open_store(tmp_path / "b").case("a").spacing_mm == (10, 1.25, 1.25)
     assert open_store(tmp_path / "b").manifest.options["trust"] == "qform"
+
+
+def test_distances_and_volumes_are_scored_by_the_affine(tmp_path: Path) -> None:
+    """With pixdim 5 beside an affine of 1 mm, HD95 of two boxes 2 voxels apart was 10."""
+    for folder, first in (("labels", 2), ("predictions", 4)):
+        (tmp_path / folder).mkdir()
+        voxels = np.zeros((8, 8, 20), np.uint8)
+        voxels[2:6, 2:6, first : first + 8] = 1
+        written(tmp_path / folder / "a.nii.gz", voxels, sform=np.eye(4), pixdim=(5, 5, 5))
+    options = EvaluateOptions(
+        predictions=tmp_path / "predictions", labels=tmp_path / "labels", output=tmp_path / "scores"
+    )
+    assert evaluate(options) == 0
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())["cases"]["a"]["label 1"]
+    assert (scores["hd95_mm"], scores["true_volume_ml"]) == (2, 0.128)
+
+
+def test_prediction_trusts_what_its_training_set_did(tmp_path: Path) -> None:
+    source, store = msd(tmp_path / "msd", **CARDIAC), tmp_path / "store"
+    assert to_shards.convert(to_shards.Options(input=source, output=store, workers=1, trust="qform")) == 0
+    spec = ModelSpec.of_store(open_store(store).manifest, "unet", InputGrid(patch=(16, 16, 16)))
+    assert ModelSpec.from_plain(spec.to_plain()).convert_options.trust == "qform"
+    (found,) = [case for case in find_inputs(source / "imagesTr", spec, 1.0) if case.case_id == "a"]
+    assert np.diag(found.read()[0].geometry.affine)[:3].tolist() == [-1.25, -1.25, 10]
 
 
 def test_a_store_without_oddities_says_nothing_of_them(coordinate_store: Path) -> None:
