@@ -80,9 +80,11 @@ def launch(passed: Sequence[str], options: Options) -> int:
 
 
 def request_of(words: Sequence[str]) -> tuple[str, Request]:
-    """Return the kind of job and the request that ``python docker/launch.py WORDS`` sends."""
+    """Return the kind of job and the request that ``python docker/launch.py WORDS`` sends, checked."""
     own, passed = split_at_dashes(words)
-    return build_request(tyro.cli(Options, args=own).job, passed)
+    kind, request = build_request(tyro.cli(Options, args=own).job, passed)
+    check_request(kind, request)
+    return kind, request
 
 
 def build_request(job: Train | Process | Pipeline, passed: Sequence[str]) -> tuple[str, Request]:

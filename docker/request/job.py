@@ -47,8 +47,8 @@ class JobFlags:
     security_groups: str = ""
     """Security groups in the VPC, with commas between."""
     kms_key: str = ""
-    """Key of AWS KMS (id or ARN) for the machines' disks and for what the job writes to S3. NVMe disks of a machine are
-    encrypted by the machine itself, and SageMaker takes no key for them."""
+    """Key of AWS KMS (id or ARN) for the machines' disks and for results on S3. SageMaker takes no key for NVMe disks,
+    which the machine encrypts itself, nor for the run folder, which is encrypted as the bucket says."""
     encrypt_traffic: Switch = False
     """Encrypt what the machines of a job send to each other; slower."""
     network_isolation: Switch = False
@@ -58,7 +58,7 @@ class JobFlags:
     tags: str = ""
     """Tags for the bill: project=brats,owner=me."""
     extra: Path | None = None
-    """JSON file merged into the request before it is checked, for what has no flag here: names as in SageMaker's API,
+    """JSON file for what has no flag here, merged into the request before it is checked: names as in SageMaker's API;
     null takes a part out (JSON merge patch, RFC 7386)."""
     name: str = "auto"
     """Name of the job. auto takes voxelfeed, the kind of job and the time."""

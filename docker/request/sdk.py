@@ -36,6 +36,7 @@ TRAINING_PARTS = {"TrainingJobName", "RoleArn", "AlgorithmSpecification", "Hyper
 TRAINING_PARTS |= {"OutputDataConfig", "CheckpointConfig", "ResourceConfig", "StoppingCondition", "Tags", "VpcConfig"}
 TRAINING_PARTS |= {"EnableManagedSpotTraining", "EnableNetworkIsolation", ENCRYPTION}
 TRAINING_PARTS |= {"Environment", "RetryStrategy"}
+ALGORITHM_PARTS = {"TrainingImage", "TrainingInputMode", "MetricDefinitions"}
 PROCESSING_PARTS = {"ProcessingJobName", "RoleArn", "AppSpecification", "ProcessingResources", "StoppingCondition"}
 PROCESSING_PARTS |= {"Tags", "NetworkConfig", "Environment"}
 CHECK_ROLE = "SAGEMAKER_VALIDATE_ROLE"
@@ -49,6 +50,7 @@ def model_trainer(request: Request, session: Session | None = None) -> ModelTrai
     Raises ``InputError`` for parts of the request that a ModelTrainer cannot hold.
     """
     _refuse_others(request, TRAINING_PARTS, "ModelTrainer")
+    _refuse_others(request["AlgorithmSpecification"], ALGORITHM_PARTS, "ModelTrainer")
     isolation, encryption = (request.get(name) for name in ("EnableNetworkIsolation", ENCRYPTION))
     algorithm = request["AlgorithmSpecification"]
     made = ModelTrainer(
@@ -133,53 +135,45 @@ def processor(request: Request, session: Session | None = None) -> Processor:
 
 
 def pipeline(convert: Request, train: Request) -> Pipeline:
-    """Return the pipeline convert, then train, named as the training job, with the parameters of ``PARAMETERS``.
+    """Return the pipeline convert, then train, named as the training job; its parameters have their values as defaults.
 
-    Each execution has its own checkpoints, under its id: a second one would otherwise continue the first
-    one's run, which is finished. Nothing is asked of AWS, not even about the role.
+    Each execution has its own checkpoints, under its id: a second one would otherwise continue the first one's run,
+    which is finished. Nothing is asked of AWS, not even about the role.
     """
     region = region_of(train["AlgorithmSpecification"]["TrainingImage"])
     session = PipelineSession(boto_session=boto3.Session(region_name=region), sagemaker_config=NOTHING_ELSE)
-    convert, train, parameters = _with_parameters(convert, train)
+    words = convert["AppSpecification"]["ContainerArguments"]
+    data = ParameterString(name="Data", default_value=words[words.index("--input") + 1])
+    shards = ParameterString(name="Shards", default_value=words[words.index("--output") + 1])
+    epochs = ParameterInteger(name="Epochs", default_value=int(train["HyperParameters"].get("epochs", 0)))
+    machine = ParameterString(name="InstanceType", default_value=train["ResourceConfig"]["InstanceType"])
+    varying = {parameter.default_value: parameter for parameter in (data, shards)}
+    own = _own_checkpoints(train) | {"ResourceConfig": {"InstanceType": machine}}
+    own |= {"HyperParameters": {"epochs": epochs.to_string()}, "InputDataConfig": _channels_on(shards, train)}
     with _role_unchecked():
-        words = convert["AppSpecification"]["ContainerArguments"]
-        converting = ProcessingStep(name="convert", step_args=processor(convert, session).run(arguments=words))
-        training = TrainingStep(name="train", step_args=model_trainer(train, session).train(), depends_on=[converting])
+        run = processor(convert, session).run(arguments=[varying.get(word, word) for word in words])
+        converting = ProcessingStep(name="convert", step_args=run)
+        run = model_trainer(merged(train, own), session).train()
+        training = TrainingStep(name="train", step_args=run, depends_on=[converting])
     return Pipeline(
         name=train["TrainingJobName"],
-        parameters=parameters,
+        parameters=[data, shards, epochs, machine],
         steps=[converting, training],
         sagemaker_session=session,
         pipeline_experiment_config=None,
     )
 
 
-def _with_parameters(convert: Request, train: Request) -> tuple[Request, Request, list[Any]]:
-    words = dict(zip(*[iter(convert["AppSpecification"]["ContainerArguments"])] * 2, strict=True))
-    epochs = ParameterInteger(name="Epochs", default_value=int(train["HyperParameters"].get("epochs", 0)))
-    machine = ParameterString(name="InstanceType", default_value=train["ResourceConfig"]["InstanceType"])
-    data = ParameterString(name="Data", default_value=words["--input"])
-    shards = ParameterString(name="Shards", default_value=words["--output"])
-    words |= {"--input": data, "--output": shards}
-    run = train["CheckpointConfig"]["S3Uri"].removesuffix("run/").rstrip("/")
-    place = Join(on="/", values=[run, ExecutionVariables.PIPELINE_EXECUTION_ID, "run", ""])
+def _own_checkpoints(train: Request) -> Request:
+    """Put the execution's id into the location OUTPUT/NAME/run/."""
+    folder = train["CheckpointConfig"]["S3Uri"].removesuffix("/run/")
+    return {"CheckpointConfig": {"S3Uri": Join("/", [folder, ExecutionVariables.PIPELINE_EXECUTION_ID, "run", ""])}}
+
+
+def _channels_on(shards: ParameterString, train: Request) -> list[Request]:
+    """Have the first channel, the store, read what ``shards`` names."""
     channel, *others = train["InputDataConfig"]
-    source = channel["DataSource"]["S3DataSource"] | {"S3Uri": Join(on="/", values=[shards, ""])}
-    return (
-        merged(
-            convert, {"AppSpecification": {"ContainerArguments": [part for pair in words.items() for part in pair]}}
-        ),
-        merged(
-            train,
-            {
-                "HyperParameters": {"epochs": epochs.to_string()},
-                "ResourceConfig": {"InstanceType": machine},
-                "InputDataConfig": [channel | {"DataSource": {"S3DataSource": source}}, *others],
-                "CheckpointConfig": {"S3Uri": place},
-            },
-        ),
-        [data, shards, epochs, machine],
-    )
+    return [merged(channel, {"DataSource": {"S3DataSource": {"S3Uri": Join("/", [shards, ""])}}}), *others]
 
 
 @contextmanager
