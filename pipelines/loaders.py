@@ -25,12 +25,14 @@ LoaderBuilder = Callable[[Store, Plan, LoaderConfig, int, int], Loader]
 
 def lazy(module: str, loader: str) -> LoaderBuilder:
     """Return a builder that imports ``module`` when it is called: DALI and MONAI take seconds."""
+    return functools.partial(_build, module, loader)
 
-    def build(store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
-        made: Loader = getattr(import_module(module), loader)(store, plan, config, rank, world_size)
-        return made
 
-    return build
+def _build(
+    module: str, loader: str, store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int
+) -> Loader:
+    made: Loader = getattr(import_module(module), loader)(store, plan, config, rank, world_size)
+    return made
 
 
 def _monai(name: str, store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
