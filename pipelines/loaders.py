@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 import psutil
@@ -28,10 +29,8 @@ def lazy(module: str, loader: str) -> LoaderBuilder:
     return functools.partial(_build, module, loader)
 
 
-def _build(
-    module: str, loader: str, store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int
-) -> Loader:
-    made: Loader = getattr(import_module(module), loader)(store, plan, config, rank, world_size)
+def _build(module: str, loader: str, *arguments: Any) -> Loader:
+    made: Loader = getattr(import_module(module), loader)(*arguments)
     return made
 
 
