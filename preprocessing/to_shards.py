@@ -107,8 +107,7 @@ def convert(options: Options) -> int:
         options = dataclasses.replace(options, input=absolute(options.input), output=absolute(options.output))
     dataset = read_dataset(options.input, options.layout)
     regions = resolve_regions(dataset.label_names, options.regions, dataset.regions)
-    if regions != dataset.regions:
-        dataset = dataclasses.replace(dataset, region_ids={})
+    dataset = dataset if regions == dataset.regions else dataclasses.replace(dataset, region_ids={})
     if regions:
         log.info("regions: %s", describe_regions(regions, dataset.label_names))
     dataset, regions = consecutive_ids(dataset, regions)

@@ -23,14 +23,13 @@ KINDS = {
         "correct the header if they are not",
     ),
 }
-SETTLED = (SIZES, PLACES)  # by the user who gave --trust
 
 
 def say_notes(entries: Sequence[CaseEntry], options: ConvertOptions) -> None:
     """Log one warning for each kind of oddity: how many cases have it, what the first says, and what to do."""
     for kind, (meaning, remedy) in KINDS.items():
         having = [entry for entry in entries if kind in entry.notes]
-        if having and (options.trust == "auto" or kind not in SETTLED):
+        if having and (options.trust == "auto" or kind not in (SIZES, PLACES)):
             first = having[0]
             said = f"{meaning}; the first, {first.case_id}: {first.notes[kind]}; {remedy}"
             log.warning("%d of %d cases: %s", len(having), len(entries), said)

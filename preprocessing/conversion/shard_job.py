@@ -100,8 +100,7 @@ def name_from(root: Path, path: Path) -> str:
 
 def _write_case(folder: Path, case: ConvertedCase, root: Path) -> CaseEntry:
     name = case.source.case_id
-    rows = list(case.foreground.values())
-    labelled = case.label is not None
+    foreground = np.concatenate([np.empty((0, 3), np.uint16), *case.foreground.values()])
     volumes = [*case.image_volumes, *([] if case.label_volume is None else [case.label_volume])]
     geometry = case.image.geometry
     return CaseEntry(
@@ -120,11 +119,7 @@ def _write_case(folder: Path, case: ConvertedCase, root: Path) -> CaseEntry:
         foreground_counts={number: len(voxels) for number, voxels in case.foreground.items()},
         image=write_npy(folder / f"{name}.image.npy", case.image.voxels),
         label=write_npy(folder / f"{name}.label.npy", case.label) if case.label is not None else None,
-        foreground=write_npy(
-            folder / f"{name}.foreground.npy", np.concatenate(rows) if rows else np.empty((0, 3), np.uint16)
-        )
-        if labelled
-        else None,
+        foreground=write_npy(folder / f"{name}.foreground.npy", foreground) if case.label is not None else None,
         sources=[
             FileRecord(name=name_from(root, v.path), size_bytes=v.source_bytes, xxh3=v.source_xxh3) for v in volumes
         ],

@@ -113,14 +113,14 @@ def _meaning(root: Path, folders: list[_Folder]) -> Meaning:
         known = ", ".join(sorted({f"BraTS-{name.split()[0]}" for name in CHALLENGES}))
         remedy = f"known are {known}, and CASE_flair.nii.gz as of 2018 to 2021"
         if kind == "PED":
-            tables = (f"{year}: {_described(CHALLENGES[f'PED {year}'])}" for year in (2023, 2024))
+            both = {year: CHALLENGES[f"PED {year}"] for year in (2023, 2024)}
+            tables = (
+                f"{year}: " + ", ".join(f"{n} {m.names[to]}" for n, to in m.remap.items() if n)
+                for year, m in both.items()
+            )
             remedy = f"they changed from year to year ({'; '.join(tables)}): write the year into the name of its folder"
         raise InputError(f"{root / case}: it cannot be told what its label ids mean; {remedy}, or {own}")
     return CHALLENGES[kind]
-
-
-def _described(meaning: Meaning) -> str:
-    return ", ".join(f"{number} {meaning.names[stored]}" for number, stored in meaning.remap.items() if number)
 
 
 def _challenge(path: Path) -> str:

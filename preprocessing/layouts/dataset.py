@@ -164,8 +164,7 @@ def understood(path: Path, what: str, needs: str) -> Iterator[None]:
     except InputError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        problem = f"not {what} ({error!s} is missing or of the wrong kind)"
-        raise InputError(f"{path}: {problem}; it needs {needs}") from error
+        raise InputError(f"{path}: not {what} ({error!s} is missing or of the wrong kind); it needs {needs}") from error
 
 
 def mention(paths: Sequence[object], what: str) -> None:
@@ -222,8 +221,6 @@ def path_inside(root: Path, relative: str, described_in: Path) -> Path:
     """Join a path that a description names; raises ``InputError`` where its text leaves ``root``: links may."""
     written = PureWindowsPath(relative)  # which knows C: and both kinds of slashes
     if written.anchor or ".." in written.parts or "://" in relative:
-        raise InputError(
-            f"{described_in}: {relative!r} leads out of the data set's folder; name files in it, without .. (links "
-            "may lead out of it)"
-        )
+        remedy = "name files in it, without .. (links may lead out of it)"
+        raise InputError(f"{described_in}: {relative!r} leads out of the data set's folder; {remedy}")
     return named_in(root, relative)
