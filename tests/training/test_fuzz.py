@@ -142,7 +142,7 @@ def test_mutated_files_are_predicted_or_refused_by_name(tmp_path: Path) -> None:
 def test_mutated_files_are_scored_or_refused_by_name(tmp_path: Path) -> None:
     ended = check(check_evaluate, tmp_path, 200, "is_described")
     assert set(ended) == {"scored", "refused"}
-    assert min(ended.values()) > 20
+    assert min(ended.values()) > 8  # a twelfth has the size and place of its label
 
 
 def main(count: int) -> None:

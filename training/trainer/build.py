@@ -87,6 +87,7 @@ def prepare(options: Options, store: Store, folder: Path, group: Group, stop: St
     if options.resume != "never":
         resume(training, options)
     if group.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
         keep_metrics(folder, training.progress.lines)
         write_folds(folder, split)
         write_run(folder, plain, {"training": list(split.training), "validation": list(split.validation)})
