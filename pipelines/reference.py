@@ -33,7 +33,7 @@ class Intensity:
     """How intensities become network input: per channel float32 [C] each.
 
     MR keeps zero as background: ``(x - mean) / std`` where ``x != 0``. CT clips to [low, high] first and has no
-    background.
+    background. Prepared images have mean 0, so that zero stays zero of itself.
     """
 
     mean: Float
@@ -49,9 +49,8 @@ def intensity_of(case: Case, manifest: Manifest) -> Intensity:
 
 
 def intensity_for(modality: str, own: Channels, pooled: Channels) -> Intensity:
-    """Choose between an image's ``own`` channel statistics (MR) and the data set's ``pooled`` ones (CT)."""
-    is_ct = modality == "ct"
-    return intensity_from(pooled if is_ct else own, keep_zero=not is_ct)
+    """Choose between an image's ``own`` channel statistics (MR) and the data set's ``pooled`` ones (CT, prepared)."""
+    return intensity_from(own if modality == "mr" else pooled, keep_zero=modality != "ct")
 
 
 def intensity_from(channels: Channels, *, keep_zero: bool) -> Intensity:

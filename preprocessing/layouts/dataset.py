@@ -38,10 +38,10 @@ class Dataset:
     """What a data set says of itself, with its cases sorted by id.
 
     ``modality`` is ``"ct"`` (calibrated intensities, normalised by the data set's statistics) or ``"mr"`` (each case by
-    its own). ``label_remap`` gives the stored id of each id in the files, empty where they are stored as they are;
-    ``label_names`` names stored ids. ``regions`` are those that the data set itself declares. ``ignore_label`` is the
-    id, not among the names, of voxels that nobody annotated. ``without_label`` says what to do in this layout with a
-    case that has no label.
+    its own); arrays that are normalised already are ``"prepared"``. ``label_remap`` gives the stored id of each id in
+    the files, empty where they are stored as they are; ``label_names`` names stored ids. ``regions`` are those that the
+    data set itself declares. ``ignore_label`` is the id, not among the names, of voxels that nobody annotated.
+    ``without_label`` says what to do in this layout with a case that has no label.
     """
 
     name: str

@@ -39,7 +39,7 @@ def read_nnunet(root: Path) -> Dataset:
         channel_names = numbered_names(described["channel_names"])
         labels = dict(described["labels"])
         ignore_label = None if IGNORE not in labels else int(labels.pop(IGNORE))
-        label_names, regions = _read_labels(labels)
+        label_names, regions = read_labels(labels)
         ending = str(described.get("file_ending", ".nii.gz"))
         listed = described.get("dataset")
         sources = _found(root, ending, len(channel_names)) if listed is None else list(_listed(root, listed))
@@ -119,7 +119,7 @@ def _listed(root: Path, listed: Mapping[str, Any]) -> Iterable[Source]:
         )
 
 
-def _read_labels(labels: Mapping[str, Any]) -> tuple[dict[int, str], Regions | None]:
+def read_labels(labels: Mapping[str, Any]) -> tuple[dict[int, str], Regions | None]:
     """Read ``{"background": 0, "whole": [1, 2], "core": 2}``; an id without a name is called after its region."""
     ids = {str(name): tuple(map(int, n)) if isinstance(n, list) else (int(n),) for name, n in labels.items()}
     declared = any(isinstance(numbers, list) for numbers in labels.values())
