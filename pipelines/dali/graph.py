@@ -181,6 +181,8 @@ def build_graph(options: GraphOptions) -> Pipeline:
         image, label = given["image"], given["label"]
         if "box" in given:
             image, label = boxed(image, label, given)
+        if options.image_dtype == "float16":  # which hardly anything takes on the CPU
+            image = fn.cast(image, dtype=DALIDataType.FLOAT)
         if "flips" in given:
             image, label = flip(image, given["flips"]), flip(label, given["flips"])
         if on_gpu and options.patch_device == "cpu":

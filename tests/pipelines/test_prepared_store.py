@@ -42,7 +42,7 @@ def config_for(store: Path, patch: tuple[int, int, int] = (8, 8, 16), augment: s
 
 
 @pytest.mark.parametrize("name", ["dali", "torch"])
-@pytest.mark.parametrize(("dtype", "largest"), [("float32", 0.0), ("int16", 2.0**-11)])
+@pytest.mark.parametrize(("dtype", "largest"), [("float32", 0.0), ("int16", 2.0**-11), ("float16", 2.0**-8)])
 def test_numbers_are_delivered_as_they_were_given(tmp_path: Path, name: str, dtype: str, largest: float) -> None:
     with build_loader(name, config_for(store_of(tmp_path, dtype))) as loader:
         for batch in loader:
@@ -55,9 +55,10 @@ def test_numbers_are_delivered_as_they_were_given(tmp_path: Path, name: str, dty
             assert np.array_equal(found == 0, whole[d, h] == 0) or largest
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("augment", ["basic", "full"])
-def test_augmentation_is_that_of_the_reference(tmp_path: Path, augment: str) -> None:
-    config = config_for(store_of(tmp_path), (8, 8, 8), augment)
+def test_augmentation_is_that_of_the_reference(tmp_path: Path, augment: str, dtype: str) -> None:
+    config = config_for(store_of(tmp_path, dtype), (8, 8, 8), augment)
     with build_loader("dali", config) as fast, build_loader("torch", config) as plain:
         for epoch in range(3):
             fast.set_epoch(epoch)
