@@ -19,7 +19,7 @@ LINE = ("preprocessing", "pipelines", "training", "benchmarks")
 ROOMS = {  # from the ground up
     "preprocessing": ("console", "volumes", "layouts", "shards", "conversion"),
     "pipelines": ("augment", "workers", "dali"),
-    "training": ("model", "distributed", "inference", "trainer"),
+    "training": ("model", "distributed", "inference", "trainer", "nnunet"),
     "benchmarks": ("contenders", "measuring", "reporting", "experiments"),
     "docker": ("container", "request"),
 }

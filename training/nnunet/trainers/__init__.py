@@ -1,0 +1,1 @@
+"""What nnU-Net looks into; ``python -m training.nnunet`` prints its path."""
