@@ -107,9 +107,8 @@ def write_preprocessed(root: Path, labels: dict[str, Any], ids: Any) -> Path:
         image, label = coordinate_image(SHAPE, number)[..., 2:].astype(np.float32), ids.astype(np.int16)
         blosc2.asarray(np.ascontiguousarray(np.moveaxis(image, -1, 0)), urlpath=str(folder / f"c{number}.b2nd"))
         blosc2.asarray(label[None], urlpath=str(folder / f"c{number}_seg.b2nd"))
-        voxels = {key: np.argwhere(np.isin(label[None], key)) for key in (1, 2)}
-        if isinstance(labels.get("whole"), list):
-            voxels = {key: np.argwhere(np.isin(label[None], key)) for key in ((1, 2), (2,), (-1, 0, 1, 2))}
+        keys: tuple[Any, ...] = ((1, 2), (2,), (-1, 0, 1, 2)) if "whole" in labels else (1, 2)
+        voxels = {key: np.argwhere(np.isin(label[None], key)) for key in keys}
         (folder / f"c{number}.pkl").write_bytes(pickle.dumps({"class_locations": voxels}))
     return folder
 

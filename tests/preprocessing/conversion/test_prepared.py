@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,9 @@ def bytes_in(root: Path) -> dict[str, bytes]:
 
 
 def test_what_is_written_is_read_back_bit_by_bit(tmp_path: Path) -> None:
-    store = write_cases(tmp_path / "store", described(tmp_path), {name: lambda n=name: made(n) for name in IDS}, TWO)
+    store = write_cases(
+        tmp_path / "store", described(tmp_path), {name: functools.partial(made, name) for name in IDS}, TWO
+    )
     assert [len(shard.case_ids) for shard in store.manifest.shards] == [2, 2, 1]
     assert (store.manifest.modality, store.manifest.image_dtype, store.manifest.max_abs_error) == (
         "prepared",

@@ -26,6 +26,7 @@ from training.nnunet.trainer import nnUNetTrainerVoxelfeed
 class nnUNetTrainerVoxelfeedShort(nnUNetTrainerVoxelfeed):
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
         super().__init__(plans, configuration, fold, dataset_json, device)
+        torch.manual_seed(0)  # so that two trainings begin with the same network
         self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 2, 3, 2
         self.save_every = 1
 
@@ -53,10 +54,11 @@ class Nnunet:
     def preprocessed(self) -> Path:
         return self.root / "preprocessed" / NAME
 
-    def run(self, entry: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run the console script that stands for ``module:function``."""
-        module, function = entry.split(":")
-        code = f"import sys; sys.argv[0] = '{function}'; from {module} import {function}; {function}()"
+    def run(self, entries: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run the console scripts that stand for ``module:function+function``, one after the other."""
+        module, functions = entries.split(":")
+        names = functions.split("+")
+        code = f"from {module} import {', '.join(names)}\n" + "\n".join(f"{name}()" for name in names)
         return subprocess.run(
             [sys.executable, "-c", code, *arguments],
             env=self.env | variables,
@@ -79,16 +81,12 @@ def nnunet(tmp_path_factory: pytest.TempPathFactory) -> Nnunet:
     _write_raw(made.root / "raw" / NAME)
     (made.root / "ext").mkdir()
     (made.root / "ext" / "short_trainer.py").write_text(SHORT)
-    api = "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints"
-    for entry, more in (
-        ("extract_fingerprint_entry", ["-np", "1"]),
-        ("plan_experiment_entry", []),
-        ("preprocess_entry", ["-c", CONFIGURATION, "-np", "1"]),
-    ):
-        done = made.run(f"{api}:{entry}", "-d", "701", *more)
-        assert done.returncode == 0, done.stdout + done.stderr
-        if entry == "plan_experiment_entry":
-            _shrink(made.preprocessed / "nnUNetPlans.json")
+    entries = "nnunetv2.experiment_planning.plan_and_preprocess_entrypoints"
+    planned = made.run(f"{entries}:extract_fingerprint_entry+plan_experiment_entry", "-d", "701")
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    _shrink(made.preprocessed / "nnUNetPlans.json")
+    done = made.run(f"{entries}:preprocess_entry", "-d", "701", "-c", CONFIGURATION, "-np", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
     return made
 
 

@@ -16,7 +16,7 @@ from pipelines.plan import Plan, PlanOptions
 from tests.training.nnunet.conftest import CONFIGURATION, Nnunet
 from training.nnunet.feed import Targets
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # those of nnU-Net and what it imports
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(1200)]  # nnU-Net warns, and takes its time
 PATCHES = 208
 
 
@@ -104,7 +104,7 @@ def test_masking_and_class_ids_are_those_of_nnunets_transforms() -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.randn((3, 2, 6, 9, 7), generator=generator).contiguous(memory_format=torch.channels_last_3d)
     seg = torch.randint(-1, 4, (3, 1, 6, 9, 7), generator=generator).to(torch.int16)
-    scales = [[1, 1, 1], [1, 0.5, 0.5], [0.5, 0.25, 0.25]]
+    scales: list[list[float]] = [[1, 1, 1], [1, 0.5, 0.5], [0.5, 0.25, 0.25]]
     batch = Batch(image=image.clone(), label=(seg + 1).to(torch.uint8), samples=(), cases=("a", "b", "c"))
     made = Targets(scales=scales, regions=None, masked=[1]).make(batch)
     for index in range(3):
@@ -130,7 +130,7 @@ def test_patches_lie_where_nnunets_loader_puts_them(has_ignore: bool) -> None:
         lists = {number: np.array([voxel], np.uint16) for number, voxel in voxels.items() if number or has_ignore}
         case = SimpleNamespace(shape_dhw=shape, spacing_mm=(1.0, 1.0, 1.0), foreground=lambda lists=lists: lists)
         options = PlanOptions(seed=0, global_batch=2, patch=patch, samples_per_case=400, patch_rule="nnunet")
-        plan = Plan(SimpleNamespace(case=lambda _, case=case: case), ["a"], options)  # type: ignore[arg-type]
+        plan = Plan(SimpleNamespace(case=lambda _, case=case: case), ["a"], options)
         labels = SimpleNamespace(all_labels=[0, 1], has_ignore_label=has_ignore)
         theirs = nnUNetDataLoader(SimpleNamespace(identifiers=["a"]), 2, patch, patch, labels, 0.5)
         locations = {1: [[0, *voxels[1]]]} | ({(-1, 0, 1): [[0, *voxels[0]]]} if has_ignore else {})
