@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from typing_extensions import Self
 
 from pipelines.batch import Batch, Loader
+from preprocessing.console.errors import InputError
 
 Target = torch.Tensor | list[torch.Tensor]
 MAX_WINDOW = 256  # cases that a lane mixes at a time: as many volumes are mapped for each
@@ -54,6 +55,31 @@ def _at_scale(target: torch.Tensor, scale: Sequence[float]) -> torch.Tensor:
         return target
     size = [round(side * share) for side, share in zip(target.shape[2:], scale, strict=True)]
     return interpolate(target.float(), size, mode="nearest-exact").to(target.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchShare:
+    """The batch over all ranks: its patches, how many are centred on a label, and this rank's place in it."""
+
+    size: int
+    forced: int
+    rank: int = 0
+    world_size: int = 1
+
+
+def share_of(parts: list[tuple[int, float]], rank: int) -> BatchShare:
+    """Add up the batch size and the oversampled share of every rank.
+
+    Raises ``InputError`` for ranks that have different batch sizes.
+    """
+    sizes = [size for size, _ in parts]
+    if len(set(sizes)) > 1:
+        raise InputError(
+            f"batch size {sum(sizes)} over {len(sizes)} ranks is {', '.join(map(str, sizes))}; choose a number of GPUs "
+            "that divides it"
+        )
+    forced = sum(size - round(size * (1 - percent)) for size, percent in parts)
+    return BatchShare(size=sum(sizes), forced=forced, rank=rank, world_size=len(parts))
 
 
 def plan_epochs(num_cases: int, global_batch: int, num_iterations: int) -> tuple[int, int]:

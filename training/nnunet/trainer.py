@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from pipelines.config import LoaderConfig
 from pipelines.loaders import build_loader
 from preprocessing.console.errors import InputError, RunError
 from preprocessing.shards.store import Store
-from training.nnunet.feed import Feed, Targets, plan_epochs
+from training.nnunet.feed import BatchShare, Feed, Targets, plan_epochs, share_of
 from training.nnunet.store import store_beside
 
 AXES = (0, 1, 2)
@@ -25,31 +24,6 @@ NOT_OURS = (  # what decides the data in nnU-Net: a trainer that has changed it 
     "configure_rotation_dummyDA_mirroring_and_inital_patch_size",
 )
 GPU_SHARE = 0.25  # of the free memory, at most, for volumes: the rest is the network's
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchShare:
-    """The batch over all ranks: its patches, how many are centred on a label, and this rank's place in it."""
-
-    size: int
-    forced: int
-    rank: int = 0
-    world_size: int = 1
-
-
-def share_of(parts: list[tuple[int, float]], rank: int) -> BatchShare:
-    """Add up the batch size and the oversampled share of every rank.
-
-    Raises ``InputError`` for ranks that have different batch sizes.
-    """
-    sizes = [size for size, _ in parts]
-    if len(set(sizes)) > 1:
-        raise InputError(
-            f"batch size {sum(sizes)} over {len(sizes)} ranks is {', '.join(map(str, sizes))}; choose a number of GPUs "
-            "that divides it"
-        )
-    forced = sum(size - round(size * (1 - percent)) for size, percent in parts)
-    return BatchShare(size=sum(sizes), forced=forced, rank=rank, world_size=len(parts))
 
 
 class nnUNetTrainerVoxelfeed(nnUNetTrainer):  # type: ignore[misc]  # noqa: N801  # nnU-Net looks for names like this

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,8 @@ from preprocessing.check import find_problems
 from preprocessing.console.errors import InputError
 from preprocessing.shards.store import open_store
 from tests.training.nnunet.conftest import CONFIGURATION, NAME, Nnunet
-from training.nnunet.feed import plan_epochs
+from training.nnunet.feed import plan_epochs, share_of
+from training.nnunet.store import store_beside
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(1200)]  # nnU-Net warns, and takes its time
 FOLDER = f"nnUNetTrainerVoxelfeedShort__nnUNetPlans__{CONFIGURATION}"
@@ -121,10 +123,7 @@ def test_2d_is_refused_in_one_line(nnunet: Nnunet, monkeypatch: pytest.MonkeyPat
         made.get_dataloaders()
 
 
-def test_ranks_share_the_batch_evenly_or_are_refused(nnunet: Nnunet) -> None:
-    assert nnunet.root.is_dir()
-    from training.nnunet.trainer import share_of
-
+def test_ranks_share_the_batch_evenly_or_are_refused() -> None:
     assert share_of([(2, 0.33)], 0).forced == 1
     share = share_of([(2, 0.0), (2, 0.5)], 1)
     assert (share.size, share.forced, share.rank, share.world_size) == (4, 1, 1, 2)
@@ -132,18 +131,11 @@ def test_ranks_share_the_batch_evenly_or_are_refused(nnunet: Nnunet) -> None:
         share_of([(2, 0.0), (1, 1.0)], 0)
 
 
-def test_a_folder_that_changed_after_the_store_was_written_is_noticed(
-    nnunet: Nnunet, trained: dict[str, Any], tmp_path: Path
-) -> None:
-    import shutil
-
-    from training.nnunet.store import store_beside
-
-    assert trained
+def test_a_folder_that_changed_after_the_store_was_written_is_noticed(nnunet: Nnunet, tmp_path: Path) -> None:
     copy = tmp_path / NAME
     shutil.copytree(nnunet.preprocessed, copy)
     folder = copy / f"nnUNetPlans_{CONFIGURATION}"
-    shutil.rmtree(copy / f"{folder.name}_voxelfeed")
+    shutil.rmtree(copy / f"{folder.name}_voxelfeed", ignore_errors=True)
     store_beside(folder, ["t0"])
     assert len(store_beside(folder, ["t0", "t5"]).case_ids) == 6
     content = bytearray((folder / "t3.pkl").read_bytes())
