@@ -7,6 +7,7 @@ the value outside a volume, and augmentation works on them as on any normalised 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -73,7 +74,7 @@ class StoreWriter:
         self.root, self.dataset, self.options = location(root), dataset, options or WriterOptions()
         self.done: set[str] = set()
         self._shards: list[str] = []
-        self._open = ExitStack()
+        self._lock, self._open = ExitStack(), ExitStack()
         self._folder: Path | None = None
         self._entries: list[CaseEntry] = []
         self._refused: list[dict[str, str]] = []
@@ -81,12 +82,13 @@ class StoreWriter:
     def __enter__(self) -> Self:
         """Lock the folder and find what is there."""
         make_folder(self.root)
-        self._lock = ExitStack()
         self._lock.enter_context(only_writer(self.root))
         try:
-            clear_unfinished(self.root, [self._name(len(self._earlier()))])
-            for name in self._earlier():
+            with remote_errors(self.root):
+                found = sorted(path.name for path in self.root.glob("shard-?????") if has_shard(path))
+            for name in found:
                 self._keep(name)
+            clear_unfinished(self.root, [self._next_name()])
         except BaseException:
             self._lock.close()
             raise
@@ -117,7 +119,7 @@ class StoreWriter:
             self._commit()
             options = ConvertOptions(dtype=self.options.dtype, crop_foreground=False)
             units = [self._unit] * len(self.dataset.channel_names)
-            finish_store(self.root, self._shards, self.dataset, options, self.dataset.regions, channels=units)
+            finish_store(self.root, sorted(self._shards), self.dataset, options, self.dataset.regions, channels=units)
 
     @property
     def _unit(self) -> ChannelStatistics:
@@ -125,15 +127,10 @@ class StoreWriter:
         unit = STORED_UNIT[self.options.dtype]
         return ChannelStatistics(voxels=0, mean=0.0, std=1 / unit, percentile_00_5=0.0, percentile_99_5=0.0)
 
-    def _earlier(self) -> list[str]:
-        """List the whole shards, in order."""
-        names: list[str] = []
-        while has_shard(self.root / self._name(len(names))):
-            names.append(self._name(len(names)))
-        return names
-
-    def _name(self, number: int) -> str:
-        return f"shard-{number:05d}"
+    def _next_name(self) -> str:
+        """Name the next shard; where one was deleted it is made again, of the same cases if their order is the same."""
+        names = (f"shard-{number:05d}" for number in itertools.count())
+        return next(name for name in names if name not in self._shards)
 
     def _keep(self, name: str) -> None:
         path = self.root / name / INDEX
@@ -152,7 +149,7 @@ class StoreWriter:
 
     def _shard(self) -> Path:
         if self._folder is None:
-            self._folder = self._open.enter_context(new_shard(self.root / self._name(len(self._shards))))
+            self._folder = self._open.enter_context(new_shard(self.root / self._next_name()))
         return self._folder
 
     def _count(self, case_id: str) -> None:
@@ -166,7 +163,7 @@ class StoreWriter:
         entries = [dataclasses.asdict(entry) for entry in self._entries]
         write_json(self._folder / INDEX, {"made_from": self._made_from(), "cases": entries, "refused": self._refused})
         self._open.close()
-        self._shards.append(self._name(len(self._shards)))
+        self._shards.append(self._next_name())
         self._folder, self._entries, self._refused = None, [], []
 
     def _made_from(self) -> dict[str, Any]:

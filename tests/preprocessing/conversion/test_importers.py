@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,19 @@ def test_nnunet_regions_and_ignored_voxels_keep_their_lists(tmp_path: Path) -> N
     assert {key: voxels.tolist() for key, voxels in kept.items()} == {
         key: np.argwhere(np.isin(ids, numbers)).tolist() for key, numbers in lists.items()
     }
+
+
+def test_the_import_of_the_documentation_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_preprocessed(tmp_path, {"background": 0, "a": 1, "b": 2}, coordinate_label(SHAPE) % 3)
+    (tmp_path / "preprocessed").mkdir()
+    (tmp_path / "preprocessed" / "Dataset004_Hippocampus").symlink_to(folder.parent)
+    text = (Path(__file__).parents[3] / "docs" / "nnunet.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "import_nnunet" in block)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/nnunet.md", "exec"), {})
+    assert capsys.readouterr().out == "2 prepared\n"
 
 
 def test_nnunet_folders_that_cannot_be_are_refused(tmp_path: Path) -> None:

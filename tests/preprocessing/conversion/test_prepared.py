@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,16 @@ def test_an_interrupted_writer_goes_on_to_the_same_bytes(tmp_path: Path) -> None
             if name not in writer.done:
                 writer.add(made(name))
     assert bytes_in(broken) == bytes_in(whole)
+
+
+def test_a_deleted_shard_is_made_again(tmp_path: Path) -> None:
+    cases = {name: functools.partial(made, name) for name in IDS}
+    write_cases(tmp_path / "store", described(tmp_path), cases, TWO)
+    before = bytes_in(tmp_path / "store")
+    shutil.rmtree(tmp_path / "store" / "shard-00001")
+    store = write_cases(tmp_path / "store", described(tmp_path), cases, TWO)
+    assert store.case_ids == IDS
+    assert bytes_in(tmp_path / "store") == before
 
 
 @pytest.mark.parametrize(("dtype", "largest"), [("float16", 2.0**-9), ("int16", 2.0**-11)])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +176,19 @@ def test_the_folder_for_nnunet_is_printed_and_holds_one_module() -> None:
         env=os.environ | {"nnUNet_extTrainer": str(folder)},
     )
     assert "names it: nnUNetv2_train finds" in again.stderr
+
+
+def test_the_documentation_names_commands_that_exist_and_trainers_that_load() -> None:
+    pytest.importorskip("nnunetv2")
+    text = (Path(__file__).parents[3] / "docs" / "nnunet.md").read_text()
+    commands = set(re.findall(r"^(nnUNetv2_\w+)", text, re.MULTILINE))
+    scripts = {script.name for script in entry_points(group="console_scripts")}
+    assert {"nnUNetv2_train", "nnUNetv2_predict", "nnUNetv2_plan_and_preprocess"} == commands & scripts == commands
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        if "class " in block:
+            exec(compile(block, "docs/nnunet.md", "exec"), names)
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    for name in ("nnUNetTrainerVoxelfeed_50epochs", "nnUNetTrainerVoxelfeed"):
+        assert issubclass(names[name], nnUNetTrainer)
