@@ -47,7 +47,11 @@ os.register_at_fork(before=_hold, after_in_parent=_inherited.clear)
 
 @dataclass(frozen=True, kw_only=True)
 class GraphOptions:
-    """What shapes the graph; everything random arrives as data."""
+    """What shapes the graph; everything random arrives as data.
+
+    ``keep_zero`` says whether zero has to be kept as background (MR; it stays of itself in prepared images), ``clips``
+    whether intensities have a range (CT).
+    """
 
     batch_size: int
     patch: Int3
@@ -56,6 +60,7 @@ class GraphOptions:
     augment: str
     dtype: str
     keep_zero: bool
+    clips: bool
     regions: tuple[tuple[int, ...], ...] | None
     raw_patches: bool
     patch_device: str
@@ -77,7 +82,7 @@ def standardize(patch: DataNode, statistics: DataNode, options: GraphOptions) ->
     """
     shape = [1, 1, 1, options.num_channels]
     mean, std = fn.reshape(statistics[0], shape=shape), fn.reshape(statistics[1], shape=shape)
-    if not options.keep_zero:
+    if options.clips:
         low, high = fn.reshape(statistics[2], shape=shape), fn.reshape(statistics[3], shape=shape)
         patch = math.clamp(fn.cast(patch, dtype=DALIDataType.FLOAT), low, high)
     return fn.normalize(patch, mean=mean, stddev=std, axes=[0, 1, 2])
@@ -124,7 +129,7 @@ def augmented(
         label = ops.affine_nearest(label, given["matrix"], patch)
     image = normalize(image, given["statistics"], options)
     if fires["spatial"]:
-        outside = None if options.keep_zero else given["statistics"][4]
+        outside = given["statistics"][4] if options.clips else None
         image = ops.affine(image, given["matrix"], patch, outside, channels)
     if fires["noise"]:
         image = ops.gaussian_noise(image, given["noise"])

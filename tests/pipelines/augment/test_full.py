@@ -101,6 +101,7 @@ def test_the_graph_normalises_alone(keep_zero: bool, augment: str, device: str) 
         augment=augment,
         dtype="float32",
         keep_zero=keep_zero,
+        clips=not keep_zero,
         regions=None,
         device=device,
         raw_patches=False,
