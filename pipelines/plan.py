@@ -73,9 +73,10 @@ class PlanOptions:
 
     ``global_batch`` is batch size times world size; ``foreground`` is the probability that a patch is centred on a
     labelled voxel; ``window`` is the number of cases a lane mixes at a time; ``sticky`` keeps each case in its lane.
-    ``patch_rule`` is ``inside``, or ``nnunet``: that share of a global batch, its last lanes, is centred on a label and
-    the others never are; such a patch may reach beyond the far border, where it is padded; and where the data set has
-    an ignore label, the others are centred on annotated voxels. Dummy 2D augmentation follows the patch's shape.
+    ``patch_rule`` is ``inside``, or ``nnunet``: cases are drawn with replacement; that share of a global batch, its
+    last lanes, is centred on a label and the others never are; such a patch may reach beyond the far border, where it
+    is padded; and where the data set has an ignore label, the others are centred on annotated voxels. Dummy 2D
+    augmentation follows the patch's shape.
     """
 
     seed: int
@@ -100,6 +101,8 @@ class PlanOptions:
             raise InputError(f"unknown augment {self.augment!r}; known: {', '.join(AUGMENTS)}")
         if self.patch_rule not in PATCH_RULES:
             raise InputError(f"unknown patch_rule {self.patch_rule!r}; known: {', '.join(PATCH_RULES)}")
+        if self.sticky and self.patch_rule == "nnunet":
+            raise InputError('patch_rule "nnunet" draws from all cases, sticky keeps each in its lane; drop one')
         check_seed(self.seed)
 
 
@@ -229,6 +232,12 @@ class Plan:
             return self.case_ids
         return tuple(dict.fromkeys(self.case_ids[number] for lane in lanes for number in self._dealt(lane)))
 
+    @property
+    def most_in_window(self) -> int:
+        """The most cases that a lane draws in one window."""
+        options = self.options
+        return options.window * (options.samples_per_case if options.patch_rule == "nnunet" else 1)
+
     def cases_in_window(self, epoch: int, number: int, lanes: Sequence[int]) -> dict[str, int]:
         """Map each case that ``lanes`` draw in one window to the last step that does; in order of their first steps."""
         steps = self.options.window * self.options.samples_per_case
@@ -249,6 +258,10 @@ class Plan:
 
     def case_id_at(self, epoch: int, step: int, lane: int) -> str:
         """Return the case of one sample, for a fraction of the cost of the whole sample."""
+        if self.options.patch_rule == "nnunet":
+            position = step * self.options.global_batch + lane
+            draws = unit(random_words(self.options.seed, STREAM_SAMPLE, epoch, position, DRAWS))
+            return self.case_ids[int(draws[11] * len(self.case_ids))]
         per_case, window = self.options.samples_per_case, self.options.window
         number, offset = divmod(step, window * per_case)
         in_window = self._window_order(epoch, lane, number)[offset]

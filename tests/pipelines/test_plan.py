@@ -336,6 +336,17 @@ def test_by_nnunets_rule_the_last_of_the_batch_are_centred_and_may_reach_beyond_
             assert all(0 <= p <= size - 4 for each in free for p, size in zip(each, (10, 11, 12), strict=True))
 
 
+def test_by_nnunets_rule_cases_are_drawn_with_replacement_and_pools_know_how_many() -> None:
+    plan = plan_of(4, samples_per_case=300, window=2, patch_rule="nnunet")
+    counts = Counter(lane_of(plan, 0) + lane_of(plan, 1))
+    assert sum(counts.values()) == 1200
+    assert all(abs(count - 300) < 60 for count in counts.values())  # four standard deviations
+    assert len(plan.cases_in_window(0, 0, [0])) == 4
+    assert plan.most_in_window == 600
+    with pytest.raises(InputError, match='patch_rule "nnunet" draws from all cases, sticky keeps each in its lane'):
+        plan_of(4, patch_rule="nnunet", sticky=True)
+
+
 def test_by_nnunets_rule_free_patches_are_centred_on_annotated_voxels_where_some_are_ignored() -> None:
     volume = Volume((20, 20, 20), {0: [(5, 6, 7)], 1: [(9, 9, 9)]})
     plan = plan_of([volume], patch=(4, 4, 4), foreground=0.5, patch_rule="nnunet")

@@ -15,7 +15,7 @@ from pipelines.batch import Batch, Loader
 from preprocessing.console.errors import InputError
 
 Target = torch.Tensor | list[torch.Tensor]
-MAX_WINDOW = 256  # cases that a lane mixes at a time: as many volumes are mapped for each
+MAX_WINDOW = 256  # volumes that are kept mapped for each lane
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +85,8 @@ def share_of(parts: list[tuple[int, float]], rank: int) -> BatchShare:
 def plan_epochs(num_cases: int, global_batch: int, num_iterations: int) -> tuple[int, int]:
     """Return ``window`` and ``samples_per_case`` so that an epoch of the plan has at least ``num_iterations`` steps.
 
-    Every case is drawn about equally often, in nearly any order. Example: 16 cases in batches of 2 are 8 for each lane;
-    250 iterations take 32 of each case, and 6 steps are left over.
+    A window is as many cases as are kept mapped for each lane. Example: 16 cases in batches of 2 are 8 for each lane;
+    250 iterations take 32 rounds of them, and 6 steps are left over.
     """
     per_lane = math.ceil(num_cases / global_batch)
     return min(per_lane, MAX_WINDOW), math.ceil(num_iterations / per_lane)
