@@ -22,9 +22,10 @@ class LoaderConfig:
     """What a loader delivers and how; the first block decides the samples, the second only the speed.
 
     ``batch_size`` is per rank. ``cases`` restricts the loader to some case ids (default: every labelled case).
-    ``sticky`` keeps each case in its lane, and so on its rank, over the epochs. ``regions`` asks for overlapping region
-    masks as labels, ``dtype`` for float32 or float16 images. With ``start_anew`` every iteration delivers the epoch
-    from its first batch on, as validation wants it; otherwise it goes on where the last one was left.
+    ``sticky`` keeps each case in its lane, and so on its rank, over the epochs. ``patch_rule`` says how patches are
+    placed (see ``PlanOptions``). ``regions`` asks for overlapping region masks as labels, ``dtype`` for float32 or
+    float16 images. With ``start_anew`` every iteration delivers the epoch from its first batch on, as validation wants
+    it; otherwise it goes on where the last one was left.
 
     ``device`` is ``"cpu"`` or ``"gpu"``. ``num_threads`` serves the ``dali`` loader, ``num_workers`` the ``torch`` and
     MONAI ones. With ``reuse_buffers`` a CPU batch is overwritten when the next one is asked for, which saves a copy in
@@ -47,6 +48,7 @@ class LoaderConfig:
     window: int = PlanOptions.window
     foreground: float = PlanOptions.foreground
     sticky: bool = PlanOptions.sticky
+    patch_rule: str = PlanOptions.patch_rule
     cases: tuple[str, ...] | None = None
     regions: bool = False
     dtype: str = "float32"

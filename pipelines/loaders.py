@@ -37,6 +37,8 @@ def _build(module: str, loader: str, *arguments: Any) -> Loader:
 def _monai(name: str, store: Store, plan: Plan, config: LoaderConfig, rank: int, world_size: int) -> Loader:
     from pipelines.workers.monai_loader import VARIANTS, MonaiLoader
 
+    if plan.options.patch_rule != "inside":
+        raise InputError(f"patch_rule \"{plan.options.patch_rule}\" is the plan's, MONAI's loaders draw for themselves")
     return MonaiLoader(store, plan, config, rank, world_size, VARIANTS[name])
 
 

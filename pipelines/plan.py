@@ -30,11 +30,12 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.augment.parameters import Augmentation, draw_augmentation, num_words, thick_axis
+from pipelines.augment.parameters import THICK, Augmentation, draw_augmentation, num_words, thick_axis
 from preprocessing.console.errors import InputError
 from preprocessing.volumes.grid import Int3
 
 AUGMENTS = ("none", "basic", "full")
+PATCH_RULES = ("inside", "nnunet")
 STATE_VERSION = 2
 STREAM_CASES, STREAM_WINDOW, STREAM_SAMPLE, STREAM_SPLIT, STREAM_AUGMENT, STREAM_LANE, STREAM_MONAI = range(1, 8)
 DRAWS = 16  # random numbers reserved for one sample; new parameters take unused ones, so old streams stay as they are
@@ -56,7 +57,7 @@ class PlanCase(Protocol):
         """Size of a voxel along D, H, W."""
 
     def foreground(self) -> Mapping[int, Coordinates]:
-        """Label id to sampled voxel coordinates [n,3]."""
+        """Label id to sampled voxel coordinates [n,3]; 0 to annotated voxels of any label."""
 
 
 class PlanStore(Protocol):
@@ -72,6 +73,10 @@ class PlanOptions:
 
     ``global_batch`` is batch size times world size; ``foreground`` is the probability that a patch is centred on a
     labelled voxel; ``window`` is the number of cases a lane mixes at a time; ``sticky`` keeps each case in its lane.
+    ``patch_rule`` is ``inside``, or ``nnunet``: cases are drawn with replacement; that share of a global batch, its
+    last lanes, is centred on a label and the others never are; such a patch may reach beyond the far border, where it
+    is padded; and where the data set has an ignore label, the others are centred on annotated voxels. Dummy 2D
+    augmentation follows the patch's shape.
     """
 
     seed: int
@@ -82,6 +87,7 @@ class PlanOptions:
     foreground: float = 0.5
     augment: str = "basic"
     sticky: bool = False
+    patch_rule: str = "inside"
 
     def __post_init__(self) -> None:
         for name in ("global_batch", "samples_per_case", "window"):
@@ -93,6 +99,10 @@ class PlanOptions:
             raise InputError(f"patch is {self.patch}; every side must be at least 1 voxel")
         if self.augment not in AUGMENTS:
             raise InputError(f"unknown augment {self.augment!r}; known: {', '.join(AUGMENTS)}")
+        if self.patch_rule not in PATCH_RULES:
+            raise InputError(f"unknown patch_rule {self.patch_rule!r}; known: {', '.join(PATCH_RULES)}")
+        if self.sticky and self.patch_rule == "nnunet":
+            raise InputError('patch_rule "nnunet" draws from all cases, sticky keeps each in its lane; drop one')
         check_seed(self.seed)
 
 
@@ -207,7 +217,9 @@ class Plan:
             step=step,
             lane=lane,
             case_id=case_id,
-            position_dhw=self._position(case_id, draws),
+            position_dhw=self._position(case_id, draws)
+            if options.patch_rule == "inside"
+            else self._position_of_nnunet(case_id, lane, draws),
             flips_dhw=(bool(flips[0]), bool(flips[1]), bool(flips[2])) if flipped else (False, False, False),
             scale=1.0 + SCALE_RANGE * (2 * float(draws[9]) - 1) if basic else 1.0,
             shift=SHIFT_RANGE * (2 * float(draws[10]) - 1) if basic else 0.0,
@@ -219,6 +231,12 @@ class Plan:
         if not self.options.sticky:
             return self.case_ids
         return tuple(dict.fromkeys(self.case_ids[number] for lane in lanes for number in self._dealt(lane)))
+
+    @property
+    def most_in_window(self) -> int:
+        """The most cases that a lane draws in one window."""
+        options = self.options
+        return options.window * (options.samples_per_case if options.patch_rule == "nnunet" else 1)
 
     def cases_in_window(self, epoch: int, number: int, lanes: Sequence[int]) -> dict[str, int]:
         """Map each case that ``lanes`` draw in one window to the last step that does; in order of their first steps."""
@@ -232,11 +250,18 @@ class Plan:
     def _augmentation(self, epoch: int, step: int, lane: int, case_id: str) -> Augmentation:
         position = step * self.options.global_batch + lane
         words = random_words(self.options.seed, STREAM_AUGMENT, epoch, position, num_words(self.num_channels))
+        patch = self.options.patch
         thick = thick_axis(self.store.case(case_id).spacing_mm)
+        if self.options.patch_rule == "nnunet":
+            thick = 0 if max(patch) > THICK * patch[0] else None
         return draw_augmentation(unit(words), noise_seed=int(words[8]), thick=thick)
 
     def case_id_at(self, epoch: int, step: int, lane: int) -> str:
         """Return the case of one sample, for a fraction of the cost of the whole sample."""
+        if self.options.patch_rule == "nnunet":
+            position = step * self.options.global_batch + lane
+            draws = unit(random_words(self.options.seed, STREAM_SAMPLE, epoch, position, DRAWS))
+            return self.case_ids[int(draws[11] * len(self.case_ids))]
         per_case, window = self.options.samples_per_case, self.options.window
         number, offset = divmod(step, window * per_case)
         in_window = self._window_order(epoch, lane, number)[offset]
@@ -277,19 +302,49 @@ class Plan:
         shape, patch = self.store.case(case_id).shape_dhw, self.options.patch
         wants_foreground = draws[0] < self.options.foreground
         voxels = self._foreground(case_id) if wants_foreground else {}
-        present = [coordinates for coordinates in voxels.values() if len(coordinates)]
+        voxel = _draw_voxel([coordinates for number, coordinates in voxels.items() if number], draws)
         position = [0, 0, 0]
-        if present:
-            chosen = present[int(draws[1] * len(present))]
-            voxel = chosen[int(draws[2] * len(chosen))]
         for axis, (size, side) in enumerate(zip(shape, patch, strict=True)):
             if size <= side:
                 position[axis] = -((side - size) // 2)
-            elif present:
+            elif voxel is not None:
                 position[axis] = min(max(int(voxel[axis]) - side // 2, 0), size - side)
             else:
                 position[axis] = int(draws[3 + axis] * (size - side + 1))
         return position[0], position[1], position[2]
+
+    def _position_of_nnunet(self, case_id: str, lane: int, draws: npt.NDArray[np.float64]) -> Int3:
+        """Draw as ``nnUNetDataLoader.get_bbox`` (nnunetv2 2.8): centred patches may reach beyond the far border.
+
+        Along an axis where the volume is smaller than the patch, a patch that is not centred on a voxel leaves both
+        margins about equal: a volume of 5 lies at 1 or 2 in a patch of 8 then, and else at 0, 1 or 2.
+        """
+        options = self.options
+        lists = dict(self._foreground(case_id))
+        annotated = [lists.pop(0)] if 0 in lists else []
+        is_forced = lane >= round(options.global_batch * (1 - options.foreground))
+        voxel = _draw_voxel(list(lists.values()), draws) if is_forced else None
+        if voxel is None:
+            voxel = _draw_voxel(annotated, draws)
+        position = [0, 0, 0]
+        for axis, (size, side) in enumerate(zip(self.store.case(case_id).shape_dhw, options.patch, strict=True)):
+            missing = max(side - size, 0)
+            lowest, highest = -missing // 2, size - side + missing // 2 + missing % 2
+            if voxel is not None:
+                position[axis] = max(int(voxel[axis]) - side // 2, lowest)
+            else:
+                position[axis] = lowest + int(draws[3 + axis] * (highest - lowest + 1))
+        return position[0], position[1], position[2]
+
+
+def _draw_voxel(lists: Sequence[Coordinates], draws: npt.NDArray[np.float64]) -> Coordinates | None:
+    """Draw a list that is not empty, then a voxel [3] of it; ``None`` where all are empty."""
+    present = [coordinates for coordinates in lists if len(coordinates)]
+    if not present:
+        return None
+    chosen = present[int(draws[1] * len(present))]
+    voxel: Coordinates = chosen[int(draws[2] * len(chosen))]
+    return voxel
 
 
 def check_state(plan: Plan, state: Mapping[str, Any]) -> tuple[int, int]:
@@ -297,7 +352,8 @@ def check_state(plan: Plan, state: Mapping[str, Any]) -> tuple[int, int]:
 
     Raises ``InputError`` that names the first field that differs, with both values.
     """
-    saved = json.loads(json.dumps(state.get("plan", {})))
+    before_rules = {"patch_rule": "inside"}  # what states say nothing of that were saved when there was no other
+    saved = before_rules | json.loads(json.dumps(state.get("plan", {})))
     for name, value in plan.key.items():
         if saved.get(name) != value:
             raise InputError(f"cannot resume: the saved run has {name} = {saved.get(name)!r}, this one has {value!r}")

@@ -19,7 +19,7 @@ from pipelines.plan import Sample
 from preprocessing.shards.case import Case
 from preprocessing.shards.entries import Manifest
 from preprocessing.volumes.grid import Array, Int3
-from preprocessing.volumes.statistics import CT, NONZERO, ChannelStatistics
+from preprocessing.volumes.statistics import CT, NONZERO, PREPARED, ChannelStatistics
 
 Slices = tuple[slice, ...]
 ScalarT = TypeVar("ScalarT", bound=np.generic)
@@ -35,8 +35,8 @@ class Intensity:
     """How intensities become network input: per channel float32 [C] each.
 
     MR keeps zero as background: ``(x - mean) / std`` where ``x != 0``. CT clips to [low, high] first and has no
-    background. ``keep_zero`` is of all channels, or of each where they are not alike; those that are not clipped then
-    have the largest numbers as limits.
+    background. Prepared images have mean 0, so that zero stays zero of itself. ``keep_zero`` is of all channels, or of
+    each where they are not alike; those that are not clipped then have the largest numbers as limits.
     """
 
     mean: Float
@@ -53,7 +53,7 @@ def intensity_of(case: Case, manifest: Manifest) -> Intensity:
 
 def intensity_for(schemes: Sequence[str], own: Channels, pooled: Channels) -> Intensity:
     """Choose between an image's ``own`` channel statistics and the data set's ``pooled`` ones (CT; nnU-Net's rule)."""
-    chosen = [pooled[c] if scheme == CT else own[c] for c, scheme in enumerate(schemes)]
+    chosen = [pooled[c] if scheme in (CT, PREPARED) else own[c] for c, scheme in enumerate(schemes)]
     rows = [_row_of(one, scheme) for one, scheme in zip(chosen, schemes, strict=True)]
     mean, std, low, high = np.array(rows, dtype=np.float32).T
     return Intensity(mean=mean, std=std, low=low, high=high, keep_zero=kept_zeros(schemes))

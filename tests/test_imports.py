@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 LINE = ("preprocessing", "pipelines", "training", "benchmarks")
 ROOMS = {  # from the ground up
     "preprocessing": ("console", "volumes", "layouts", "shards", "conversion"),
-    "pipelines": ("augment", "workers", "dali"),
+    "pipelines": ("augment", "workers", "dali", "nnunet"),
     "training": ("model", "distributed", "inference", "trainer"),
     "benchmarks": ("contenders", "measuring", "reporting", "experiments"),
     "docker": ("container", "request"),

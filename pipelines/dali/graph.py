@@ -48,7 +48,11 @@ os.register_at_fork(before=_hold, after_in_parent=_inherited.clear)
 
 @dataclass(frozen=True, kw_only=True)
 class GraphOptions:
-    """What shapes the graph; everything random arrives as data."""
+    """What shapes the graph; everything random arrives as data.
+
+    ``keep_zero`` says whether zero has to be kept as background (MR; it stays of itself in prepared images), ``clips``
+    whether intensities have a range (CT).
+    """
 
     batch_size: int
     patch: Int3
@@ -201,6 +205,8 @@ def define_graph(options: GraphOptions, device: int | None, *, exec_dynamic: boo
         image, label = given["image"], given["label"]
         if "box" in given:
             image, label = boxed(image, label, given)
+        if options.image_dtype == "float16":  # which hardly anything takes on the CPU
+            image = fn.cast(image, dtype=DALIDataType.FLOAT)
         if "flips" in given:
             image, label = flip(image, given["flips"]), flip(label, given["flips"])
         if options.device == "gpu" and options.patch_device == "cpu":

@@ -68,7 +68,7 @@ def measure_need(plan: Plan, lanes: Sequence[int], itemsize: int) -> Need:
     """Count over all volumes that ``lanes`` may ever read: every case, unless the plan is sticky."""
     shapes = [plan.store.case(case_id).shape_dhw for case_id in plan.cases_of(lanes)]
     sizes = sorted((volume_bytes(shape, plan.num_channels, itemsize) for shape in shapes), reverse=True)
-    in_window = min(plan.options.window * len(lanes), len(sizes))
+    in_window = min(plan.most_in_window * len(lanes), len(sizes))
     return Need(
         num_volumes=len(sizes),
         in_window=in_window,

@@ -32,6 +32,10 @@ def source_files(store: Store, case_id: str) -> tuple[list[Path], Path]:
     file on an object store or one that is gone or has changed since.
     """
     options = store.manifest.options
+    if store.manifest.modality == "prepared":
+        raise InputError(
+            f"{store.root} holds arrays that were prepared elsewhere, this loader reads NIfTI files; use --loader dali"
+        )
     root = store.source_root
     if not root:
         raise InputError(f"{store.root} does not say where its NIfTI files are; convert them again to use this loader")

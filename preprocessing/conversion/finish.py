@@ -28,8 +28,12 @@ def finish_store(
     dataset: Dataset,
     options: ConvertOptions,
     regions: Regions | None,
+    channels: list[ChannelStatistics] | None = None,
 ) -> tuple[Manifest, list[dict[str, str]]]:
-    """Collect the shards' indices into errors.json and the manifest, which is written last."""
+    """Collect the shards' indices into errors.json and the manifest, which is written last.
+
+    ``channels`` are what the manifest says of each channel where they are given, instead of what the cases add up to.
+    """
     refused: list[dict[str, str]] = []
     shards: list[ShardEntry] = []
     entries: list[CaseEntry] = []
@@ -57,7 +61,7 @@ def finish_store(
         regions=None if regions is None else {region: list(numbers) for region, numbers in regions.items()},
         image_dtype=common_dtype([entry.image_dtype for entry in entries]),
         max_abs_error=max((entry.max_abs_error for entry in entries), default=0.0),
-        channels=[_pool([entry.channels[c] for entry in pooled]) for c, pooled in enumerate(counted)],
+        channels=channels or [_pool([entry.channels[c] for entry in pooled]) for c, pooled in enumerate(counted)],
         options=options.to_json(),
         shards=shards,
         split={part: [name for name in names if name in stored] for part, names in dataset.split.items()},

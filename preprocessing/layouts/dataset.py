@@ -16,7 +16,7 @@ from preprocessing.console.errors import InputError
 from preprocessing.console.places import is_file_name, is_path, named_in
 from preprocessing.layouts.regions import Regions
 from preprocessing.volumes.nifti import case_id_of
-from preprocessing.volumes.statistics import CT, NONZERO
+from preprocessing.volumes.statistics import CT, NONZERO, PREPARED
 
 log = logging.getLogger(__name__)
 NNUNET_SCHEMES = {"zscore": "zscore", "nonorm": "none", "rescale_to_0_1": "rescale-0-1", "rgb_to_0_1": "rescale-0-1"}
@@ -46,12 +46,12 @@ class Source:
 class Dataset:
     """What a data set says of itself, with its cases sorted by id.
 
-    ``modality`` is ``"ct"`` where every channel is one, else ``"mr"``. ``label_remap`` gives the stored id of each id
-    in the files, empty where they are stored as they are; ``label_names`` names stored ids. ``regions`` are those that
-    the data set itself declares, ``region_ids`` the label to write for each where it says so. ``ignore_label`` is the
-    id, not among the names, of voxels that nobody annotated. ``without_label`` says what to do in this layout with a
-    case that has no label. ``split`` lists the cases of each part that the data set itself names, such as
-    ``"validation"``.
+    ``modality`` is ``"ct"`` where every channel is one, else ``"mr"``; arrays that are normalised already are
+    ``"prepared"``. ``label_remap`` gives the stored id of each id in the files, empty where they stay as they are;
+    ``label_names`` names stored ids. ``regions`` are those that the data set itself declares, ``region_ids`` the label
+    to write for each where it says so. ``ignore_label`` is the id, not among the names, of voxels that nobody
+    annotated. ``without_label`` says what to do in this layout with a case that has no label. ``split`` lists the cases
+    of each part that the data set itself names, such as ``"validation"``.
     """
 
     name: str
@@ -70,12 +70,13 @@ class Dataset:
     @property
     def schemes(self) -> list[str]:
         """How each channel is normalised, one of ``SCHEMES``."""
-        return [CT if self.modality == CT else scheme_of(name) for name in self.channel_names]
+        fixed = self.modality in (CT, PREPARED)
+        return [self.modality if fixed else scheme_of(name) for name in self.channel_names]
 
     @property
     def own_schemes(self) -> list[str]:
         """Those, or nothing where ``modality`` says as much."""
-        return [] if self.modality == CT or {*self.schemes} == {NONZERO} else self.schemes
+        return [] if self.modality in (CT, PREPARED) or {*self.schemes} == {NONZERO} else self.schemes
 
 
 def modality_of(channel_names: list[str]) -> str:

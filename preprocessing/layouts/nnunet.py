@@ -43,7 +43,7 @@ def read_nnunet(root: Path) -> Dataset:
         labels = label_ids(path, described["labels"])
         (ignore_label,) = labels.pop(IGNORE, (None,))
         declared = any(isinstance(ids, list) for ids in described["labels"].values())
-        label_names, regions = _read_labels(labels, declared)
+        label_names, regions = read_labels(labels, declared)
         painted = _painted(path, regions, labels, described.get("regions_class_order"))
         ending = str(described.get("file_ending", ".nii.gz"))
         listed = described.get("dataset")
@@ -155,7 +155,7 @@ def _listed(root: Path, listed: Mapping[str, Any]) -> Iterable[Source]:
         )
 
 
-def _read_labels(ids: Mapping[str, tuple[int, ...]], declared: bool) -> tuple[dict[int, str], Regions | None]:
+def read_labels(ids: Mapping[str, tuple[int, ...]], declared: bool) -> tuple[dict[int, str], Regions | None]:
     """Read ``{"background": 0, "whole": [1, 2], "core": 2}``; an id without a name is called after its region."""
     names = {numbers[0]: name for name, numbers in ids.items() if len(numbers) == 1}
     by_size = sorted(ids.items(), key=lambda item: len(item[1]))

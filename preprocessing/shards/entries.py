@@ -33,8 +33,10 @@ class CaseEntry:
     """One case in ``index.json``. Shapes and origins are D,H,W.
 
     ``geometry`` leads from the file's grid to the whole stored one, of shape ``source_shape_dhw`` and ``affine`` (for
-    voxels x,y,z); the stored box begins at ``origin_dhw`` in it. ``sources`` are named from the data set's folder, or
-    whole where they lie elsewhere. ``notes`` say by kind what about them is odd.
+    voxels x,y,z); the stored box begins at ``origin_dhw`` in it. ``foreground_counts`` counts the voxels kept of each
+    label; what was prepared elsewhere may also have lists of any annotated voxels (0) and of the regions (-1, -2, ...).
+    ``sources`` are named from the data set's folder, or whole where they lie elsewhere. ``notes`` say by kind what
+    is odd about them.
     """
 
     case_id: str
@@ -147,14 +149,17 @@ class ShardEntry:
 class Manifest:
     """What the whole store holds; ``image_dtype`` is the smallest dtype that holds every case without loss.
 
+    ``modality`` says how images are normalised when they are delivered: ``mr`` each case by its own statistics, 0 being
+    background; ``ct`` clipped, and by the data set's; ``prepared`` not at all, they were before.
     ``channels`` summarises each channel over all cases (CT: over the labelled ones, unless there are none): mean and
-    standard deviation pooled exactly, percentiles as the voxel-weighted mean of the cases' own. ``label_remap`` gives
-    the stored id of each id in the label files (empty where they were kept). ``regions`` is ``None`` for a data set
-    without overlapping regions. ``ignore_label`` is the id of voxels that nobody annotated: they are in label files,
-    not among ``label_names``, and do not count anywhere. ``split`` lists the cases of each part that the data set
-    itself names, such as ``"validation"``; ``region_ids`` gives the label to write for each region where the data set
-    says so; ``schemes`` how each channel is normalised where ``modality`` does not. These three are in the file where
-    there are any.
+    standard deviation pooled exactly, percentiles as the voxel-weighted mean of the cases' own. Prepared images have
+    mean 0 there, and the deviation that turns stored numbers into the values that were given: 1, or 1024 for int16.
+    ``label_remap`` gives the stored id of each id in the label files (empty where they were kept). ``regions`` is
+    ``None`` for a data set without overlapping regions. ``ignore_label`` is the id of voxels that nobody annotated:
+    they are in label files, not among ``label_names``, and do not count anywhere. ``split`` lists the cases of a part
+    that the data set itself names, such as ``"validation"``; ``region_ids`` gives the label to write for each region
+    where the data set says so; ``schemes`` how each channel is normalised where ``modality`` does not. These three are
+    in the file where there are any.
     """
 
     format_version: int

@@ -15,7 +15,7 @@ from preprocessing.volumes.grid import Array
 
 LOSSLESS_DTYPES = ("uint8", "int16", "uint16", "float32")
 DTYPES = ("auto", *LOSSLESS_DTYPES, "float16")
-NONZERO, CT = "zscore-nonzero", "ct"
+NONZERO, CT, PREPARED = "zscore-nonzero", "ct", "prepared"
 SCHEMES = (NONZERO, "zscore", CT, "rescale-0-1", "none")
 """How a channel is normalised: by its own voxels that are not 0 (which stays 0), by all of its own, clipped and by the
 whole data set's (labelled) voxels, from its least value to its largest, or not at all."""
@@ -130,7 +130,7 @@ def summarise_channel(channel: Array, scheme: str, labelled: npt.NDArray[np.bool
 
 def schemes_of(schemes: list[str], modality: str, num_channels: int) -> list[str]:
     """Return the ``schemes`` of the channels; where none are said, as before there were any, ``modality`` tells."""
-    return schemes or [CT if modality == CT else NONZERO] * num_channels
+    return schemes or [modality if modality in (CT, PREPARED) else NONZERO] * num_channels
 
 
 def bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice, slice]:

@@ -491,6 +491,8 @@ def test_workers_that_are_not_forked_open_the_store_themselves(coordinate_store:
     [
         ("dahli", {}, "unknown loader 'dahli'; known: dali, torch, monai"),
         ("dali", {"augment": "loud"}, "unknown augment 'loud'"),
+        ("monai", {"patch_rule": "nnunet"}, "patch_rule \"nnunet\" is the plan's, MONAI's loaders draw for themselves"),
+        ("dali", {"patch_rule": "far"}, "unknown patch_rule 'far'; known: inside, nnunet"),
         ("dali", {"dtype": "float64"}, "unknown dtype 'float64'; known: float32, float16"),
         ("dali", {"crop": "gpu"}, "unknown crop 'gpu'; known: auto, host, device"),
         ("dali", {"gpu_cache": "much"}, "gpu_cache 'much': auto, a number of GiB, or 0 for none"),

@@ -340,6 +340,59 @@ def test_rare_labels_are_drawn_as_often_as_common_ones() -> None:
     assert abs(rare - 200) < 40  # four standard deviations
 
 
+def test_by_nnunets_rule_the_last_of_the_batch_are_centred_and_may_reach_beyond_the_far_border() -> None:
+    voxels = [(0, 0, 0), (9, 10, 11)]
+    plan = plan_of(
+        [Volume((10, 11, 12), {-1: voxels})], patch=(4, 4, 4), global_batch=3, foreground=0.33, patch_rule="nnunet"
+    )
+    centred = {(0, 0, 0), (7, 8, 9)}
+    for epoch in range(50):
+        for step in range(plan.steps_per_epoch):
+            *free, forced = (sample.position_dhw for sample in plan.batch(epoch, step, range(3)))
+            assert forced in centred
+            assert all(0 <= p <= size - 4 for each in free for p, size in zip(each, (10, 11, 12), strict=True))
+
+
+def test_by_nnunets_rule_cases_are_drawn_with_replacement_and_pools_know_how_many() -> None:
+    plan = plan_of(4, samples_per_case=300, window=2, patch_rule="nnunet")
+    counts = Counter(lane_of(plan, 0) + lane_of(plan, 1))
+    assert sum(counts.values()) == 1200
+    assert all(abs(count - 300) < 60 for count in counts.values())  # four standard deviations
+    assert len(plan.cases_in_window(0, 0, [0])) == 4
+    assert plan.most_in_window == 600
+    with pytest.raises(InputError, match='patch_rule "nnunet" draws from all cases, sticky keeps each in its lane'):
+        plan_of(4, patch_rule="nnunet", sticky=True)
+
+
+def test_by_nnunets_rule_free_patches_are_centred_on_annotated_voxels_where_some_are_ignored() -> None:
+    volume = Volume((20, 20, 20), {0: [(5, 6, 7)], 1: [(9, 9, 9)]})
+    plan = plan_of([volume], patch=(4, 4, 4), foreground=0.5, patch_rule="nnunet")
+    free, forced = (sample.position_dhw for sample in plan.batch(0, 0, range(2)))
+    assert (free, forced) == ((3, 4, 5), (7, 7, 7))
+    bare = plan_of([Volume((20, 20, 20), {0: [(5, 6, 7)], 1: []})], patch=(4, 4, 4), patch_rule="nnunet")
+    assert {sample.position_dhw for sample in bare.batch(0, 0, range(2))} == {(3, 4, 5)}
+
+
+def test_by_the_usual_rule_lists_of_annotated_voxels_do_not_count() -> None:
+    plan = plan_of([Volume((20, 20, 20), {0: [(5, 6, 7)], 1: [(9, 9, 9)]})], patch=(4, 4, 4), foreground=1.0)
+    assert {sample.position_dhw for sample in plan.batch(0, 0, range(2))} == {(7, 7, 7)}
+
+
+def test_by_nnunets_rule_a_volume_smaller_than_the_patch_leaves_margins_on_both_sides() -> None:
+    plan = plan_of([Volume((5, 5, 5))], patch=(8, 8, 8), samples_per_case=20, patch_rule="nnunet")
+    found = {p for step in range(20) for sample in plan.batch(0, step, range(2)) for p in sample.position_dhw}
+    assert found == {-2, -1}
+
+
+@pytest.mark.parametrize(("patch", "thick"), [((4, 13, 8), 0), ((4, 12, 8), None), ((13, 4, 4), None)])
+def test_by_nnunets_rule_the_patch_decides_which_axis_is_thick(patch: Int3, thick: int | None) -> None:
+    volume = Volume((20, 20, 20), spacing_mm=(1.0, 9.0, 1.0))
+    plan = plan_of([volume], patch=patch, augment="full", patch_rule="nnunet")
+    drawn = plan.sample(0, 0, 0).augmentation
+    assert drawn is not None
+    assert drawn.thick_axis == thick
+
+
 @pytest.mark.parametrize("foreground", [0.0, 0.25, 1.0])
 def test_the_share_of_foreground_patches_is_the_one_asked_for(foreground: float) -> None:
     plan = plan_of([Volume((99, 99, 99), {1: [(0, 0, 0)]})], patch=(4, 4, 4), foreground=foreground)
@@ -461,6 +514,13 @@ def test_a_state_of_another_plan_is_refused_by_name(changes: dict[str, Any], mes
 
 def test_every_option_is_part_of_the_key() -> None:
     assert {option.name for option in dataclasses.fields(PlanOptions)} < set(plan_of(3).key)
+
+
+def test_a_state_saved_before_there_were_patch_rules_is_resumed() -> None:
+    key = {name: value for name, value in plan_of(3).key.items() if name != "patch_rule"}
+    assert check_state(plan_of(3), {"plan": key, "epoch": 1, "step": 2}) == (1, 2)
+    with pytest.raises(InputError, match="patch_rule = 'inside', this one has 'nnunet'"):
+        check_state(plan_of(3, patch_rule="nnunet"), {"plan": key, "epoch": 1, "step": 2})
 
 
 def test_other_cases_are_another_plan() -> None:

@@ -52,6 +52,11 @@ def find_inputs(path: Path, spec: ModelSpec, max_volume_gib: float, like_trainin
         store = open_store(path)
         _check_store(store, spec)
         return [Input(case_id=name, read=partial(_read_case, store, name)) for name in store.case_ids]
+    if spec.modality == "prepared":
+        raise InputError(
+            f"{path}: the checkpoint was trained on arrays that were prepared elsewhere, and files are not prepared "
+            "that way here; give a store of arrays prepared as the training set was"
+        )
     return [
         Input(case_id=source.case_id, read=partial(_read_files, source, spec, max_volume_gib, like_training))
         for source in find_cases(path, spec.channel_names)

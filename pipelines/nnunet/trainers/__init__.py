@@ -1,0 +1,1 @@
+"""What nnU-Net looks into; ``python -m pipelines.nnunet`` prints its path."""
