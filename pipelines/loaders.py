@@ -91,7 +91,7 @@ def open_plan(config: LoaderConfig, world_size: int = 1) -> tuple[Store, Plan]:
     store = open_store(config.store)
     if not store.is_local:
         raise InputError(
-            f"{config.store} is on an object store, which cannot be memory-mapped; copy it first, checked: "
+            f"{config.store} is on an object store, which cannot be memory-mapped; copy it first: "
             f"python -m preprocessing.stage --shards {config.store} --output FOLDER"
         )
     manifest = store.manifest
@@ -117,14 +117,14 @@ def _chosen_cases(store: Store, config: LoaderConfig) -> Sequence[str]:
     if config.cases is None:
         return store.labelled_ids
     if not config.cases:
-        raise InputError("cases is empty; name at least one case, or give None for every labelled one")
+        raise InputError("cases is empty; name at least one case, or pass None for every labelled one")
     labelled, seen = set(store.labelled_ids), set[str]()
     for case_id in config.cases:
         if case_id not in labelled:
             store.case(case_id)  # says so when there is none of that name
             raise InputError(f"case {case_id}: has no label in {store.root}; leave it out, patches need one")
         if case_id in seen:
-            raise InputError(f"case {case_id}: stands twice among the {len(config.cases)} cases; name it once")
+            raise InputError(f"case {case_id}: is listed twice among the {len(config.cases)} cases; list it once")
         seen.add(case_id)
     return config.cases
 

@@ -26,7 +26,7 @@ class Options:
     """Verify a shard store; exit code 0 when it is whole, 1 when it is not, naming each case and file at fault."""
 
     shards: Place = DEFAULT_SHARDS
-    """Store folder; may be s3://BUCKET/FOLDER."""
+    """Store folder; s3://BUCKET/FOLDER works too."""
     fast: Flag = False
     """Compare sizes only, do not read the volumes."""
 

@@ -26,13 +26,13 @@ class Options:
     """Merge the folders that to_shards --partition 1/4 ... 4/4 wrote into one output.
 
     Nothing is copied: shards are renamed into place (on an object store the shares wrote them there) and the manifest
-    is written. The store is byte for byte the one that a single run would have made. Killed at any instant it goes on
-    when given again.
+    is written. The store is byte for byte the one that a single run would have made. If it is interrupted, run it
+    again.
     """
 
     shards: Place = DEFAULT_SHARDS
-    """Folder that was the --output of every share (or into which their part-... folders were copied); may be
-    s3://BUCKET/FOLDER."""
+    """Folder that was the --output of every share (or into which their part-... folders were copied);
+    s3://BUCKET/FOLDER works too."""
 
 
 def merge(options: Options) -> int:
@@ -94,7 +94,7 @@ def _agreed_plan(folders: list[Path], plans: list[Conversion]) -> Conversion:
         if not plan.agrees_with(plans[0]):
             raise InputError(
                 f"{folder} was converted with other options or from another data set than {folders[0]}; "
-                "delete it and give its --partition again"
+                "delete it and run its --partition again"
             )
     return plans[0]
 
@@ -110,12 +110,12 @@ def _check_shards(folder: Path, root: Path, shards: list[str]) -> None:
             raise InputError(f"{root / name} is there already; delete it, or merge in a folder of its own")
         place = root / name if is_moved else folder / name
         if not has_shard(place):
-            raise InputError(f"{folder}: shard {name} is missing; delete {folder} and give its --partition again")
+            raise InputError(f"{folder}: shard {name} is missing; delete {folder} and run its --partition again")
         try:
             read_index(place)
         except InputError as error:
             raise InputError(
-                f"{place / INDEX} is damaged; delete {place} and {folder}, and give its --partition again"
+                f"{place / INDEX} is damaged; delete {place} and {folder}, and run its --partition again"
             ) from error
 
 

@@ -31,8 +31,8 @@ STREAMS = 16  # one S3 connection gives about 50 MB/s, a network card twenty tim
 class Options:
     """Copy a shard store to a folder that training can memory-map, comparing every file with its checksum.
 
-    Shards that are there already are kept if their files have the right sizes: interrupted, the same command goes on.
-    The copy has the same bytes.
+    If it is interrupted, run it again: shards that exist already are kept if their files have the right sizes. The
+    copy has the same bytes.
     """
 
     shards: Place = DEFAULT_SHARDS
@@ -76,7 +76,7 @@ def _is_staged(root: Path, shard: ShardEntry) -> bool:
     if not has_shard(folder):
         return False
     for problem in check_shard(folder, shard, fast=True):
-        raise InputError(f"{problem}; delete {folder} and give the same command again, or give another --output")
+        raise InputError(f"{problem}; delete {folder} and run the same command again, or give another --output")
     return True
 
 

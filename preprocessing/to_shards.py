@@ -37,17 +37,17 @@ MOST_SHOWN = 6
 class Options:
     """Convert nii.gz volumes into a shard store that training reads without decompressing anything.
 
-    Cases that cannot be used are skipped and named in errors.json; the exit code is then 3. Interrupted conversions
-    continue where they stopped when the same command is given again.
+    Cases that cannot be used are skipped and named in errors.json; the exit code is then 3. If the
+    conversion is interrupted, run the same command again: finished shards are kept.
     """
 
     input: Place = DEFAULT_FOLDER
-    """Data set folder, or a CSV or JSON list of cases; may be s3://BUCKET/FOLDER. The default is a synthetic set, made
+    """Data set folder (or s3://BUCKET/FOLDER), or a CSV or JSON list of cases. The default is a synthetic set, made
     on first use."""
     output: Place = DEFAULT_SHARDS
-    """Store folder to write; may be s3://BUCKET/FOLDER."""
+    """Store folder to write; s3://BUCKET/FOLDER works too."""
     layout: str = "auto"
-    """How the data set lies on disk: auto, msd, nnunet, brats or list."""
+    """How the data set is laid out on disk: auto, msd, nnunet, brats or list."""
     orientation: str = ConvertOptions.orientation
     """Order of the stored axes: source (as in the file), or RAS, LPS and the like (x, y, z to right, front, top)."""
     spacing: Spacing = ConvertOptions.spacing
@@ -66,13 +66,13 @@ class Options:
     scheduler: str = ""
     """Address of a running Dask scheduler, for example tcp://host:8786."""
     partition: str = "1/1"
-    """Convert one share of the shards, 2/4 for the second of four; preprocessing.merge makes the store of them."""
+    """Convert one share of the shards, 2/4 for the second of four; preprocessing.merge then makes one store of them."""
     regions: str = "auto"
     """Overlapping regions to train: auto (from the label names), none, or for example WT=1+2+3,TC=2+3,ET=3."""
     ignore_affine: Flag = ConvertOptions.ignore_affine
     """Accept labels whose affine differs from their image's."""
     max_volume_gib: float = ConvertOptions.max_volume_gib
-    """Refuse a file whose header promises more than this."""
+    """Refuse a file that would be larger than this in memory."""
     trust: str = ConvertOptions.trust
     """Which field of a header places its voxels, where they disagree: auto (sform, else qform), sform, qform, or pixdim
     (its sizes, in the directions of auto)."""
@@ -115,7 +115,7 @@ def convert(options: Options) -> int:
         shown = ", ".join(changes[:MOST_SHOWN]) + " ..." * (len(changes) > MOST_SHOWN)
         log.info("%d labels are stored in other numbers: %s; predictions have the files'", len(changes), shown)
     if dataset.ignore_label is not None:
-        log.info("label %d marks voxels that do not count, in training as in scores", dataset.ignore_label)
+        log.info("label %d marks voxels that do not count, neither in training nor in scores", dataset.ignore_label)
     if parts := ", ".join(f"{part} ({len(names)})" for part, names in dataset.split.items()):
         log.info("the data set's own split is kept in %s: %s; training.run --held-out draws another", MANIFEST, parts)
     settings = settings_from(options, ConvertOptions)
@@ -170,7 +170,7 @@ def check_options(options: Options) -> None:
         raise InputError("--cases-per-shard and --workers are 0 (choose) or positive")
     if options.report and not share.is_whole:
         raise InputError(
-            f"--report true --partition {options.partition}: a share is no store; merge, then give this again without "
+            f"--report true --partition {options.partition}: a share is not a store; merge, then run again without "
             "--partition"
         )
     if options.report and is_remote(options.output):

@@ -38,9 +38,9 @@ OF_PRESET = ("net", "loss", "optimizer")  # which auto leaves to the preset
 class Options:
     """Train a 3D segmentation network on a shard store, validate it on held-out cases, keep the best checkpoint.
 
-    SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint before the run ends (exit code 0, 0 and 130); the same command with
-    --resume auto goes on exactly there, also with another number of processes if --batch-size times processes is the
-    same. Processes started by torchrun save and exit with 0 as well; torchrun itself exits with 1 after a signal.
+    SIGTERM, SIGUSR1 and Ctrl-C save a checkpoint before the run ends (exit code 0, 0 and 130). The same command with
+    --resume auto continues exactly there, also with another number of processes if --batch-size times processes is
+    the same. Processes started by torchrun save and exit with 0 as well; torchrun itself exits with 1 after a signal.
     """
 
     loader: str = "dali"
@@ -50,13 +50,13 @@ class Options:
     output: Path = AUTO
     """Run folder. auto names it runs/DATASET-DATE-TIME."""
     patch: AutoTriple = None
-    """Patch size. auto takes the preset's; else the median volume, as far as the device can bear."""
+    """Patch size. auto takes the preset's; otherwise the median volume, as large as suits the device."""
     batch_size: int = LoaderConfig.batch_size
     """Patches per step and process."""
     epochs: int = 0
     """Passes over the training cases; 0 takes as many as the preset's number of steps needs."""
     samples_per_case: int = LoaderConfig.samples_per_case
-    """Patches cut from a case each time it is read."""
+    """Patches cut from a case each time it comes up in an epoch."""
     foreground: float = LoaderConfig.foreground
     """Fraction of patches centred on a labelled voxel."""
     augment: str = LoaderConfig.augment
@@ -84,7 +84,7 @@ class Options:
     seed: int = LoaderConfig.seed
     """Decides the weights, the split and every patch of the run."""
     held_out: float = 0.2
-    """Fraction of the cases that is validated on and not trained on, at least one; 0 trains and validates on all."""
+    """Fraction of the cases, at least one, for validation instead of training; 0 trains and validates on all."""
     splits: Path | None = None
     """Split file in place of --held-out: nnU-Net's splits_final.json, lists as in dataset.json, or a CSV id,fold."""
     folds: int = 0
@@ -96,7 +96,7 @@ class Options:
     val_every: CountOrNever = 0
     """Epochs between validations; 0 makes about ten in the run, never makes none, and no best.pt: last.pt is there."""
     resume: str = "never"
-    """auto goes on from the newest checkpoint in --output; a path goes on from that file."""
+    """auto continues from the newest checkpoint in --output; a path continues from that file."""
     init_from: Path | None = None
     """Checkpoint whose weights a new run starts with, to fine-tune them; same --net, patch, channels and labels."""
     backend: str = "auto"
@@ -105,7 +105,7 @@ class Options:
     """GPU memory for volumes, GiB: auto takes up to half of what is free; 0 cuts patches on the host. Without a GPU a
     number takes that much of the machine's memory instead."""
     crop: str = LoaderConfig.crop
-    """Where the dali loader cuts patches: host, device (from the volumes that lie there), or auto."""
+    """Where the dali loader cuts patches: host, device (from whole volumes kept there), or auto."""
     read: str = LoaderConfig.read
     """How the dali loader reads: mmap, dali (its own reader), or gds (the same, with GPUDirect Storage)."""
     sticky: Flag = LoaderConfig.sticky

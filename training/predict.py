@@ -128,7 +128,9 @@ def _chosen(cases: list[Input], content: Mapping[str, Any], wanted: str) -> list
     if wanted == "all":
         return cases
     if wanted == "validation" and "cases" not in content:
-        raise InputError("--cases validation: this checkpoint names none; take best.pt of a run that has validated")
+        raise InputError(
+            "--cases validation: this checkpoint lists no validation cases; take best.pt of a run that has validated"
+        )
     names = list(content["cases"]) if wanted == "validation" else [name.strip() for name in wanted.split(",")]
     by_name = {case.case_id: case for case in cases}
     absent = [name for name in names if name not in by_name]

@@ -41,7 +41,7 @@ def conclude(training: Training) -> None:
     if setup.val_every is None:
         log.info("trained without validation: %s", best.with_name(LAST))
     elif progress.best_epoch < 0:
-        log.warning("no validation gave a mean dice here: there is no %s", best)
+        log.warning("no validation gave a mean Dice, so there is no %s", best)
     else:
         log.info("best mean dice %.4f in epoch %d: %s", progress.best_dice, progress.best_epoch + 1, best)
     total = total_split(read_metrics(setup.folder))
@@ -75,7 +75,7 @@ def _run(training: Training, stop: StopRequest) -> int:
         training.run()
     except Stopped:
         how = f"--resume auto --output {folder}"
-        log.info("stopped at step %d: saved; to go on, give the same command with %s", training.progress.step, how)
+        log.info("stopped at step %d: saved; to continue, run the same command with %s", training.progress.step, how)
         return stop.exit_code
     except RuntimeError as error:
         if not gpu_memory_ran_out(error):

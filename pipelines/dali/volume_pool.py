@@ -1,4 +1,4 @@
-"""Keep whole volumes in one bounded buffer of the device: each comes once per window of the plan, or once for ever.
+"""Keep whole volumes in one bounded buffer of the device: each is copied once per window of the plan, or once and kept.
 
 The buffer is a ring: stretches are handed out and taken back in the same order, so that memory cannot fall into pieces.
 """
@@ -102,7 +102,7 @@ class VolumePool:
         self._expected: Moment = (-1, -1)
 
     def begin(self, epoch: int, step: int) -> None:
-        """Say that this step comes next. Unless it was to be expected, only volumes that stay for ever are kept."""
+        """Say that this step comes next. Unless it was to be expected, only volumes that always stay are kept."""
         if (epoch, step) == self._expected:
             return
         while self._held and not self.budget.is_resident:

@@ -1,7 +1,7 @@
 """The ``torch`` loader, and ``synthetic``, the ceiling that no real loader can pass.
 
 ``torch`` is the CPU-worker baseline: DataLoader workers that run the numpy reference on the same shards. ``synthetic``
-delivers one fixed batch for ever.
+repeats one fixed batch.
 """
 
 from __future__ import annotations

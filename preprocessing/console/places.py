@@ -119,7 +119,7 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
             if error.errno not in FULL:
                 raise
             raise RunError(
-                f"{path}: {error.strerror}; what is finished is kept: make room, then give the same command again"
+                f"{path}: {error.strerror}; finished work is kept: make room, then run the same command again"
             ) from error
 
 

@@ -50,8 +50,8 @@ def converted_on_cluster(todo: list[ShardJob], scheduler: str) -> Iterator[tuple
                 yield waiting[future], future.result()
         except distributed.KilledWorker as error:
             raise RunError(
-                f"the cluster lost the workers of {error.task} again and again, perhaps for want of memory; finished "
-                "shards are kept: give the same command with fewer threads per worker"
+                f"the cluster lost the workers of {error.task} again and again, perhaps out of memory; finished "
+                "shards are kept: run the same command with fewer threads per worker"
             ) from error
         finally:
             client.cancel(list(waiting))
@@ -90,8 +90,8 @@ def _converted(todo: list[ShardJob], workers: int, lock: FolderLock | None) -> I
                     yield waiting.pop(future), future.result()
         except BrokenProcessPool as error:
             raise RunError(
-                "a worker process was killed, perhaps for want of memory; finished shards are kept: "
-                "give the same command with fewer --workers"
+                "a worker process was killed, perhaps out of memory; finished shards are kept: "
+                "run the same command with fewer --workers"
             ) from error
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -104,10 +104,10 @@ def read_part(folder: Path) -> tuple[Conversion, list[str]]:
     try:
         content = parse_json(str(path), read_file(path))
     except FileNotFoundError as error:
-        raise InputError(f"{folder}: this share is not finished; give its --partition again") from error
+        raise InputError(f"{folder}: this share is not finished; run its --partition again") from error
     try:
         plan, shards = Conversion.from_json(content["plan"]), list(content["shards"])
         check_names(*plan.shard_names, *shards)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{path}: damaged ({error!r}); delete it and give its --partition again") from error
+        raise InputError(f"{path}: damaged ({error!r}); delete it and run its --partition again") from error
     return plan, shards

@@ -116,7 +116,7 @@ def _other_content(folder: Path, index: Mapping[str, Any], job: ShardJob) -> str
                 return f"before case {source.case_id} changed: {path} has the same size and other content"
         if source.case_id not in recorded and any(_changed_at(path) > written for path in touched):
             log.warning(
-                "case %s was refused and its files were touched since; delete %s to try it again",
+                "case %s was refused and its files have changed since; delete %s to try it again",
                 source.case_id,
                 folder,
             )

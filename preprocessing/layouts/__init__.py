@@ -1,1 +1,1 @@
-"""How a data set may lie on disk, and what it says of its channels, labels and regions."""
+"""How a data set can be laid out on disk, and what it says about its channels, labels and regions."""

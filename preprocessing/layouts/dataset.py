@@ -1,4 +1,4 @@
-"""What a data set is in whatever layout it lies on disk: its cases, channels, labels and regions."""
+"""What a data set is, whatever its layout on disk: its cases, channels, labels and regions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a shard comes to be: whole or not at all, whenever the power goes.
+"""How a shard is written: whole or not at all, even if the power fails.
 
 In a folder it is written under a temporary name and renamed. An object store cannot rename; there a shard's files are
 written in place, its index last, and a shard whose index is missing is none: the next run removes what is there.

@@ -113,7 +113,7 @@ def open_store(path: str | Path) -> Store:
     if content["format_version"] != FORMAT_VERSION:
         raise InputError(
             f"{manifest_path}: store format {content['format_version']}, this version reads {FORMAT_VERSION}; "
-            "use the voxelfeed that wrote it, or give its to_shards command again, without --partition: shards are kept"
+            "use the voxelfeed that wrote it, or run its to_shards command again, without --partition: shards are kept"
         )
     with _undamaged(manifest_path):
         manifest = Manifest.from_json(content)

@@ -150,7 +150,7 @@ def _is_gzip(packed: bytes) -> bool:
 def _voxels_beside(header: Path) -> Path:
     """Find the voxel file of a pair."""
     if not header.name.endswith(HEADERS):
-        raise InputError(f"{header}: the header of a pair, named as a single file; name it .hdr beside its .img")
+        raise InputError(f"{header}: the header of a .hdr/.img pair, named like a single file; rename it to .hdr")
     for voxels in parts_of(header)[1:]:
         return voxels
     raise InputError(f"{header}: the header of a pair, and no {case_id_of(header)}.img beside it; add it")

@@ -514,8 +514,8 @@ def test_workers_that_are_not_forked_open_the_store_themselves(coordinate_store:
         ("dali", {"batch_size": 0}, "batch_size is 0"),
         ("dali", {"foreground": 2.0}, "foreground is 2"),
         ("dali", {"cases": ("nobody",)}, "no case 'nobody'"),
-        ("dali", {"cases": ()}, "cases is empty; name at least one case, or give None for every labelled one"),
-        ("torch", {"cases": ("case_001", "case_003", "case_001")}, "case case_001: stands twice among the 3 cases"),
+        ("dali", {"cases": ()}, "cases is empty; name at least one case, or pass None for every labelled one"),
+        ("torch", {"cases": ("case_001", "case_003", "case_001")}, "case case_001: is listed twice among the 3 cases"),
     ],
 )
 def test_wrong_settings_are_one_clear_line(

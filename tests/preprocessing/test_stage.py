@@ -98,4 +98,4 @@ def test_what_is_there_already_is_kept_only_in_the_right_sizes(
     cut = command(stage, Options, *arguments)
     assert (cut.code, cut.errors.count("\n")) == (2, 1)
     assert f"case case_000: {label}: {label.stat().st_size} bytes, the index says " in cut.errors
-    assert f"; delete {label.parent} and give the same command again" in cut.errors
+    assert f"; delete {label.parent} and run the same command again" in cut.errors

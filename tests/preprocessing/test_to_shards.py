@@ -346,7 +346,7 @@ def test_stop_on_error_ends_in_one_line_and_can_go_on(small_msd: Path, tmp_path:
         (["--max-volume-gib", "0"], "--max-volume-gib 0: give a positive number of GiB"),
         (
             ["--report", "true", "--partition", "2/4"],
-            "--report true --partition 2/4: a share is no store; merge, then give this again without --partition",
+            "--report true --partition 2/4: a share is not a store; merge, then run again without --partition",
         ),
         (["--on-error", "cry"], "--on-error cry: unknown; known: skip, stop"),
         (["--workers", "-1"], "--cases-per-shard and --workers are 0 (choose) or positive"),

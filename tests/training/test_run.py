@@ -104,7 +104,7 @@ def test_fine_tuning_starts_with_the_weights_given(tiny_options: Options, tiny_r
     for name, value in load_checkpoint(best)["model"].items():
         torch.testing.assert_close(tuned[name], value, rtol=0, atol=1e-6)
     other = dataclasses.replace(options, output=tmp_path / "other", net="dynunet")
-    with pytest.raises(InputError, match=r"best.pt: its network is another one \(Missing key.*; \d+ differences\)"):
+    with pytest.raises(InputError, match=r"best.pt: its network is different \(Missing key.*; \d+ differences\)"):
         train(other)
 
 
@@ -177,7 +177,7 @@ def test_a_run_can_train_and_validate_on_all_cases(
 ) -> None:
     options = dataclasses.replace(tiny_options, held_out=0.0, epochs=1, output=tmp_path / "run")
     assert train(options) == 0
-    assert "--held-out 0: validated on the cases it is trained on" in caplog.text
+    assert "--held-out 0: validating on the training cases" in caplog.text
     cases = read_run(options.output)["cases"]
     assert cases["training"] == cases["validation"] == open_store(options.shards).labelled_ids
     assert len(load_checkpoint(options.output / "checkpoints" / "best.pt")["cases"]) == 5
@@ -246,7 +246,7 @@ def test_a_second_start_into_the_folder_of_a_run_under_way_is_refused(tiny_optio
 
 def test_a_run_is_never_overwritten(tiny_options: Options, tiny_run: Path) -> None:
     before = (tiny_run / "metrics.jsonl").read_bytes()
-    with pytest.raises(InputError, match="holds a run; go on with --resume auto"):
+    with pytest.raises(InputError, match="holds a run; continue it with --resume auto"):
         train(dataclasses.replace(tiny_options, output=tiny_run))
     assert (tiny_run / "metrics.jsonl").read_bytes() == before
 

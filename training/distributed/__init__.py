@@ -1,1 +1,1 @@
-"""One run over many processes: who am I, how we add up, how one failure ends all."""
+"""One run over many processes: their ranks, their sums, and how one failure ends all of them."""

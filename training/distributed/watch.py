@@ -32,7 +32,7 @@ SILENT_S = 20.0  # a living process can be this late: nothing in a step holds Py
 STARTING_S = 120.0  # until the first step: importing DALI and starting CUDA hold it, on a busy machine for long
 ACKNOWLEDGE_S = 10.0
 FAILURE, SEEN, JOINED, DONE = "voxelfeed/failure", "voxelfeed/seen", "voxelfeed/joined", "done"
-LOST = "lost contact with another process: it was killed or its machine is gone; go on with --resume auto"
+LOST = "lost contact with another process: it was killed or its machine is gone; continue with --resume auto"
 
 
 def write_failure(error: Exception) -> None:

@@ -34,7 +34,7 @@ def on_grid_of(other: Volume, volume: Volume, voxels: Array, ignore_affine: bool
     difference = float(np.abs(affine - other.affine).max())
     if difference > AFFINE_TOLERANCE and not ignore_affine:
         raise InputError(
-            f"{volume.path} lies elsewhere than {other.path}: their affines differ by up to {difference:.4g}, "
+            f"{volume.path} is in another place than {other.path}: their affines differ by up to {difference:.4g}, "
             f"up to {AFFINE_TOLERANCE:g} is accepted; resample one to the other, or give --ignore-affine true"
         )
     return turned

@@ -49,7 +49,7 @@ def _cannot_write(path: Path, temporary: Path, error: Exception) -> RunError:
     temporary.unlink(missing_ok=True)
     return RunError(
         f"{path}: cannot be written ({reason} after {written / 1e6:.1f} MB); earlier checkpoints are kept: make room, "
-        "then go on with --resume auto"
+        "then continue with --resume auto"
     )
 
 

@@ -63,7 +63,7 @@ def placed(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def use_tensor_cores(device: torch.device) -> None:
-    """Let a GPU compute as fast as training can bear; a CPU computes as before.
+    """Let a GPU compute as fast as training allows; a CPU computes as before.
 
     Patches have one size, so cuDNN may try its convolutions at the first step and keep the fastest. What stays float32,
     all with --amp off, is multiplied as TF32 on A100 and later: ten bits of mantissa, as float16 has, with float32's

@@ -126,7 +126,7 @@ def _load_weights(network: nn.Module, path: Path) -> None:
         network.load_state_dict(load_checkpoint(path)["model"])
     except RuntimeError as error:  # torch lists every name and shape that differs, one a line
         first, count = str(error).splitlines()[1].strip(), len(str(error).splitlines()) - 1
-        raise InputError(f"--init-from {path}: its network is another one ({first}; {count} differences)") from error
+        raise InputError(f"--init-from {path}: its network is different ({first}; {count} differences)") from error
 
 
 def _loader_config(
@@ -172,7 +172,7 @@ def _announce(setup: RunSetup, resolved: Resolved, num_training: int, options: O
     if options.val_every is None:
         log.info("--val-every never: no scores and no best.pt; the weights are in last.pt")
     elif options.held_out == 0:
-        log.warning("--held-out 0: validated on the cases it is trained on, whose scores say nothing about new ones")
+        log.warning("--held-out 0: validating on the training cases; such scores say nothing about new cases")
     if setup.left_out and options.val_every is not None:
         log.warning(
             "no validation case has %s: left out of the mean that picks best.pt; another --seed holds out other cases",

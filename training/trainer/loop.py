@@ -1,4 +1,4 @@
-"""The training loop: step, validate, save, and stop at any moment so that the same command goes on exactly there."""
+"""The training loop: step, validate, save; stop at any moment, and continue exactly there with the same command."""
 
 from __future__ import annotations
 

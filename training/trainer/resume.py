@@ -33,7 +33,8 @@ def check_same(saved: Mapping[str, Any], given: Mapping[str, Any], path: Path) -
     if saved.get("global_batch") != given["global_batch"]:
         raise InputError(
             f"cannot resume {path}: it was made with {saved.get('global_batch')} patches per step over all processes, "
-            f"this command takes {given['global_batch']}; choose --batch-size so that it times processes is the same"
+            f"this command takes {given['global_batch']}; choose --batch-size so that its product with the number "
+            "of processes is the same"
         )
     for name, value in given.items():
         before = saved.get(name, getattr(Options, name, None))  # an earlier version did not have every option
@@ -53,11 +54,11 @@ def check_free(options: Options) -> None:
     if options.resume == "auto" or not any((folder / name).exists() for name in (LAST, PREVIOUS)):
         return
     if options.resume == "never":
-        raise InputError(f"{options.output} holds a run; go on with --resume auto, or give another --output")
+        raise InputError(f"{options.output} holds a run; continue it with --resume auto, or give another --output")
     if not _lies_in(Path(options.resume), folder):
         raise InputError(
-            f"{options.output} holds another run than --resume {options.resume}; go on with --resume auto, or give "
-            "another --output"
+            f"{options.output} holds another run than --resume {options.resume}; continue it with --resume auto, or "
+            "give another --output"
         )
 
 
@@ -70,7 +71,7 @@ def resume(training: Training, options: Options) -> None:
     path = Path(options.resume)
     found = newest_whole(folder) if options.resume == "auto" else (path, load_checkpoint(path))
     if found is None:
-        log.info("nothing to resume at %s: starting anew", folder / LAST)
+        log.info("nothing to resume at %s: starting a new run", folder / LAST)
     else:
         path, content = found
         if "loader" not in content:
@@ -87,7 +88,7 @@ def resume(training: Training, options: Options) -> None:
         )
         if not _lies_in(path, folder):
             _begin_folder(training)
-    setup.group.check_equal("the step to go on from (do all machines see --output?)", training.progress.step)
+    setup.group.check_equal("the step to continue from (do all machines see --output?)", training.progress.step)
     passed_over = options.resume == "auto" and path == folder / PREVIOUS and (folder / LAST).exists()
     if passed_over and setup.group.is_main:
         (folder / LAST).replace(folder / DAMAGED)  # the next save would keep it in place of the whole one
@@ -112,7 +113,7 @@ def _tell_format(content: Mapping[str, Any], setup: RunSetup) -> None:
     now = format_name(setup.amp)
     before = content.get("number_format", now)
     if before != now and setup.group.is_main:
-        log.warning("the run computed in %s and now goes on in %s: its losses will differ a little", before, now)
+        log.warning("the run computed in %s and now continues in %s: its losses will differ a little", before, now)
 
 
 def _begin_folder(training: Training) -> None:

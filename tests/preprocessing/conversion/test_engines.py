@@ -140,7 +140,7 @@ def test_a_damaged_index_of_a_share_is_found_before_anything_is_moved(
     (last / "index.json").write_text(spoilt)
     before = tree_bytes(root)
     ended = command(merge, MergeOptions, "--shards", root)
-    remedy = f"delete {last} and {last.parent}, and give its --partition again"
+    remedy = f"delete {last} and {last.parent}, and run its --partition again"
     assert (ended.code, ended.errors) == (2, f"error: {last / 'index.json'} is damaged; {remedy}\n")
     assert tree_bytes(root) == before
     shutil.rmtree(last.parent)

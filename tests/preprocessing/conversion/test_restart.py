@@ -116,6 +116,6 @@ def test_a_refused_case_that_was_mended_is_mentioned(
     with caplog.at_level(logging.WARNING):
         assert convert(options) == 3
     shard = tmp_path / "store" / "shard-00000"
-    assert f"case case_000 was refused and its files were touched since; delete {shard} to try it again" in caplog.text
+    assert f"case case_000 was refused and its files have changed since; delete {shard} to try it again" in caplog.text
     shutil.rmtree(shard)
     assert convert(options) == 0

@@ -231,7 +231,7 @@ def test_a_store_of_another_format_is_refused_until_it_is_closed_anew(
     manifest, wanted = open_store(tmp_path / "store").manifest, tree_bytes(tmp_path / "store")
     for version in (FORMAT_VERSION - 1, FORMAT_VERSION + 1):
         write_manifest(tmp_path / "store", dataclasses.replace(manifest, format_version=version))
-        message = rf"store format {version}, this version reads 3; .* give its to_shards command again, without"
+        message = rf"store format {version}, this version reads 3; .* run its to_shards command again, without"
         with pytest.raises(InputError, match=message):
             open_store(tmp_path / "store")
         with caplog.at_level("INFO"):

@@ -163,7 +163,7 @@ def test_a_spoilt_header_is_read_or_refused(
         ("<f", 108, (0.0,), "start at byte 0, inside the header"),
         ("<2f", 112, (2.0, float("inf")), "not a NIfTI header"),
         ("<f", 280, (float("nan"),), "affine is not finite"),
-        ("<4s", 344, (b"ni1\0",), "header of a pair, named as a single file"),
+        ("<4s", 344, (b"ni1\0",), "header of a .hdr/.img pair, named like a single file"),
         ("<4s", 344, (b"????",), "not a NIfTI header"),
         ("<2h", 70, (128, 24), "is not a number"),
     ],

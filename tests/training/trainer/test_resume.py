@@ -205,7 +205,9 @@ def test_going_on_from_a_file_never_touches_another_run(
     assert train(onward) == 0
     assert [line["epoch"] for line in read_metrics(onward.output)] == [4]
     assert load_checkpoint(onward.output / "checkpoints" / "best.pt")["epoch"] == 4
-    with pytest.raises(InputError, match=r"on holds another run than --resume .*tiny/checkpoints/last.pt; go on with"):
+    with pytest.raises(
+        InputError, match=r"on holds another run than --resume .*tiny/checkpoints/last.pt; continue it with"
+    ):
         train(onward)
     own = dataclasses.replace(onward, resume=str(onward.output / "checkpoints" / "last.pt"))
     assert train(own) == 0
@@ -215,7 +217,7 @@ def test_going_on_from_a_file_never_touches_another_run(
     assert not (back / "checkpoints" / "last.damaged").exists()  # the one after it is whole
     with caplog.at_level(logging.INFO):
         assert train(dataclasses.replace(onward, output=tmp_path / "none", epochs=3)) == 0
-    assert "no validation gave a mean dice here: there is no" in caplog.text
+    assert "no validation gave a mean Dice, so there is no" in caplog.text
 
 
 def test_a_run_goes_on_in_another_number_format(
@@ -232,7 +234,7 @@ def test_a_run_goes_on_in_another_number_format(
     monkeypatch.setattr("training.trainer.build.build_scaler", lambda *_: torch.amp.GradScaler("cpu"))
     with caplog.at_level(logging.INFO):
         assert train(dataclasses.replace(tiny_options, output=folder, resume="auto", epochs=4)) == 0
-    assert "the run computed in float16 and now goes on in" in caplog.text
+    assert "the run computed in float16 and now continues in" in caplog.text
     assert load_checkpoint(last)["scaler"]["scale"] > 0
 
 
