@@ -117,7 +117,7 @@ def convert(options: Options) -> int:
     if dataset.ignore_label is not None:
         log.info("label %d marks voxels that do not count, neither in training nor in scores", dataset.ignore_label)
     if parts := ", ".join(f"{part} ({len(names)})" for part, names in dataset.split.items()):
-        log.info("the data set's own split is kept in %s: %s; training.run --held-out draws another", MANIFEST, parts)
+        log.info("the data set's own split is kept in %s: %s", MANIFEST, parts)
     settings = settings_from(options, ConvertOptions)
     if len({*dataset.schemes}) > 1:
         pairs = zip(dataset.channel_names, dataset.schemes, strict=True)

@@ -64,7 +64,7 @@ def run_folder(options: Options, manifest: Manifest, group: Group) -> Iterator[P
 
 def prepare(options: Options, store: Store, folder: Path, group: Group, stop: StopRequest) -> Training:
     """Build the training; with ``--resume`` it stands where the checkpoint was written."""
-    split = choose_split(options, store.labelled_ids)
+    split = choose_split(options, store.labelled_ids, store.manifest.split)
     resolved = resolve(options, store, len(split.training), group)
     spec = ModelSpec.of_store(store.manifest, resolved.net, resolved.geometry, resolved.seen)
     plain = to_plain(options, resolved)

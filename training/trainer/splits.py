@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,14 @@ class CaseSplit:
     folds: tuple[tuple[str, ...], ...] = ()
 
 
-def choose_split(options: Options, case_ids: Sequence[str]) -> CaseSplit:
+def choose_split(
+    options: Options, case_ids: Sequence[str], recorded: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> CaseSplit:
     """Split the labelled cases of a store as ``--splits``, ``--folds`` or ``--held-out`` say.
 
-    Raises ``InputError`` for a fold that is not there, cases that the store lacks, cases in both parts, an empty part,
-    or a ``--group-by`` that does not fit the names.
+    Where none of them is given, the labelled cases that the data set itself lists under ``"validation"``
+    (``recorded``, the manifest's ``split``) are validated on. Raises ``InputError`` for a fold that is not there, cases
+    that the store lacks, cases in both parts, an empty part, or a ``--group-by`` that does not fit the names.
     """
     if options.splits is not None:
         listed = read_split(options.splits, options.fold)
@@ -47,6 +51,11 @@ def choose_split(options: Options, case_ids: Sequence[str]) -> CaseSplit:
         validation = folds[options.fold]
         training = tuple(case_id for case_id in case_ids if case_id not in set(validation))
         return CaseSplit(training=training, validation=validation, folds=folds)
+    named = set(recorded.get("validation", ())) & set(case_ids)
+    if named and options.held_out == Options.held_out and not options.group_by:
+        log.info("validated on the %d cases that the data set lists for that; --held-out draws others", len(named))
+        rest = [case_id for case_id in case_ids if case_id not in named]
+        return _checked(rest, sorted(named), case_ids, "the data set's own split")
     training, validation = split_cases(case_ids, options.held_out, options.seed, group_of)
     return CaseSplit(training=training, validation=validation)
 

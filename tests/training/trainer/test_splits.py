@@ -159,3 +159,13 @@ def test_a_pattern_has_to_fit_every_case() -> None:
         choose_split(Options(group_by="(.+)_v"), CASES)
     with pytest.raises(InputError, match="--folds 5: there are 2 groups of cases; give at most that many folds"):
         choose_split(Options(folds=5, group_by="[01]$"), ["a0", "b0", "c1"])
+
+
+def test_the_data_sets_own_validation_cases_are_used_unless_something_else_is_asked_for() -> None:
+    recorded = {"validation": ["case_07", "case_02", "unlabelled"]}
+    split = choose_split(Options(), CASES, recorded)
+    assert split.validation == ("case_02", "case_07")
+    assert sorted((*split.training, *split.validation)) == CASES
+    for other in (Options(held_out=0.3), Options(folds=2)):
+        assert choose_split(other, CASES, recorded) == choose_split(other, CASES)
+    assert choose_split(Options(), CASES, {"validation": ["unlabelled"]}) == choose_split(Options(), CASES)
