@@ -41,6 +41,8 @@ def read_nnunet(root: Path) -> Dataset:
     with understood(path, "an nnU-Net dataset.json", needs):
         channel_names = numbered_names(described["channel_names"])
         labels = label_ids(path, described["labels"])
+        if isinstance(described["labels"].get(IGNORE), list):
+            raise InputError(f'{path}: "ignore" is {described["labels"][IGNORE]}; it must be one id')
         (ignore_label,) = labels.pop(IGNORE, (None,))
         declared = any(isinstance(ids, list) for ids in described["labels"].values())
         label_names, regions = read_labels(labels, declared)

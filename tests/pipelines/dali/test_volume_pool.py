@@ -128,8 +128,8 @@ class RecordedCopies(DeviceCopies):
     def upload(self, source: Any, target: torch.Tensor) -> None:
         """Copy, and remember the case."""
         super().upload(source, target)
-        if ".image." in source.filename.name:
-            self.images.append(source.filename.name.split(".")[0])
+        if ".image." in Path(source.filename).name:
+            self.images.append(Path(source.filename).name.split(".")[0])
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from pipelines.config import LoaderConfig
 from pipelines.loaders import MONAI
 from preprocessing.console.errors import InputError
+from preprocessing.layouts.ids import consecutive_ids
 from preprocessing.layouts.known import read_dataset
 from preprocessing.shards.store import Store, open_store
 from preprocessing.to_shards import Options, convert
@@ -112,8 +113,14 @@ def test_scores_do_not_see_ignored_voxels(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "E" / "scores.json").read_text())["mean"]["edema"]["dice"] == 1
 
 
-@pytest.mark.parametrize("number", [1, 300, [3]])
+@pytest.mark.parametrize("number", [1, [3], [1, 2]])
 def test_an_ignore_label_that_is_none_is_refused(tmp_path: Path, number: object) -> None:
     root = nnunet_folder(tmp_path / "set", LABELS | {"ignore": number})
     with pytest.raises(InputError, match=r"dataset\.json: "):
         read_dataset(root)
+
+
+def test_an_ignore_label_above_255_is_stored_after_the_others(tmp_path: Path) -> None:
+    dataset = consecutive_ids(read_dataset(nnunet_folder(tmp_path / "set", LABELS | {"ignore": 300})))
+    assert dataset.ignore_label == max(dataset.label_names) + 1
+    assert dataset.label_remap[300] == dataset.ignore_label
