@@ -121,6 +121,7 @@ def test_an_ignore_label_that_is_none_is_refused(tmp_path: Path, number: object)
 
 
 def test_an_ignore_label_above_255_is_stored_after_the_others(tmp_path: Path) -> None:
-    dataset = consecutive_ids(read_dataset(nnunet_folder(tmp_path / "set", LABELS | {"ignore": 300})))
+    root = nnunet_folder(tmp_path / "set", LABELS | {"ignore": 300})
+    dataset, _ = consecutive_ids(read_dataset(root), None)
     assert dataset.ignore_label == max(dataset.label_names) + 1
     assert dataset.label_remap[300] == dataset.ignore_label
