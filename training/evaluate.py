@@ -200,7 +200,7 @@ def _score_case(label_path: Path, predicted_path: Path, described: Described, op
     spacing_mm = true_volume.spacing_mm
     if not all(1 / LARGEST_MM < side < LARGEST_MM for side in spacing_mm):  # which not-a-number is not either
         sizes = ",".join(f"{side:g}" for side in spacing_mm[::-1])
-        raise InputError(f"{label_path} has voxels of {sizes} mm (x,y,z), which gives no distances; mend its header")
+        raise InputError(f"{label_path} has voxels of {sizes} mm (x,y,z), which gives no distances; correct its header")
     scored = score_pair(predicted, true, groups, spacing_mm, options.tolerance_mm)
     return penalized(scored, math.hypot(*np.multiply(true.shape, spacing_mm))) if options.hd95_penalty else scored
 

@@ -20,7 +20,7 @@ from preprocessing.volumes.image import ConvertOptions
 from preprocessing.volumes.nifti import checksum_of, parts_of
 
 log = logging.getLogger(__name__)
-CLOCK_SKEW_S = 60.0  # sources may lie on a file server with a clock of its own
+CLOCK_SKEW_S = 60.0  # sources can be on a file server with a clock of its own
 
 
 def check_earlier_shards(root: Path, jobs: list[ShardJob], others: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""BraTS as it is handed out, 2018 to 2024: one folder per case, one file per modality, ids that differ by challenge."""
+"""BraTS as it is downloaded, 2018 to 2024: one folder per case, one file per modality, ids that differ by challenge."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def _named(source: Source) -> Source:
     name = source.case_id
     shown = name.encode("utf-8", "backslashreplace").decode()
     if not all(map(is_path, source.files)):
-        problem = "the path of one of its files cannot be one; mend it"
+        problem = "the path of one of its files cannot be one; correct it"
         return dataclasses.replace(source, case_id=shown, images=(), label=None, problem=problem)
     if shown != name:
         problem = "its name is not UTF-8; rename its files"

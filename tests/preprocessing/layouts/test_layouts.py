@@ -147,7 +147,7 @@ def test_a_name_that_cannot_be_used_costs_one_case(tmp_path: Path) -> None:
         "": "'' cannot name a file; give it another name",
         "M\\udcfcller": "its name is not UTF-8; rename its files",
         "c.mha": f"{tmp_path}/c.mha: not a NIfTI file name (expected one ending in .nii.gz or .nii or .hdr or .hdr.gz)",
-        **dict.fromkeys(("a1", "a2", "a3", "m" * 12), "the path of one of its files cannot be one; mend it"),
+        **dict.fromkeys(("a1", "a2", "a3", "m" * 12), "the path of one of its files cannot be one; correct it"),
         "n" * 12: "its name has 241 bytes, 240 at most can name its files; shorten it",
     }
     images = {source.case_id: source.images[0] for source in sources if not source.problem}
