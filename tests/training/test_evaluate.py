@@ -342,7 +342,8 @@ def test_voxels_without_a_size_are_refused(tmp_path: Path, caplog: pytest.LogCap
     for folder in ("labels", "predictions"):
         save(tmp_path / folder, "c1", pair()[0].astype(np.uint8) // 2, (1.0, 1.0, size))
     assert evaluate(dataclasses.replace(options, ignore_affine=True)) == 3
-    assert f"c1.nii.gz has voxels of {size:g},1,1 mm (x,y,z), which gives no distances; correct its header" in caplog.text
+    said = f"c1.nii.gz has voxels of {size:g},1,1 mm (x,y,z), which gives no distances; correct its header"
+    assert said in caplog.text
 
 
 def test_a_second_evaluate_into_one_folder_is_refused(tmp_path: Path) -> None:
