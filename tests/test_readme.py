@@ -72,7 +72,7 @@ def test_the_python_runs(
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     Path("data/shards").symlink_to(coordinate_store)
-    code = "\n".join(blocks("README.md", "python")).replace("patch=(128, 128, 128)", "patch=(16, 16, 16)")
+    code = "\n".join(blocks("README.md", "python")).replace("patch=(32, 32, 32)", "patch=(16, 16, 16)")
     exec(compile(code, "README.md", "exec"), {})
     assert "torch.Size([2, 4, 16, 16, 16])" in capsys.readouterr().out
 

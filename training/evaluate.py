@@ -51,12 +51,14 @@ LARGEST_MM = 1e6
 class Described:
     """What ``predict`` says of its label maps: the structures, every id they know, and the id that does not count.
 
-    Where it says nothing (``None``), every id is scored by itself, and none is unknown.
+    Where it says nothing (``None``), every id is scored by itself, and none is unknown. ``cases`` are those that it was
+    asked for by name: the labels of others are not missed.
     """
 
     groups: Groups | None = None
     known: frozenset[int] | None = None
     ignore_label: int | None = None
+    cases: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,11 @@ def evaluate(options: Options) -> int:
     labels = {case_id_of(path): path for path in find_images(options.labels)}
     predictions = {case_id_of(path): path for path in find_images(options.predictions)}
     described = _read_description(options.predictions)
+    if described.cases is not None:
+        asked_for = described.cases | set(predictions)
+        if others := [name for name in labels if name not in asked_for]:
+            log.info("%d labels are of cases that predict --cases left out, the first: %s", len(others), others[0])
+        labels = {name: path for name, path in labels.items() if name in asked_for}
     with hold(options.output, "another evaluate"):
         return _evaluate(labels, predictions, described, options)
 
@@ -175,7 +182,9 @@ def _read_description(predictions: Path) -> Described:
         described = json.loads(path.read_text(encoding="utf-8"))
         groups = {name: tuple(numbers) for name, numbers in described["groups"].items()}
         known = {0, *map(int, described.get("label_names", ())), *(number for ids in groups.values() for number in ids)}
-        return Described(groups=groups, known=frozenset(known), ignore_label=described.get("ignore_label"))
+        cases = None if "cases" not in described else frozenset(map(str, described["cases"]))
+        ignore_label = described.get("ignore_label")
+        return Described(groups=groups, known=frozenset(known), ignore_label=ignore_label, cases=cases)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({error!r}); predict again") from error
 

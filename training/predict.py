@@ -77,7 +77,9 @@ def predict(options: Options) -> int:
     predictor = Predictor.from_checkpoint(content, how, device)
     found = find_inputs(options.input, predictor.spec, options.max_volume_gib, options.like_training)
     cases = _chosen(found, content, options.cases)
-    made_by = {"checkpoint": str(options.checkpoint), "checkpoint_xxh3": checksum}
+    made_by: dict[str, Any] = {"checkpoint": str(options.checkpoint), "checkpoint_xxh3": checksum}
+    if options.cases != "all":  # evaluate then does not miss the others
+        made_by["cases"] = [case.case_id for case in cases]
     with hold(options.output, "another predict"):
         check_made_by(options, checksum)
         write_json(options.output / DESCRIPTION, describe(predictor.spec) | made_by)

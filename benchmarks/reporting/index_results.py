@@ -162,7 +162,7 @@ def _caption(result: Result) -> list[str]:
             f"[all {len(loaders)} loaders](benchmarks/results/{result.path.with_suffix('.md').name})."
         ),
         *hints,
-        *(["NOISY MACHINE: the page says which rows to doubt."] if record.get("doubts") else []),
+        *(["The machine was noisy: the page says which rows to doubt."] if record.get("doubts") else []),
     ]
 
 

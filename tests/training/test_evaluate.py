@@ -430,3 +430,21 @@ def test_every_metric_is_what_scipy_and_monais_classes_compute(
     if masks[0].any() and masks[1].any():  # else MONAI's is infinite or not a number
         hd95: Any = HausdorffDistanceMetric(percentile=95, include_background=True)
         assert found["hd95_mm"] == pytest.approx(float(hd95(predicted, true, spacing=[w, h, d])), rel=1e-5)
+
+
+def test_labels_of_cases_that_predict_was_not_asked_for_are_not_missed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after ``predict --cases validation``: only what was asked for and is not there is an error."""
+    for folder, names in (("labels", ("a", "b", "c")), ("predictions", ("a",))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            save(tmp_path / folder, name, pair()[0].astype(np.uint8), (1.0, 1.0, 1.0))
+    options = Options(predictions=tmp_path / "predictions", labels=tmp_path / "labels", output=tmp_path / "E")
+    described = {"groups": {"whole": [1, 2]}, "label_names": {"0": "background", "1": "x", "2": "y"}}
+    for cases, code in ((["a"], 0), (["a", "b"], 3)):
+        (tmp_path / "predictions" / "prediction.json").write_text(json.dumps(described | {"cases": cases}))
+        with caplog.at_level(logging.INFO):
+            assert evaluate(options) == code
+    assert "2 labels are of cases that predict --cases left out, the first: b" in caplog.text
+    assert "1 labels have no prediction, the first: b" in caplog.text

@@ -76,9 +76,9 @@ def table_of(checkout: Path, record: dict[str, Any]) -> str:
 
 def test_the_table_in_the_readme_says_that_the_machine_was_noisy(checkout: Path) -> None:
     record = json.loads(newest(checkout).read_text())
-    assert "NOISY" not in table_of(checkout, record | {"doubts": []})
+    assert "noisy" not in table_of(checkout, record | {"doubts": []})
     noisy = table_of(checkout, record | {"doubts": ["runs lie far apart of torch"]})
-    assert noisy.strip().endswith("NOISY MACHINE: the page says which rows to doubt.")
+    assert noisy.strip().endswith("The machine was noisy: the page says which rows to doubt.")
 
 
 def test_the_table_in_the_readme_says_how_many_cases_differ(checkout: Path) -> None:
