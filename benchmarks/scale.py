@@ -36,7 +36,7 @@ from benchmarks.reporting.result import PROJECTED, Record, contents, groups_of, 
 from pipelines.config import LoaderConfig
 from preprocessing.console.errors import EXIT_DONE, EXIT_UNEXPECTED, InputError
 from preprocessing.console.flags import DEFAULT_SHARDS, main
-from preprocessing.console.progress import counted
+from preprocessing.console.progress import shown
 from preprocessing.shards.store import Store
 
 if TYPE_CHECKING:
@@ -104,12 +104,12 @@ def measure_scale(options: Options) -> int:
 
 def _rows(store: Store, sizes: list[int], options: Options) -> Iterator[Record]:
     with tempfile.TemporaryDirectory() as scratch:
-        for size in counted(sizes, OPENING):
+        for size in shown(sizes, OPENING):
             path = plan_store(store, size, Path(scratch) / str(size))
             yield make_row(OPENING, f"{size} cases", measure_opening(path, options.runs))
     d, h, w = describe_data(store)["shape_dhw"]["median"]
     plan = make_plan(sizes[-1], BATCH_SIZE * MAX_RANKS, median_patch(store), (d, h, w))
-    for world_size in counted([2**power for power in range(MAX_RANKS.bit_length())], RANKS):
+    for world_size in shown([2**power for power in range(MAX_RANKS.bit_length())], RANKS):
         timed = time_samples(plan, world_size, options.runs) | {"steps": [plan.steps_per_epoch]}
         yield make_row(RANKS, f"{world_size} ranks", timed)
     config = LoaderConfig(store=store.root, patch=median_patch(store), num_threads=num_cores(), reuse_buffers=True)

@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter
 
 from preprocessing.console.errors import EXIT_DONE, InputError
 from preprocessing.console.flags import Triple, main
-from preprocessing.console.progress import counted
+from preprocessing.console.progress import shown
 
 log = logging.getLogger(__name__)
 Field = npt.NDArray[np.float32]
@@ -91,7 +91,7 @@ def make_phantom(options: PhantomOptions) -> bool:
     for folder in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
         (building / folder).mkdir(parents=True)
     numbers = range(options.cases + options.test_cases)
-    for number in counted(numbers, "phantom"):
+    for number in shown(numbers, "phantom"):
         part = "Tr" if number < options.cases else "Ts"
         image, label = make_case(options.shape, seed=options.seed, number=number)
         name = f"{_case_id(number)}.nii.gz"

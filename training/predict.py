@@ -15,7 +15,7 @@ import xxhash
 from preprocessing.console.errors import EXIT_DONE, EXIT_REFUSED, CaseError, InputError
 from preprocessing.console.flags import Flag, main
 from preprocessing.console.folder_lock import hold
-from preprocessing.console.progress import counted
+from preprocessing.console.progress import shown
 from preprocessing.shards.files import MANIFEST, write_json
 from preprocessing.volumes.nifti import SUFFIXES
 from training.distributed.world import choose_device, read_world
@@ -144,8 +144,8 @@ def _chosen(cases: list[Input], content: Mapping[str, Any], wanted: str) -> list
 def _predict_all(
     cases: Sequence[Input], predictor: Predictor, options: Options, unlike: UnlikeTraining
 ) -> list[CaseError]:
-    shown = counted(cases, "predicting")
-    return [error for case in shown if (error := _predict_case(case, predictor, options, unlike)) is not None]
+    watched = shown(cases, "predicting")
+    return [error for case in watched if (error := _predict_case(case, predictor, options, unlike)) is not None]
 
 
 def _predict_case(case: Input, predictor: Predictor, options: Options, unlike: UnlikeTraining) -> CaseError | None:

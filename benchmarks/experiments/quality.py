@@ -14,7 +14,7 @@ from benchmarks.measuring.processes import run_command
 from benchmarks.reporting.figure import INK, OURS, PEER, beside, finish, new_panels
 from benchmarks.reporting.result import Record, contents, groups_of, make_row
 from preprocessing.console.flags import DEFAULT_SHARDS, AutoTriple
-from preprocessing.console.progress import counted
+from preprocessing.console.progress import shown
 from preprocessing.volumes.grid import Int3
 from training.trainer.record import read_metrics
 
@@ -65,7 +65,7 @@ def measure_quality(options: Quality) -> Record:
     patch = options.patch or median_patch(store)
     wanted = [(loader, seed) for loader, own in seeds.items() for seed in own]
     found = [run for run in wanted if read_metrics(options.runs_folder / FOLDER.format(*run))]
-    finished = {run: _train(options, patch, *run) for run in counted(wanted, "training")}
+    finished = {run: _train(options, patch, *run) for run in shown(wanted, "training")}
     rows = [quality_row(loader, [finished[loader, seed] for seed in own]) for loader, own in seeds.items()]
     rows += [quality_row(_label(loader, seed), [run], BY_SEED) for (loader, seed), run in finished.items()]
     described = {"patch": list(patch), "seeds": options.seeds, "preset": "fast", "epochs": options.epochs or "auto"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import xxhash
 
 from preprocessing.console.errors import InputError
-from preprocessing.console.progress import counted
+from preprocessing.console.progress import shown
 from preprocessing.layouts.dataset import read_description
 from preprocessing.layouts.msd import read_msd
 from preprocessing.shards.entries import CaseEntry, FileRecord, ShardEntry
@@ -43,7 +43,7 @@ def _replicate_store(source: Path, target: Path, num_cases: int, cases_per_shard
     if not originals:
         raise InputError(f"{source}: holds no labelled case to repeat")
     shards = []
-    for number, first in enumerate(counted(range(0, num_cases, cases_per_shard), "replicating")):
+    for number, first in enumerate(shown(range(0, num_cases, cases_per_shard), "replicating")):
         folder = target / f"shard-{number:05d}"
         folder.mkdir(parents=True)
         cases = []

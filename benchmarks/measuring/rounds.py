@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from benchmarks.measuring.measure import LEAD_IN, RUN, TIMING, TRAIN, serve
 from benchmarks.measuring.processes import PATIENCE_S, FreshProcess, ProcessError
 from benchmarks.measuring.rows import Assignment, Row
-from preprocessing.console.progress import counted
+from preprocessing.console.progress import shown
 
 SAMPLE_S = 0.05
 Seconds = dict[str, list[float]]
@@ -67,7 +67,7 @@ def measure(assignments: Sequence[Assignment], runs: int, trainings: int = 0) ->
     steps += trainings * [(Measuring.train, number) for number in numbers if assignments[number].net]
     started: list[Measuring] = []
     try:
-        for step, number in counted(steps, "measuring"):
+        for step, number in shown(steps, "measuring"):
             if step == Measuring.start:
                 started.append(Measuring(assignments[number]))
             measured = started[number].measured

@@ -17,6 +17,6 @@ def progress_bar(what: str, *columns: ProgressColumn, is_shown: bool = True) -> 
     return Progress(TextColumn(what), BarColumn(), *columns, TimeRemainingColumn(), transient=True, disable=is_silent)
 
 
-def counted(items: Sequence[ItemT], what: str) -> Iterable[ItemT]:
+def shown(items: Sequence[ItemT], what: str) -> Iterable[ItemT]:
     """Yield ``items``, showing how many of them are done."""
     return track(items, description=what, transient=True, disable=not get_console().is_terminal)

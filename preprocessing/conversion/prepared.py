@@ -20,7 +20,7 @@ from typing_extensions import Self
 
 from preprocessing.console.errors import CaseError, InputError, check_known
 from preprocessing.console.places import location, make_folder, read_file, remote_errors
-from preprocessing.console.progress import counted
+from preprocessing.console.progress import shown
 from preprocessing.conversion.finish import finish_store
 from preprocessing.conversion.prepared_case import STORED_UNIT, PreparedCase, write_prepared_case
 from preprocessing.conversion.single_writer import only_writer
@@ -193,7 +193,7 @@ def write_cases(
     A case that raises ``CaseError`` is left out and named in errors.json, unless ``stop_on_error``. Returns the store.
     """
     with StoreWriter(root, dataset, options) as writer:
-        for case_id in counted([name for name in cases if name not in writer.done], "writing cases"):
+        for case_id in shown([name for name in cases if name not in writer.done], "writing cases"):
             _write_or_refuse(writer, cases[case_id], stop_on_error=stop_on_error)
     return open_store(root)
 

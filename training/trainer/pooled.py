@@ -12,7 +12,7 @@ import torch
 import xxhash
 
 from pipelines.reference import intensity_of
-from preprocessing.console.progress import counted as shown
+from preprocessing.console.progress import shown
 from preprocessing.shards.files import write_json
 from preprocessing.shards.store import Store
 from training.inference.predictor import Predictor

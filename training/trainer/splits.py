@@ -160,21 +160,14 @@ def read_split(path: Path, fold: int) -> tuple[list[str], list[str]]:
 
 
 def num_folds_in(path: Path) -> int:
-    """Count the folds of a split file; raises ``InputError`` as ``read_split`` does."""
-    content = [] if path.suffix == ".csv" else read_json(path)
-    if isinstance(content, list) and path.suffix != ".csv":
+    """Count the folds of a split file; raises ``InputError`` as ``read_split`` does for the first, 0."""
+    read_split(path, 0)
+    if path.suffix == ".csv":
+        return len({*_read_csv(path).values()})
+    content = read_json(path)
+    if isinstance(content, list):
         return len(content)
-    if isinstance(content, dict) and "validation" in content:
-        return 1
-    folds = 0
-    while True:  # folds are numbered from 0 on
-        try:
-            read_split(path, folds)
-        except InputError:
-            if not folds:
-                raise
-            return folds
-        folds += 1
+    return 1 if "validation" in content else len({str(entry["fold"]) for entry in content["training"]})
 
 
 def _read_csv(path: Path) -> dict[str, str]:
